@@ -1,0 +1,110 @@
+"""Loss measurements: how much headroom each domain has, from the losses of one global batch.
+
+Legend: N samples of the global batch, K domains. Every function takes the per-sample losses of
+*all* processes, so that a measurement does not depend on how a batch was split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tdro_lightning.errors import ConfigError
+
+MeasurementName = Literal["ratio", "released", "difference", "plain"]
+RELEASED_SAMPLES = 512  # rows in one micro-batch of the authors' code, over all its processes
+RELEASED_THRESHOLD = 1e-4  # of the reference loss after its L1 normalisation over those rows
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A named loss measurement with its guard.
+
+    Args:
+        name: `ratio` (Eq. 5), `released` (the authors' code), `difference` or `plain` (Table 5).
+        floor: for `ratio`, the smallest reference loss of a domain, as a share of the median
+            domain's; 0 is Eq. 5 as written.
+
+    Raises:
+        ConfigError: the name is unknown or the floor is negative.
+    """
+
+    name: MeasurementName = "ratio"
+    floor: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(MeasurementName):
+            raise ConfigError(
+                f"module.measurement={self.name!r} is unknown; "
+                f"allowed are {', '.join(get_args(MeasurementName))}"
+            )
+        if self.floor < 0:
+            raise ConfigError(f"module.reference_floor={self.floor} must be 0 or more")
+
+    def __call__(self, proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+        """Measurement of each domain, [K] float64; NaN for a domain without a sample.
+
+        Args:
+            proxy: [N] per-sample proxy losses.
+            reference: [N] per-sample reference losses of the same samples.
+            domain: [N] domain index of each sample.
+            domains: K.
+        """
+        if self.name == "ratio":
+            return ratio(proxy, reference, domain, domains, floor=self.floor)
+        measures: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+            "released": released,
+            "difference": difference,
+            "plain": plain,
+        }
+        return measures[self.name](proxy, reference, domain, domains)
+
+
+def domain_means(losses: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """Mean loss of each domain, [K] float64; NaN for a domain without a sample."""
+    totals = torch.zeros(domains, dtype=torch.float64, device=losses.device)
+    totals.index_add_(0, domain, losses.double())
+    return totals / torch.bincount(domain, minlength=domains)
+
+
+def ratio(
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
+) -> Tensor:
+    """Relative loss measurement (Eq. 5): mean proxy loss over mean reference loss of each domain.
+
+    A domain whose reference loss is near zero would outweigh all others by noise alone, so the
+    divisor is at least `floor` times the median domain's reference loss.
+    """
+    divisor = floored_reference(domain_means(reference, domain, domains), floor)
+    return domain_means(proxy, domain, domains) / divisor
+
+
+def floored_reference(means: Tensor, floor: float) -> Tensor:
+    """Mean reference losses [K], none below `floor` times the median of the present domains'."""
+    return torch.maximum(means, floor * means.nanquantile(0.5)) if floor else means
+
+
+def released(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """The authors' released rule: domain mean of each sample's proxy / scaled reference loss.
+
+    The released code divides the reference losses by their L1 norm over a micro-batch of 512 rows
+    and replaces results under 1e-4 by 1. Both are stated here through the mean reference loss, so
+    that the rule does not move with the batch size; with 512 samples it is theirs exactly.
+    """
+    scaled = reference.double() / (RELEASED_SAMPLES * reference.double().mean())
+    # Where the reference has solved the whole batch the mean is 0; the released code divides by 1.
+    scaled = torch.where(scaled >= RELEASED_THRESHOLD, scaled, torch.ones_like(scaled))
+    return domain_means((proxy.double() / scaled).clamp(min=0), domain, domains)
+
+
+def difference(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """Group excess loss: mean of proxy - reference loss, each sample clamped at 0 (Table 5)."""
+    return domain_means((proxy.double() - reference.double()).clamp(min=0), domain, domains)
+
+
+def plain(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """Mean proxy loss, as GroupDRO uses it; the reference is not looked at (Table 5)."""
+    del reference
+    return domain_means(proxy, domain, domains)

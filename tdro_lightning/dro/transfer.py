@@ -1,0 +1,90 @@
+"""Weight transfer: from domain weights to the mixture of fine-tuning (paper, Table 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Literal, get_args
+
+from tdro_lightning.errors import ConfigError
+
+TransferName = Literal["uniform", "top_share", "bottom_share", "reweight", "loss_reweight"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What fine-tuning takes from the weights, by domain name.
+
+    Args:
+        probability: chance that a batch is drawn from the domain, sum 1; left-out domains have 0.
+        loss_scale: factor on the loss of the domain's batches.
+    """
+
+    probability: dict[str, float]
+    loss_scale: dict[str, float]
+
+
+def transfer(
+    name: TransferName, names: Sequence[str], weights: Mapping[str, float], share: float
+) -> Mixture:
+    """Mixture over `names` by the named rule.
+
+    Args:
+        name: `uniform`, `top_share`, `bottom_share`, `reweight` (sample ratio) or `loss_reweight`.
+        names: the configured domains.
+        weights: domain weights by name; not looked at for `uniform`.
+        share: per cent of the domains kept by `top_share` and `bottom_share`.
+
+    Raises:
+        ConfigError: unknown rule, a share that keeps no domain, or weights of other domains.
+    """
+    if name not in get_args(TransferName):
+        allowed = ", ".join(get_args(TransferName))
+        raise ConfigError(f"transfer.rule={name!r} is unknown; allowed are {allowed}")
+    if name == "uniform":
+        return _uniform_over(names, names)
+    check_domains(names, weights)
+    if name == "reweight":
+        return Mixture(dict(weights), dict.fromkeys(names, 1.0))
+    if name == "loss_reweight":
+        uniform = _uniform_over(names, names).probability
+        return Mixture(uniform, {domain: len(names) * weights[domain] for domain in names})
+    return _uniform_over(names, selected(weights, share, largest=name == "top_share"))
+
+
+def selected(weights: Mapping[str, float], share: float, *, largest: bool) -> list[str]:
+    """The floor(k * share / 100) domains of largest (or smallest) weight; ties go by name.
+
+    Raises:
+        ConfigError: the share is outside (0, 100] or so small that no domain is left.
+    """
+    if not 0 < share <= 100:
+        raise ConfigError(f"transfer.share={share} must be above 0 and at most 100 (per cent)")
+    count = floor(len(weights) * share / 100)
+    if count == 0:
+        raise ConfigError(
+            f"transfer.share={share} keeps none of the {len(weights)} domains; "
+            f"it must be at least {100 / len(weights):.1f}"
+        )
+    sign = -1 if largest else 1
+    return sorted(weights, key=lambda name: (sign * weights[name], name))[:count]
+
+
+def check_domains(names: Sequence[str], weights: Mapping[str, float]) -> None:
+    """Refuse weights that are not of exactly the configured domains.
+
+    Raises:
+        ConfigError: names both the domains without a weight and the weights without a domain.
+    """
+    missing = [name for name in names if name not in weights]
+    unknown = [name for name in weights if name not in set(names)]
+    if missing or unknown:
+        raise ConfigError(
+            "transfer.weights does not match the configured domains: "
+            f"without a weight: {missing or 'none'}; unknown in the file: {unknown or 'none'}"
+        )
+
+
+def _uniform_over(names: Sequence[str], kept: Sequence[str]) -> Mixture:
+    chosen = set(kept)
+    probability = {name: 1 / len(chosen) if name in chosen else 0.0 for name in names}
+    return Mixture(probability, dict.fromkeys(names, 1.0))

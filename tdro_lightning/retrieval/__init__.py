@@ -1,0 +1,1 @@
+"""Encoders, contrastive losses and search in plain torch."""

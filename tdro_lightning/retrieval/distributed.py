@@ -1,0 +1,48 @@
+"""Collectives over the processes of a run; each is the identity in a single process."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes in the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_rows(values: Tensor) -> Tensor:
+    """The rows of all processes in rank order, with gradient to every process's own rows.
+
+    Each process must hand in the same number of rows. The backward pass sums the gradients that all
+    processes have for a row, so losses must be divided by *global* counts and parameter gradients
+    summed, not averaged, over processes.
+
+    Args:
+        values: [B, ...].
+
+    Returns:
+        [world size * B, ...].
+    """
+    return values if world_size() == 1 else _GatherRows.apply(values)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.rows = len(values)
+        parts = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may share it
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]

@@ -1,0 +1,229 @@
+"""A text encoder: backbone, pooling and normalisation; loading, freezing, saving."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import read_json, write_json
+from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.pooling import Pooling, pool
+from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
+from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+
+logger = logging.getLogger(__name__)
+
+Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
+DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
+CONFIGS = ("config.json", "adapter_config.json")  # one of them makes a folder a model's
+ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
+
+
+class Encoder(nn.Module):
+    """Texts to unit vectors.
+
+    Args:
+        backbone: a transformer that returns `last_hidden_state`, with or without an adapter.
+        tokenizer: the tokenizer the backbone was trained with.
+        pooling: `last` or `mean`.
+        query_tokens: longest query in tokens, special tokens included.
+        passage_tokens: longest passage in tokens, special tokens included.
+        chunk_tokens: padded tokens in one forward pass; it changes memory and speed, not results.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel | PeftModel,
+        tokenizer: TextTokenizer,
+        pooling: Pooling,
+        query_tokens: int,
+        passage_tokens: int,
+        chunk_tokens: int = 16384,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.pooling: Pooling = pooling
+        self.query_tokens = query_tokens
+        self.passage_tokens = passage_tokens
+        self.chunk_tokens = chunk_tokens
+        attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
+        # The config overrules the layers: it makes a decoder attend in both directions.
+        self.causal = (
+            getattr(backbone.config, "is_causal", True)
+            and bool(attentions)
+            and all(m.is_causal for m in attentions)
+        )
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Unit vectors of the texts, [N, D] float32, in the order given.
+
+        Texts are run in chunks of like length, so that a vector depends on its own text only.
+        """
+        chunks = length_chunks(tokens.lengths, self.chunk_tokens)
+        vectors = torch.cat([self.embed(*tokens.padded(rows)) for rows in chunks])
+        return vectors[torch.cat(chunks).argsort()]
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of one padded chunk.
+
+        Args:
+            ids: [R, L] token ids, padded on either side.
+            mask: [R, L] true where a token stands.
+
+        Returns:
+            [R, D] in float32, or float64 for a float64 backbone.
+        """
+        if not bool(mask[:, 0].all()):  # positions count from the left, so the text must start there
+            tokens_first = mask.long().argsort(dim=1, descending=True, stable=True)
+            ids, mask = ids.gather(1, tokens_first), mask.gather(1, tokens_first)
+        # In a causal model nothing looks at padding on the right; without a mask the fast attention
+        # kernels run.
+        attention_mask = None if self.causal else mask.long()
+        states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(pool(states, mask, self.pooling), dim=-1)
+
+    def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
+        """Vectors [N, D] of queries under one prompt, without gradient."""
+        return self._embed_texts([prompted(text, prompt) for text in texts], self.query_tokens)
+
+    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [N, D] of passages, without gradient."""
+        return self._embed_texts(texts, self.passage_tokens)
+
+    @torch.inference_mode()
+    def _embed_texts(self, texts: Sequence[str], max_tokens: int) -> NDArray[np.float32]:
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        blocks = []
+        for start in range(0, len(texts), ENCODE_BLOCK):
+            chosen = [texts[i] for i in by_length[start : start + ENCODE_BLOCK]]
+            blocks.append(self(self.tokenizer(chosen, max_tokens).to(device)).float().cpu())
+        self.train(was_training)
+        order = torch.tensor(by_length).argsort()
+        return torch.cat(blocks)[order].numpy()
+
+    def freeze(self) -> "Encoder":
+        """Put the encoder in eval mode without gradients, as the reference needs it."""
+        return self.requires_grad_(False).eval()
+
+    def save(self, folder: Path) -> None:
+        """Write model (or adapter), tokenizer and description; `load_encoder` reads them back."""
+        self.backbone.save_pretrained(str(folder))
+        self.tokenizer.tokenizer.save_pretrained(str(folder))
+        write_json(
+            folder / DESCRIPTION,
+            {
+                "pooling": self.pooling,
+                "query_tokens": self.query_tokens,
+                "passage_tokens": self.passage_tokens,
+            },
+        )
+
+
+def load_encoder(
+    path: str,
+    *,
+    pooling: Pooling,
+    query_tokens: int,
+    passage_tokens: int,
+    dtype: str = "float32",
+    attention: Attention = "auto",
+    lora: Lora | None = None,
+    chunk_tokens: int = 16384,
+) -> Encoder:
+    """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
+
+    A folder's own description (pooling, token limits) goes before the arguments, since its weights
+    were trained with it.
+
+    Args:
+        path: hub name or folder; an adapter folder names its base model itself.
+        pooling: `last` or `mean`.
+        query_tokens: longest query in tokens.
+        passage_tokens: longest passage in tokens.
+        dtype: dtype of the weights, `float32` or `bfloat16`.
+        attention: attention kernels; `auto` takes flash attention where it can run.
+        lora: sizes of a fresh adapter to train; None trains, or uses, the model as it is.
+        chunk_tokens: padded tokens in one forward pass.
+
+    Raises:
+        ConfigError: no such model, weights missing from it, or a tokenizer without EOS.
+    """
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in CONFIGS):
+        raise ConfigError(f"model.path={path}: not a model folder, it has no {' or '.join(CONFIGS)}")
+    described = Path(path) / DESCRIPTION
+    if described.is_file():
+        description = read_json(described)
+        pooling = description["pooling"]
+        query_tokens = description["query_tokens"]
+        passage_tokens = description["passage_tokens"]
+    try:
+        tokenizer = TextTokenizer.load(path, pooling)
+        backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
+    except OSError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
+    if lora is not None:
+        if isinstance(backbone, PeftModel):
+            raise ConfigError(
+                f"model.path={path} is an adapter already; train it on with model.lora=null, "
+                "or name its base model"
+            )
+        backbone = attach_lora(backbone, lora)
+    return Encoder(backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens)
+
+
+def chosen_attention(attention: Attention) -> str:
+    """The attention implementation to load: the one demanded, or the fastest that can run here.
+
+    Raises:
+        ConfigError: flash attention is demanded without the package or without a GPU.
+    """
+    installed = importlib.util.find_spec("flash_attn") is not None
+    usable = installed and torch.cuda.is_available()
+    if attention == "flash_attention_2" and not usable:
+        lacking = "a CUDA GPU" if installed else "the package flash-attn (pip extra `flash`)"
+        raise ConfigError(
+            f"model.attention=flash_attention_2 needs {lacking}; use model.attention=auto"
+        )
+    chosen = ("flash_attention_2" if usable else "sdpa") if attention == "auto" else attention
+    logger.info("attention: %s", chosen)
+    return chosen
+
+
+def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
+    adapter = Path(path) / "adapter_config.json"
+    base = read_json(adapter)["base_model_name_or_path"] if adapter.is_file() else path
+    backbone, report = AutoModel.from_pretrained(
+        base,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ConfigError(
+            f"model.path={base}: {len(missing)} weights are missing from it, first {missing[0]}"
+        )
+    backbone.config.use_cache = False
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None  # trained for another task, and no gradient would reach it
+    if adapter.is_file():
+        return PeftModel.from_pretrained(backbone, path, is_trainable=True)
+    return backbone

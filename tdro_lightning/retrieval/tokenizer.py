@@ -1,0 +1,96 @@
+"""Text to token ids: the prompt template, truncation, and the EOS that last-token pooling reads."""
+
+import logging
+from collections.abc import Sequence
+
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.pooling import Pooling
+from tdro_lightning.retrieval.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+
+def prompted(text: str, prompt: str | None) -> str:
+    """The query as the encoder reads it: the paper's instruction template, or the bare text."""
+    return f"Instruct: {prompt}\nQuery: {text}" if prompt else text
+
+
+class TextTokenizer:
+    """A Hugging Face tokenizer that ends every text with EOS where pooling reads the last token.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        pooling: `last` needs an EOS; `mean` leaves the tokenizer's own special tokens.
+
+    Raises:
+        ConfigError: no fast tokenizer, or no EOS token where one is needed.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pooling: Pooling) -> None:
+        vocabulary = tokenizer.get_vocab()
+        # Where the files are missing, transformers makes a tokenizer of special tokens alone.
+        if not tokenizer.is_fast or set(vocabulary.values()) <= set(tokenizer.all_special_ids):
+            raise ConfigError(f"model.path={tokenizer.name_or_path}: needs a tokenizer.json")
+        if pooling == "last":
+            _append_eos(tokenizer)
+        self.tokenizer = tokenizer
+        self.vocabulary_size = max(vocabulary.values()) + 1
+        self._longest_token = max(len(token) for token in vocabulary)
+
+    @classmethod
+    def load(cls, path: str, pooling: Pooling) -> "TextTokenizer":
+        """Load the tokenizer of a model folder or hub name."""
+        return cls(AutoTokenizer.from_pretrained(path, trust_remote_code=False), pooling)
+
+    def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:
+        """Token ids of each text, at most `max_tokens` each, special tokens included.
+
+        A special token that stands literally in a text is read as ordinary text.
+        """
+        # No token is longer than the longest in the vocabulary, so this cut loses nothing that
+        # truncation would keep; without it a text of megabytes takes seconds. Only characters that
+        # make no token (white space of a BERT) can leave the cut text short: it is then read whole.
+        cut = (max_tokens + 1) * self._longest_token
+        rows = self._encode([text[:cut] for text in texts], max_tokens)
+        for i, text in enumerate(texts):
+            if len(text) > cut and len(rows[i]) < max_tokens:
+                rows[i] = self._encode([text], max_tokens)[0]
+        if not all(rows):
+            raise ConfigError(
+                f"model.path={self.tokenizer.name_or_path}: an empty text has no token to pool, "
+                "since this tokenizer adds none; use model.pooling=last or leave such texts out"
+            )
+        return Tokens.of(rows)
+
+    def _encode(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_tokens,
+            padding=False,
+            return_attention_mask=False,
+            split_special_tokens=True,
+        )
+        return encoded["input_ids"]
+
+
+def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write EOS into the tokenizer's post-processor, after the text and after truncation."""
+    if tokenizer.eos_token is None:
+        raise ConfigError(
+            f"model.path={tokenizer.name_or_path}: the tokenizer has no EOS token, which "
+            "model.pooling=last reads; name one in its tokenizer_config.json, or pool by mean"
+        )
+    with_special = tokenizer(["a"]).input_ids[0]
+    if with_special[-1] == tokenizer.eos_token_id:
+        return
+    bare = tokenizer(["a"], add_special_tokens=False).input_ids[0]
+    prefix = tokenizer.convert_ids_to_tokens(with_special[: len(with_special) - len(bare)])
+    special = {*prefix, tokenizer.eos_token}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*prefix, "$A", tokenizer.eos_token],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in special],
+    )

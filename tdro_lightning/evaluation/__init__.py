@@ -1,0 +1,1 @@
+"""Retrieval benchmarks: loading, encoding, searching, scoring."""

@@ -1,0 +1,185 @@
+"""Evaluation sets in BEIR's layout: a corpus, queries, and graded judgements."""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.data.example import Passage, passage_text
+from tdro_lightning.data.jsonl import open_text, read_objects
+from tdro_lightning.errors import DataError
+
+HEADER = "query-id\tcorpus-id\tscore"
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """One evaluation set; only judged queries are in it.
+
+    Attributes:
+        documents: title and text of each document, in the order of `document_ids`.
+        queries: text of each query, in the order of `query_ids`.
+        qrels: grade of each judged document, per query.
+        answers: accepted answers of each query, where the set has them.
+        prompt: instruction for encoding the queries.
+    """
+
+    name: str
+    document_ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    queries: tuple[str, ...]
+    qrels: dict[str, dict[str, int]]
+    answers: dict[str, tuple[str, ...]] | None
+    prompt: str | None
+
+
+def load_set(
+    name: str, folder: Path, split: str = "test", prompt: str | None = None
+) -> RetrievalSet:
+    """Read `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, each also as `.gz`.
+
+    Raises:
+        DataError: a file is missing, empty or malformed, an id stands twice, a judgement names an
+            unknown query or document, or only some of the judged queries have answers.
+    """
+    documents = _documents(_file(folder, "corpus.jsonl"))
+    queries_file = _file(folder, "queries.jsonl")
+    queries, answers = _queries(queries_file)
+    qrels = _qrels(_file(folder, f"qrels/{split}.tsv"), queries, documents)
+    judged = [query for query in queries if query in qrels]
+    answered = {query: answers[query] for query in judged if query in answers}
+    if answered and len(answered) < len(judged):
+        missing = next(query for query in judged if query not in answered)
+        raise DataError(
+            f"{queries_file}: {len(answered)} of {len(judged)} judged queries have "
+            f"`metadata.answers`, query {missing!r} has none; give answers to all or to none"
+        )
+    return RetrievalSet(
+        name=name,
+        document_ids=tuple(documents),
+        documents=tuple(documents.values()),
+        query_ids=tuple(judged),
+        queries=tuple(queries[query] for query in judged),
+        qrels={query: qrels[query] for query in judged},
+        answers=answered or None,
+        prompt=prompt,
+    )
+
+
+def _file(folder: Path, name: str) -> Path:
+    plain, zipped = folder / name, folder / f"{name}.gz"
+    if plain.exists() and zipped.exists():
+        raise DataError(f"{plain} and {zipped.name} both exist; keep one of them")
+    if not plain.exists() and not zipped.exists():
+        beside = sorted(path.name for path in plain.parent.glob("*")) or ["nothing"]
+        raise DataError(
+            f"{plain}: no such file, nor {zipped.name}; the folder holds {', '.join(beside)}"
+        )
+    return plain if plain.exists() else zipped
+
+
+def _documents(path: Path) -> dict[str, str]:
+    documents: dict[str, str] = {}
+    for number, value in read_objects(path):
+        place = f"{path}:{number}"
+        identifier = _new_id(value, documents, place)
+        title = _string(value, "title", place) if value.get("title") is not None else ""
+        text = _string(value, "text", place)
+        whole = passage_text(Passage(docid=identifier, title=title, text=text)).strip()
+        if not whole:
+            raise DataError(f"{place}: document {identifier!r} has neither title nor text")
+        documents[identifier] = whole
+    if not documents:
+        raise DataError(f"{path}: no documents in it")
+    return documents
+
+
+def _queries(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    queries: dict[str, str] = {}
+    answers: dict[str, tuple[str, ...]] = {}
+    for number, value in read_objects(path):
+        place = f"{path}:{number}"
+        identifier = _new_id(value, queries, place)
+        queries[identifier] = _string(value, "text", place)
+        if not queries[identifier].strip():
+            raise DataError(f"{place}: `text` of query {identifier!r} is empty")
+        metadata = value.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise DataError(f"{place}: `metadata` must be an object, is {metadata!r}")
+        if metadata and "answers" in metadata:
+            answers[identifier] = _answers(metadata["answers"], place)
+    if not queries:
+        raise DataError(f"{path}: no queries in it")
+    return queries, answers
+
+
+def _answers(value: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{place}: `metadata.answers` must be a list of strings, is {value!r}")
+    for answer in value:
+        if not isinstance(answer, str) or not answer.strip():
+            raise DataError(f"{place}: `metadata.answers` holds {answer!r}, which is no text")
+    return tuple(value)
+
+
+def _qrels(
+    path: Path, queries: dict[str, str], documents: dict[str, str]
+) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for number, line in _lines(path):
+        place = f"{path}:{number}"
+        if number == 1:
+            if line != HEADER:
+                raise DataError(f"{place}: the header must be {HEADER!r}, is {line!r}")
+            continue
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != 3:
+            raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
+        query, document, grade = cells
+        if query not in queries:
+            raise DataError(f"{place}: query {query!r} is not among the queries")
+        if document not in documents:
+            raise DataError(f"{place}: document {document!r} is not in the corpus")
+        judged = qrels.setdefault(query, {})
+        if document in judged:
+            raise DataError(f"{place}: query {query!r} and document {document!r} stand twice")
+        try:
+            judged[document] = int(grade)
+        except ValueError:
+            raise DataError(f"{place}: the score must be a whole number, is {grade!r}") from None
+    if not qrels:
+        raise DataError(f"{path}: no judgements in it")
+    return qrels
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        with open_text(path) as stream:
+            return [(number, line.rstrip("\r\n")) for number, line in enumerate(stream, start=1)]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason})") from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged gzip file ({error})") from None
+
+
+def _new_id(value: dict[str, Any], known: dict[str, str], place: str) -> str:
+    identifier = _string(value, "_id", place)
+    if not identifier:
+        raise DataError(f"{place}: `_id` is empty")
+    if identifier in known:
+        raise DataError(f"{place}: `_id` {identifier!r} stands twice")
+    return identifier
+
+
+def _string(value: dict[str, Any], field: str, place: str) -> str:
+    text = value.get(field)
+    if not isinstance(text, str):
+        raise DataError(f"{place}: `{field}` must be a string, is {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: `{field}` holds a lone surrogate, not valid Unicode") from None
+    return text

@@ -1,0 +1,140 @@
+"""Rank the evaluation sets with one or more retrievers and write their metrics."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.evaluation.benchmark import RetrievalSet
+from tdro_lightning.files import write_json
+from tdro_lightning.retrieval.bm25 import BM25
+from tdro_lightning.retrieval.metrics import answer_accuracy, average, score
+from tdro_lightning.retrieval.search import exact_search
+
+DEPTH = 100
+
+logger = logging.getLogger(__name__)
+
+
+class Retriever(Protocol):
+    """Anything that ranks documents for queries."""
+
+    def rank(
+        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return scores and document indices [Q, depth], best first; index -1 is no document."""
+        ...
+
+
+class Lexical:
+    """BM25; it has no use for the prompt."""
+
+    def rank(
+        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return BM25 scores and document indices [Q, depth]."""
+        return BM25(documents).search(queries, depth)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Inner products of embeddings, searched exactly.
+
+    Attributes:
+        embed_queries: texts and prompt to embeddings [Q, D].
+        embed_documents: texts to embeddings [N, D].
+    """
+
+    embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
+    embed_documents: Callable[[Sequence[str]], NDArray[np.float32]]
+
+    def rank(
+        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return inner products and document indices [Q, depth]."""
+        return exact_search(
+            self.embed_queries(queries, prompt), self.embed_documents(documents), depth
+        )
+
+
+def evaluate(
+    retrievers: Mapping[str, Retriever], sets: Sequence[RetrievalSet], output: Path
+) -> dict[str, Any]:
+    """Evaluate each retriever on each set.
+
+    Writes `metrics.json` (averages over the queries of each set, and over the sets that have the
+    metric) and `per_query/<label>/<set>.json` to the folder `output`.
+
+    Args:
+        retrievers: by the label that the results carry.
+        sets: evaluation sets of different names.
+        output: the run folder.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        ConfigError: there is no retriever or no set, or two names make the same file name.
+        DataError: embeddings or scores are not finite.
+    """
+    folders = _slugs(list(retrievers), "retriever")
+    files = _slugs([one.name for one in sets], "evaluation set")
+    results: dict[str, Any] = {}
+    for label, retriever in retrievers.items():
+        by_set: dict[str, dict[str, float]] = {}
+        for one in sets:
+            try:
+                values = _evaluate_set(retriever, one)
+            except DataError as error:
+                raise DataError(f"{label} on {one.name}: {error}") from None
+            write_json(output / "per_query" / folders[label] / f"{files[one.name]}.json", values)
+            by_set[one.name] = average(values.values())
+            logger.info("%s on %s: ndcg@10 %.4f", label, one.name, by_set[one.name]["ndcg@10"])
+        results[label] = {
+            "sets": {one.name: by_set[one.name] | {"queries": len(one.query_ids)} for one in sets},
+            "average": average(by_set.values()),
+        }
+    metrics = {"retrievers": results}
+    write_json(output / "metrics.json", metrics)
+    return metrics
+
+
+def _evaluate_set(retriever: Retriever, one: RetrievalSet) -> dict[str, dict[str, float]]:
+    scores, indices = retriever.rank(one.queries, one.documents, DEPTH, one.prompt)
+    found = {
+        query: {place: float(value) for place, value in zip(*row, strict=True) if place >= 0}
+        for query, *row in zip(one.query_ids, indices.tolist(), scores.tolist(), strict=True)
+    }
+    run = {
+        query: {one.document_ids[place]: value for place, value in places.items()}
+        for query, places in found.items()
+    }
+    values = score(run, one.qrels)
+    if one.answers is not None:
+        texts = {query: [one.documents[p] for p in places] for query, places in found.items()}
+        for query, accuracy in answer_accuracy(texts, one.answers).items():
+            values[query] |= accuracy
+    return values
+
+
+def _slugs(names: Sequence[str], kind: str) -> dict[str, str]:
+    if not names:
+        raise ConfigError(f"evaluation needs at least one {kind}")
+    slugs: dict[str, str] = {}
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+        if not slug:
+            raise ConfigError(f"{kind} {name!r}: the name needs a letter or digit (A-Z, a-z, 0-9)")
+        other = next((n for n, s in slugs.items() if s.lower() == slug.lower()), None)
+        if name in slugs or other is not None:
+            raise ConfigError(
+                f"{kind}s {other!r} and {name!r} would share the file name {slug!r}; rename one"
+            )
+        slugs[name] = slug
+    return slugs

@@ -1,0 +1,112 @@
+"""BM25 over analysed text: the lexical baseline, and the source of hard negatives."""
+
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.retrieval.characters import UNSPACED, WORD
+
+K1 = 0.9
+B = 0.4
+_STOP_WORDS = """
+    a also an and are as at be been but by can could did do does for from had has have he how i if
+    in into is it its may more no not of on or other our she should so such than that the their then
+    there these they this to was we were what when where which who whose why will with would you
+    your
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+_TOKEN = re.compile(rf"([{UNSPACED}]+)|{WORD}")
+_STEMMER = Stemmer.Stemmer("english")
+
+# The library's logger sits at DEBUG and would write through any handler of the root logger.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
+
+
+def analyse(text: str) -> list[str]:
+    """Split text into the terms that BM25 counts, in the order of the text.
+
+    NFKC and lower case; words without English stop words, Snowball-stemmed; runs of Chinese,
+    Japanese, Korean or Thai characters as overlapping character bigrams.
+    """
+    terms: list[str] = []
+    for match in _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower()):
+        token = match[0]
+        if match[1] is None:
+            if token not in STOP_WORDS:
+                terms.append(_STEMMER.stemWord(token))
+        elif len(token) == 1:
+            terms.append(token)
+        else:
+            terms.extend(token[i : i + 2] for i in range(len(token) - 1))
+    return terms
+
+
+class BM25:
+    """Lucene's BM25 with k1 = 0.9 and b = 0.4 (Kamphuis et al., ECIR 2020).
+
+    Raises:
+        DataError: there are no documents.
+    """
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        if not documents:
+            raise DataError("BM25 needs at least one document, got none")
+        self._vocabulary: dict[str, int] = {}
+        # Terms are numbered as they come: the library would number them in hash order.
+        number = self._vocabulary.setdefault
+        terms = [[number(term, len(self._vocabulary)) for term in analyse(d)] for d in documents]
+        self._index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
+        if self._vocabulary:
+            self._index.index(
+                (terms, self._vocabulary), create_empty_token=False, show_progress=False
+            )
+
+    def search(
+        self, queries: Sequence[str], depth: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the best documents of each query, best first, the lower index first on ties.
+
+        Args:
+            queries: Q texts.
+            depth: number of columns of the result.
+
+        Returns:
+            Scores [Q, depth] and document indices [Q, depth]. Only documents sharing a term with
+            the query are hits; after the last hit a row holds index -1 and score 0.
+
+        Raises:
+            ValueError: depth is below 1.
+        """
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, is {depth}")
+        scores = np.zeros((len(queries), depth), dtype=np.float32)
+        indices = np.full((len(queries), depth), -1, dtype=np.int64)
+        for row, query in enumerate(queries):
+            terms = [self._vocabulary[t] for t in analyse(query) if t in self._vocabulary]
+            if not terms:
+                continue
+            found = self._index.get_scores_from_ids(terms)
+            best = _best(found, depth)
+            scores[row, : len(best)] = found[best]
+            indices[row, : len(best)] = best
+        return scores, indices
+
+
+def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    """Indices of the `depth` largest positive scores, largest first, lower index first on ties."""
+    hits = np.flatnonzero(scores > 0)
+    if len(hits) > depth:
+        values = scores[hits]
+        threshold = np.partition(values, -depth)[-depth]
+        above = hits[values > threshold]
+        equal = hits[values == threshold][: depth - len(above)]
+        hits = np.sort(np.concatenate([above, equal]))
+    return hits[np.argsort(-scores[hits], kind="stable")]

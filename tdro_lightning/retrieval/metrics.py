@@ -1,0 +1,115 @@
+"""Retrieval metrics of each query: judged relevance, and presence of an answer."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+import ir_measures
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.retrieval.characters import INVISIBLE, UNSPACED, WORD
+
+MEASURES = {
+    "ndcg@10": ir_measures.nDCG @ 10,
+    "recall@100": ir_measures.R @ 100,
+    "mrr@10": ir_measures.RR @ 10,
+}
+
+_ANSWER_TOKEN = re.compile(rf"\d+(?:[.,]\d+)+|[{UNSPACED}]|{WORD}|[^{INVISIBLE}]")
+
+
+def score(
+    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, float]]:
+    """Return nDCG@10 (linear gains), recall@100 and the reciprocal rank in the first 10.
+
+    Documents of equal score keep their order in the run. Every judged query is scored, one without
+    results or without a relevant document with 0; queries without judgements are left out.
+    Recall and reciprocal rank count grades of 1 and more as relevant.
+
+    Args:
+        run: score of each found document, per query.
+        qrels: grade of each judged document, per query.
+
+    Returns:
+        Metric values (fractions) of each judged query.
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    ranks: dict[str, dict[str, float]] = {}
+    for query in qrels:
+        found = run.get(query, {})
+        for document, value in found.items():
+            if math.isnan(value):
+                raise DataError(f"query {query!r}: the score of document {document!r} is NaN")
+        # The measures' own providers break ties by document id, and not all the same way.
+        order = sorted(found, key=found.__getitem__, reverse=True)
+        ranks[query] = {document: float(-rank) for rank, document in enumerate(order)}
+    values = {query: dict.fromkeys(MEASURES, 0.0) for query in qrels}
+    names = {measure: name for name, measure in MEASURES.items()}
+    grades = {query: dict(judged) for query, judged in qrels.items()}
+    for metric in ir_measures.iter_calc(list(names), grades, ranks):
+        values[metric.query_id][names[metric.measure]] = float(metric.value)
+    return values
+
+
+def answer_accuracy(
+    ranked: Mapping[str, Sequence[str]],
+    answers: Mapping[str, Sequence[str]],
+    cutoffs: Sequence[int] = (10, 100),
+) -> dict[str, dict[str, float]]:
+    """Return for each query whether one of the first texts holds one of its answers.
+
+    The answer match of open-domain question answering (Karpukhin et al., EMNLP 2020): the tokens
+    of the answer, lower-cased and Unicode-normalised, occur side by side in the text. Chinese,
+    Japanese, Korean and Thai characters are a token each, and so is a number with its separators.
+
+    Args:
+        ranked: texts found for each query, best first.
+        answers: accepted answers of each query; all of these queries are scored.
+        cutoffs: numbers of texts to look at.
+
+    Returns:
+        `accuracy@<cutoff>` of each query, 0 or 1.
+
+    Raises:
+        DataError: a query has no answer, or one without any token.
+    """
+    cache: dict[str, str] = {}
+    values = {}
+    for query, accepted in answers.items():
+        needles = [_spaced_tokens(answer) for answer in accepted]
+        if not needles or any(not needle.strip() for needle in needles):
+            raise DataError(f"query {query!r}: answers must hold text, are {list(accepted)!r}")
+        first = math.inf
+        for rank, text in enumerate(ranked.get(query, ())[: max(cutoffs)]):
+            if text not in cache:
+                cache[text] = _spaced_tokens(text)
+            if any(needle in cache[text] for needle in needles):
+                first = rank
+                break
+        values[query] = {f"accuracy@{cutoff}": float(first < cutoff) for cutoff in cutoffs}
+    return values
+
+
+def average(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Average each metric over the queries, or over the sets, that have it.
+
+    Raises:
+        DataError: there is nothing to average.
+    """
+    columns: dict[str, list[float]] = {}
+    for metrics in values:
+        for name, value in metrics.items():
+            columns.setdefault(name, []).append(value)
+    if not columns:
+        raise DataError("no metrics to average: there are no queries")
+    return {name: math.fsum(column) / len(column) for name, column in columns.items()}
+
+
+def _spaced_tokens(text: str) -> str:
+    # Composed, not decomposed: equal under the same texts, and a Hangul syllable stays one.
+    normal = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).lower())
+    return f" {' '.join(_ANSWER_TOKEN.findall(normal))} "

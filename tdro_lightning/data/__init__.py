@@ -1,0 +1,1 @@
+"""Rows, domains and batches: what the models are fed with."""

@@ -1,0 +1,89 @@
+"""From examples to one batch of token sequences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tdro_lightning.data.example import Example
+from tdro_lightning.retrieval.tokenizer import TextTokenizer
+from tdro_lightning.retrieval.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries of one process with N passages each.
+
+    Args:
+        queries: B token sequences.
+        passages: B * N token sequences, row by row, the positive first in each row.
+        domain: [B] domain index of each query.
+        query_ids: the B queries' ids, for messages.
+    """
+
+    queries: Tokens
+    passages: Tokens
+    domain: Tensor
+    query_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    def chunks(self, rows: int) -> list["Batch"]:
+        """The batch in runs of at most `rows` queries."""
+        return [self[start : start + rows] for start in range(0, len(self), rows)]
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """A run of consecutive rows with their passages."""
+        start, stop, _ = rows.indices(len(self))
+        each = len(self.passages) // len(self)
+        return Batch(
+            self.queries[start:stop],
+            self.passages[start * each : stop * each],
+            self.domain[start:stop],
+            self.query_ids[start:stop],
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.queries.to(device, non_blocking),
+            self.passages.to(device, non_blocking),
+            self.domain.to(device, non_blocking=non_blocking),
+            self.query_ids,
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory."""
+        return Batch(
+            self.queries.pin_memory(),
+            self.passages.pin_memory(),
+            self.domain.pin_memory(),
+            self.query_ids,
+        )
+
+
+class Collator:
+    """Tokenises the examples of a batch.
+
+    Args:
+        tokenizer: the encoder's tokenizer.
+        query_tokens: longest query in tokens.
+        passage_tokens: longest passage in tokens.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, query_tokens: int, passage_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.query_tokens = query_tokens
+        self.passage_tokens = passage_tokens
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """One batch; every example must have the same number of passages."""
+        passages = [text for example in examples for text in example.passages]
+        return Batch(
+            queries=self.tokenizer([e.query for e in examples], self.query_tokens),
+            passages=self.tokenizer(passages, self.passage_tokens),
+            domain=torch.tensor([example.domain for example in examples]),
+            query_ids=tuple(example.query_id for example in examples),
+        )

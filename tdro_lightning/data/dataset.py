@@ -1,0 +1,66 @@
+"""All domains under one index: from a draw to the texts the encoder will read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.utils.data
+
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.data.example import Example, Row, passage_text
+from tdro_lightning.data.randomness import generator
+from tdro_lightning.data.samplers import Draw
+from tdro_lightning.retrieval.tokenizer import prompted
+
+
+class RetrievalDataset(torch.utils.data.Dataset[Example]):
+    """Examples by draw; positive, negatives and prompt are pure functions of seed, step and row.
+
+    Args:
+        domains: the domains, in index order.
+        negatives: hard negatives a query.
+        seed: the run's seed.
+        prompt_symmetric_passages: prompt the passages of symmetric domains too, as the authors'
+            code does; the paper prompts queries only.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        negatives: int,
+        seed: int,
+        prompt_symmetric_passages: bool = False,
+    ) -> None:
+        self.domains = tuple(domains)
+        self.negatives = negatives
+        self.seed = seed
+        self.prompt_symmetric_passages = prompt_symmetric_passages
+
+    def __getitem__(self, draw: Draw) -> Example:
+        domain = self.domains[draw.domain]
+        row: Row = domain.table[draw.row]
+        random = generator(self.seed, f"passages {domain.name}", draw.step, draw.row)
+        prompt = domain.prompts[random.integers(len(domain.prompts))] if domain.prompts else None
+        positives = row["positive_passages"]
+        chosen = [positives[random.integers(len(positives))]]
+        chosen += [
+            row["negative_passages"][i]
+            for i in chosen_negatives(len(row["negative_passages"]), self.negatives, random)
+        ]
+        passage_prompt = prompt if domain.symmetric and self.prompt_symmetric_passages else None
+        return Example(
+            domain=draw.domain,
+            query_id=row["query_id"],
+            query=prompted(row["query"], prompt),
+            passages=tuple(prompted(passage_text(p), passage_prompt) for p in chosen),
+        )
+
+
+def chosen_negatives(available: int, wanted: int, random: np.random.Generator) -> list[int]:
+    """Indices of `wanted` negatives, each once before any is repeated.
+
+    A row with fewer negatives than asked repeats them evenly, so that every batch has one shape.
+    """
+    if wanted == 0:
+        return []
+    order = random.permutation(available)
+    return [int(i) for i in np.resize(order, wanted)]

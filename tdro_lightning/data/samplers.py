@@ -1,0 +1,198 @@
+"""Which rows make up each global batch: pure functions of (seed, step), sliced by rank.
+
+A sampler yields draws (step, domain, row). It knows neither loader workers nor epochs, and it can
+start at any step, so a resumed run continues with the exact next batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.data.randomness import generator
+from tdro_lightning.errors import ConfigError
+
+
+class Draw(NamedTuple):
+    """One row of a global batch."""
+
+    step: int
+    domain: int
+    row: int
+
+
+class RowOrder:
+    """Endless shuffled passes over a domain's rows: every row once before any row twice.
+
+    Args:
+        rows: number of rows.
+        seed: the run's seed.
+        name: the domain's name.
+        batch: rows taken at a time, or 0. Where a batch straddles two passes, the second pass is
+            arranged so that no row stands in that batch twice; needs at least `batch` rows.
+    """
+
+    def __init__(self, rows: int, seed: int, name: str, batch: int = 0) -> None:
+        self.rows, self.seed, self.name, self.batch = rows, seed, name, batch
+        self._pass = -1
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def take(self, start: int, count: int) -> NDArray[np.int64]:
+        """Row indices at positions `start` to `start + count` of the endless order."""
+        parts = []
+        while count > 0:
+            number, offset = divmod(start, self.rows)
+            self._go_to(number)
+            part = self._order[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def _go_to(self, number: int) -> None:
+        if number < self._pass:
+            self._pass = -1
+        while self._pass < number:
+            self._pass += 1
+            order = generator(self.seed, f"order {self.name}", self._pass).permutation(self.rows)
+            begun = self._pass * self.rows % self.batch if self.batch else 0
+            if begun:
+                twice = np.isin(order, self._order[-begun:])
+                head = np.flatnonzero(~twice)[: self.batch - begun]
+                order = np.concatenate([order[head], np.delete(order, head)])
+            self._order = order
+
+
+class BatchSampler:
+    """Draws of one rank for each step from `start` to `steps`; subclasses say what a batch is.
+
+    Args:
+        names: domain names, in index order.
+        rows: rows of each domain.
+        batch_size: queries in a global batch, over all ranks.
+        steps: optimiser steps in the whole run.
+        seed: the run's seed.
+        start: first step, above 0 when a run resumes.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: the batch cannot be split evenly over the processes.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        rows: Sequence[int],
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(
+                f"data.batch_size={batch_size} must be a positive multiple of the "
+                f"{world_size} processes"
+            )
+        self.names, self.rows = tuple(names), tuple(rows)
+        self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        """Steps of the whole run, also when it resumes: the trainer counts from the first."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.start, self.steps):
+            # Strided, so that the ranks' shares of a heterogeneous batch hold the same domains.
+            yield self.global_batch(step)[self.rank :: self.world_size]
+
+    def global_batch(self, step: int) -> list[Draw]:
+        """The draws of all ranks at a step."""
+        raise NotImplementedError
+
+    def drawn(self) -> list[int]:
+        """Rows drawn from each domain over the whole run."""
+        raise NotImplementedError
+
+
+class HeterogeneousBatches(BatchSampler):
+    """Every domain in every global batch, counts equal to within one, the remainder rotating.
+
+    Raises:
+        ConfigError: fewer rows in a batch than there are domains.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        if self.batch_size < len(self.names):
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} must be at least the number of domains, "
+                f"{len(self.names)}: tDRO compares all of them at every step"
+            )
+        self._orders = [
+            RowOrder(rows, self.seed, name)
+            for name, rows in zip(self.names, self.rows, strict=True)
+        ]
+
+    def global_batch(self, step: int) -> list[Draw]:
+        """The draws of all ranks at a step, domain by domain."""
+        draws = []
+        for domain, order in enumerate(self._orders):
+            begin, end = self._drawn_before(domain, step), self._drawn_before(domain, step + 1)
+            draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
+        return draws
+
+    def drawn(self) -> list[int]:
+        """Rows drawn from each domain over the whole run."""
+        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
+
+    def _drawn_before(self, domain: int, step: int) -> int:
+        """Rows of a domain in all batches before `step`: its share and its turns at the rest."""
+        share, rest = divmod(self.batch_size, len(self.names))
+        turns = (step * rest - domain + len(self.names) - 1) // len(self.names)
+        return step * share + max(0, turns)
+
+
+class HomogeneousBatches(BatchSampler):
+    """One domain a global batch, the same on every rank, drawn with the mixture's probabilities.
+
+    Args:
+        probability: chance of each domain, sum 1.
+
+    Raises:
+        ConfigError: a drawable domain has fewer rows than a batch: its rows would be each other's
+            negatives.
+    """
+
+    def __init__(self, *args: object, probability: Sequence[float], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        for name, rows, p in zip(self.names, self.rows, probability, strict=True):
+            if p > 0 and rows < self.batch_size:
+                raise ConfigError(
+                    f"data.batch_size={self.batch_size} is more than the {rows} rows of domain "
+                    f"{name}; lower it, or leave the domain out with domains.only"
+                )
+        cumulative = np.cumsum(probability)
+        drawable = np.flatnonzero(probability)
+        uniform = generator(self.seed, "domain of the batch").random(self.steps)
+        chosen = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+        self.domains = np.minimum(chosen, drawable[-1])
+        self._orders = [
+            RowOrder(rows, self.seed, name, self.batch_size)
+            for name, rows in zip(self.names, self.rows, strict=True)
+        ]
+
+    def global_batch(self, step: int) -> list[Draw]:
+        """The draws of all ranks at a step."""
+        domain = int(self.domains[step])
+        earlier = int(np.count_nonzero(self.domains[:step] == domain))
+        rows = self._orders[domain].take(earlier * self.batch_size, self.batch_size)
+        return [Draw(step, domain, int(row)) for row in rows]
+
+    def drawn(self) -> list[int]:
+        """Rows drawn from each domain over the whole run."""
+        batches = np.bincount(self.domains, minlength=len(self.names))
+        return [int(count) * self.batch_size for count in batches]

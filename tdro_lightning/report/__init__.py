@@ -1,0 +1,1 @@
+"""From run folders to one page; reads files only, never a model."""

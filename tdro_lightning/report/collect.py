@@ -1,0 +1,231 @@
+"""Run folders to plain values: finds the runs, reads their files, checks every field."""
+
+import csv
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import read_json
+from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
+
+
+def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+    """Read all runs in or below the folders, in order of name with numbers counted as numbers.
+
+    A folder that holds `run.json` is one run; any other is searched at all depths. A run reached
+    twice is read once. Different folders with the same run name get the folder appended.
+
+    Raises:
+        DataError: a folder is missing or holds no run, or a file is broken.
+    """
+    found = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
+    if not found:
+        raise DataError("no run folders given; pass at least one folder that holds run.json files")
+    runs = [read_run(path) for path in found.values()]
+    count = Counter(run.name for run in runs)
+    runs = [
+        run
+        if count[run.name] == 1
+        else dataclasses.replace(run, name=f"{run.name} [{run.folder.as_posix()}]")
+        for run in runs
+    ]
+    return tuple(sorted(runs, key=lambda run: natural_order(run.name)))
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which `top 70` stands before `top 100`."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder; only `run.json` must be there.
+
+    Raises:
+        DataError: `run.json` is missing, or a file lacks a field or holds a wrong value.
+    """
+    path = folder / "run.json"
+    record = _object(read_json(path), str(path))
+    inputs = _table(record.get("inputs"), f"{path}: `inputs`")
+    return Run(
+        name=_text(record.get("name"), f"{path}: `name`"),
+        folder=folder,
+        stage=_text(record.get("stage"), f"{path}: `stage`"),
+        status=_text(record.get("status"), f"{path}: `status`"),
+        command=_optional_text(record.get("command"), f"{path}: `command`"),
+        seed=_optional_count(record.get("seed"), f"{path}: `seed`"),
+        git_commit=_optional_text(record.get("git_commit"), f"{path}: `git_commit`"),
+        started=_optional_text(record.get("started"), f"{path}: `started`"),
+        seconds=_optional_number(record.get("seconds"), f"{path}: `seconds`"),
+        versions=_facts(record.get("versions"), f"{path}: `versions`"),
+        hardware=_facts(record.get("hardware"), f"{path}: `hardware`"),
+        inputs=tuple(
+            Input(
+                label,
+                _text(value.get("path"), f"{path}: `inputs.{label}.path`"),
+                _text(value.get("sha256"), f"{path}: `inputs.{label}.sha256`"),
+            )
+            for label, value in inputs.items()
+        ),
+        retrievers=_retrievers(folder / "metrics.json"),
+        weights=_weights(folder / "weights.json"),
+        history=_history(folder / "history.csv"),
+        usage=_usage(folder / "data_usage.json"),
+    )
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; pass run folders or a folder above them")
+    if (folder / "run.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    if not found:
+        raise DataError(f"{folder}: no run.json in it or below it; pass a folder that holds runs")
+    return found
+
+
+def _retrievers(path: Path) -> tuple[Retriever, ...]:
+    if not path.is_file():
+        return ()
+    record = _object(read_json(path), str(path))
+    retrievers = []
+    for label, value in _table(record.get("retrievers"), f"{path}: `retrievers`").items():
+        place = f"{path}: `retrievers.{label}.sets`"
+        sets = _table(value.get("sets"), place)
+        scores = {
+            name: {
+                metric: _number(score, f"{place}, `{name}.{metric}`")
+                for metric, score in metrics.items()
+                if metric != "queries"
+            }
+            for name, metrics in sets.items()
+        }
+        queries = {
+            name: _count(metrics.get("queries"), f"{place}, `{name}.queries`")
+            for name, metrics in sets.items()
+        }
+        retrievers.append(Retriever(label, scores, queries))
+    return tuple(retrievers)
+
+
+def _weights(path: Path) -> tuple[DomainWeight, ...]:
+    if not path.is_file():
+        return ()
+    record = _object(read_json(path), str(path))
+    last = _object(record.get("domain_weights"), f"{path}: `domain_weights`")
+    size = _object(record.get("size"), f"{path}: `size`")
+    mean = _object(record.get("mean_weights", {}), f"{path}: `mean_weights`")
+    ema = _object(record.get("ema_weights", {}), f"{path}: `ema_weights`")
+    return tuple(
+        DomainWeight(
+            name,
+            _count(size.get(name), f"{path}: `size.{name}`"),
+            _number(weight, f"{path}: `domain_weights.{name}`"),
+            _optional_number(mean.get(name), f"{path}: `mean_weights.{name}`"),
+            _optional_number(ema.get(name), f"{path}: `ema_weights.{name}`"),
+        )
+        for name, weight in last.items()
+    )
+
+
+def _history(path: Path) -> dict[str, Series]:
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            points = _points(csv.reader(stream), path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    ordered = {metric: sorted(values.items()) for metric, values in points.items()}
+    return {
+        metric: Series(tuple(step for step, _ in values), tuple(value for _, value in values))
+        for metric, values in ordered.items()
+    }
+
+
+def _points(lines: Iterator[list[str]], path: Path) -> dict[str, dict[int, float]]:
+    if next(lines, None) != ["step", "metric", "value"]:
+        raise DataError(f"{path}:1: the header must be `step,metric,value`")
+    points: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            step, metric, value = line
+            points.setdefault(metric, {})[int(step)] = float(value)
+        except ValueError:
+            raise DataError(
+                f"{path}:{number}: expected a whole number, a metric and a number, "
+                f"got {','.join(line)!r}"
+            ) from None
+    return points
+
+
+def _usage(path: Path) -> tuple[Usage, ...]:
+    if not path.is_file():
+        return ()
+    record = _table(read_json(path), str(path))
+    return tuple(
+        Usage(
+            name,
+            _count(value.get("rows"), f"{path}: `{name}.rows`"),
+            _number(value.get("epochs"), f"{path}: `{name}.epochs`"),
+        )
+        for name, value in record.items()
+    )
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{place} must be a JSON object, is {_found(value)}")
+    return value
+
+
+def _table(value: Any, place: str) -> dict[str, dict[str, Any]]:
+    entries = _object({} if value is None else value, place)
+    return {name: _object(entry, f"{place}, `{name}`") for name, entry in entries.items()}
+
+
+def _facts(value: Mapping[str, Any] | None, place: str) -> dict[str, str]:
+    return {} if value is None else {k: str(v) for k, v in _object(value, place).items()}
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{place} must be a string that is not empty, is {_found(value)}")
+    return value
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{place} must be a finite number, is {_found(value)}")
+    return float(value)
+
+
+def _count(value: Any, place: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"{place} must be a whole number from 0, is {_found(value)}")
+    return value
+
+
+def _optional_text(value: Any, place: str) -> str | None:
+    return None if value is None else _text(value, place)
+
+
+def _optional_number(value: Any, place: str) -> float | None:
+    return None if value is None else _number(value, place)
+
+
+def _optional_count(value: Any, place: str) -> int | None:
+    return None if value is None else _count(value, place)
+
+
+def _found(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:60]

@@ -1,0 +1,264 @@
+"""Figures of the report, each an SVG element for the page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from tdro_lightning.report.domains import sorted_weights
+from tdro_lightning.report.runs import DomainWeight, Series
+from tdro_lightning.report.svg import (
+    colour,
+    dashes,
+    figure_style,
+    inline_svg,
+    short,
+    spread,
+)
+
+WIDTH = 8.0  # inches; 72 units of the view box each
+LINE = 0.165  # height in inches of one line of labels
+POINTS = 200  # at most so many points a curve
+PANELS = 5  # small multiples in a row
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A title, a caption that says what the reader sees, and one `<svg>` element."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
+    """A bar a domain for its last weight, largest on top, against the uniform weight."""
+    ordered = sorted_weights(weights)[::-1]
+    uniform = 1 / len(ordered)
+    height = 0.55 + 0.19 * len(ordered)
+    with figure_style(salt):
+        canvas, axes = _canvas(height, left=1.75, right=0.6, bottom=0.4, top=0.15)
+        places = range(len(ordered))
+        axes.barh(
+            places,
+            [weight.last for weight in ordered],
+            height=0.66,
+            color=[colour(0 if weight.last >= uniform else 1) for weight in ordered],
+        )
+        axes.axvline(uniform, color=colour(6), linestyle="--", linewidth=1)
+        axes.set_yticks(places, [short(weight.domain) for weight in ordered])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(ordered) - 0.4)
+        axes.set_xlim(left=0)
+        axes.spines["left"].set_visible(False)
+        for place, weight in enumerate(ordered):
+            axes.annotate(
+                f"{weight.last:.4f}",
+                (max(weight.last, uniform), place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_xlabel("domain weight at the last step")
+        svg = inline_svg(canvas, "Bar chart of the last weight of each domain")
+    return Figure(
+        "Last weights against uniform",
+        f"The dashed line is the uniform weight 1/{len(ordered)} = {uniform:.4f}. Domains to its "
+        "right gained weight in training, domains to its left lost it.",
+        svg,
+    )
+
+
+def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
+    """A line a domain for its weight over the steps, on a logarithmic axis."""
+    picked = {domain: _picked(curve) for domain, curve in series.items()}
+    with figure_style(salt):
+        svg = _line_figure(picked, "domain weight", "Weights of all domains over the steps", True)
+    return Figure(
+        "Weights over the steps",
+        "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
+        "distances are equal ratios.",
+        svg,
+    )
+
+
+def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
+    """A line a fine-tuning run for its loss over the steps."""
+    smooth = {run: _averaged(curve) for run, curve in series.items()}
+    with figure_style(salt):
+        svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", False)
+    return Figure(
+        "Loss of the fine-tuning runs",
+        f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
+        "of runs with different domain weights are over different data.",
+        svg,
+    )
+
+
+def measurement_panels(series: Mapping[str, Series], salt: str) -> Figure:
+    """A panel a domain for the loss measurement that drives its weight."""
+    with figure_style(salt):
+        svg = _panels(
+            {domain: {"measurement": curve} for domain, curve in series.items()},
+            "Loss measurement of each domain over the steps",
+        )
+    return Figure(
+        "Loss measurement of each domain",
+        "Domains with a larger measurement than others gain weight. All panels share their "
+        f"axes; the horizontal axis counts steps{_smoothing(series)}.",
+        svg,
+    )
+
+
+def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], salt: str) -> Figure:
+    """A panel a domain for the losses of the proxy and of the frozen reference."""
+    domains = dict.fromkeys([*proxy, *reference])
+    curves = {"proxy": proxy, "reference": reference}
+    with figure_style(salt):
+        svg = _panels(
+            {
+                domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
+                for domain in domains
+            },
+            "Proxy and reference loss of each domain over the steps",
+        )
+    return Figure(
+        "Proxy and reference loss of each domain",
+        "Solid: the proxy in training. Dashed: the frozen reference on the same examples. All "
+        f"panels share their axes; the horizontal axis counts steps{_smoothing(proxy)}.",
+        svg,
+    )
+
+
+def _canvas(
+    height: float, *, left: float, right: float, bottom: float, top: float
+) -> tuple[Canvas, Axes]:
+    canvas = Canvas(figsize=(WIDTH, height))
+    box = (
+        left / WIDTH,
+        bottom / height,
+        (WIDTH - left - right) / WIDTH,
+        (height - bottom - top) / height,
+    )
+    return canvas, canvas.add_axes(box)
+
+
+def _line_figure(
+    series: Mapping[str, Series], quantity: str, description: str, logarithmic: bool
+) -> str:
+    inner = max(2.6, LINE * len(series))
+    canvas, axes = _canvas(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
+    axes.grid(axis="y")
+    for number, curve in enumerate(series.values()):
+        axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
+    if logarithmic:
+        _set_log_axis(axes, series)
+    axes.margins(x=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("step")
+    axes.set_ylabel(quantity)
+    _label_ends(axes, series, LINE / inner)
+    return inline_svg(canvas, description)
+
+
+def _set_log_axis(axes: Axes, series: Mapping[str, Series]) -> None:
+    axes.set_yscale("log", nonpositive="mask")
+    positive = [value for curve in series.values() for value in curve.values if value > 0]
+    narrow = not positive or max(positive) < 10 * min(positive)
+    axes.yaxis.set_major_locator(
+        MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5), numticks=12)
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = {}
+    for name, curve in series.items():
+        low = min(axes.get_ylim())
+        value = curve.values[-1] if math.isfinite(curve.values[-1]) else low
+        x, y = to_axes.transform((curve.steps[-1], max(value, low)))
+        ends[name] = (float(x), float(y))
+    labels = spread({name: y for name, (_, y) in ends.items()}, gap)
+    for number, name in enumerate(series):
+        place = labels[name]
+        x, y = ends[name]
+        axes.add_line(
+            Line2D(
+                [x, 1.015, 1.04, 1.075],
+                [y, y, place, place],
+                color=colour(number),
+                linestyle=dashes(number),
+                linewidth=0.8,
+                transform=axes.transAxes,
+                clip_on=False,
+            )
+        )
+        axes.text(
+            1.085, place, short(name), transform=axes.transAxes, va="center_baseline", fontsize=7
+        )
+
+
+def _panels(curves: Mapping[str, Mapping[str, Series]], description: str) -> str:
+    columns = min(PANELS, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    height = 0.45 + 1.1 * rows
+    canvas = Canvas(figsize=(WIDTH, height))
+    grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    canvas.subplots_adjust(
+        left=0.4 / WIDTH,
+        right=1 - 0.2 / WIDTH,
+        bottom=0.25 / height,
+        top=1 - 0.2 / height,
+        wspace=0.12,
+        hspace=0.42,
+    )
+    for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
+        axes.set_title(short(domain, 22), pad=3)
+        axes.grid(axis="y")
+        for kind, curve in kinds.items():
+            smooth = _averaged(curve)
+            reference = kind == "reference"
+            axes.plot(
+                smooth.steps,
+                smooth.values,
+                color=colour(1 if reference else 0),
+                linestyle="--" if reference else "-",
+            )
+        axes.margins(x=0)
+        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    for position, axes in enumerate(grid.flat):
+        if position >= len(curves):
+            axes.set_visible(False)
+        elif position + columns >= len(curves):
+            axes.tick_params(labelbottom=True)
+    return inline_svg(canvas, description)
+
+
+def _bin(count: int) -> int:
+    return math.ceil(count / POINTS)
+
+
+def _picked(curve: Series) -> Series:
+    """Every n-th point counted from the last one, which stays."""
+    step = _bin(len(curve.steps))
+    return Series(curve.steps[::-step][::-1], curve.values[::-step][::-1])
+
+
+def _averaged(curve: Series) -> Series:
+    """Means over n points each, at the last step of these."""
+    size = _bin(len(curve.steps))
+    bins = [curve.values[i : i + size] for i in range(0, len(curve.values), size)]
+    steps = [curve.steps[i : i + size][-1] for i in range(0, len(curve.steps), size)]
+    return Series(tuple(steps), tuple(sum(values) / len(values) for values in bins))
+
+
+def _smoothing(series: Mapping[str, Series]) -> str:
+    size = max((_bin(len(curve.steps)) for curve in series.values()), default=1)
+    return f"; each point is the mean of {size} logged steps" if size > 1 else ""

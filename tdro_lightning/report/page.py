@@ -1,0 +1,155 @@
+"""The report: sections from runs, written as Markdown, HTML and one table for the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tdro_lightning.files import write_text
+from tdro_lightning.report.collect import collect_runs
+from tdro_lightning.report.domains import concentration_table, usage_table, weight_table
+from tdro_lightning.report.figures import (
+    Figure,
+    loss_panels,
+    measurement_panels,
+    training_curves,
+    weight_bars,
+    weight_trajectories,
+)
+from tdro_lightning.report.results import ordered_results, result_tables, seed_note
+from tdro_lightning.report.runs import Run
+from tdro_lightning.report.tables import (
+    NOTHING,
+    Table,
+    markdown_table,
+    markdown_text,
+    plain_text,
+    terminal_table,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tables and figures that belong together, under a run's name where there is one."""
+
+    heading: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report with its own heading."""
+
+    anchor: str
+    heading: str
+    note: str
+    blocks: tuple[Block, ...]
+
+
+def write_report(folders: Sequence[Path], output: Path, title: str) -> str:
+    """Write `report.md` and `report.html` of all runs in or below the folders.
+
+    Equal runs give equal bytes.
+
+    Args:
+        folders: run folders, or folders to search for them.
+        output: the folder for the two files.
+        title: heading of the report.
+
+    Returns:
+        The main results table and the note on seeds, as plain text.
+
+    Raises:
+        DataError: no run is found, or a file of a run is broken.
+    """
+    runs = collect_runs(folders)
+    sections = [section for section in _sections(runs) if section.blocks]
+    for name in ("report.md", "report.html"):
+        template = _environment().get_template(f"page.{name.partition('.')[2]}.j2")
+        text = template.render(title=title, sections=sections, runs=runs, nothing=NOTHING)
+        write_text(output / name, text)
+    results = ordered_results(runs)
+    if not results:
+        return "No evaluated retriever in these runs."
+    table = result_tables(results)[0]
+    return (
+        f"{table.title} × 100; * is the best trained value of a column\n\n"
+        f"{terminal_table(table)}\n\n{plain_text(seed_note(results))}"
+    )
+
+
+def _sections(runs: Sequence[Run]) -> list[Section]:
+    results = ordered_results(runs)
+    usage = usage_table(runs)
+    weighted = [_weight_block(run) for run in runs if run.weights or run.series("weights/")]
+    curves = [_curve_block(run) for run in runs if run.series("measurement/")]
+    losses = {
+        run.name: run.history["loss"]
+        for run in runs
+        if "loss" in run.history and not run.series("weights/")
+    }
+    return [
+        Section(
+            "results",
+            "Results",
+            seed_note(results),
+            (Block("", result_tables(results)),) if results else (),
+        ),
+        Section("weights", "Domain weights", "", tuple(weighted)),
+        Section("curves", "Measurement and losses of each domain", "", tuple(curves)),
+        Section(
+            "training",
+            "Training curves",
+            "",
+            (Block("", (), (training_curves(losses, "training"),)),) if losses else (),
+        ),
+        Section("data", "Data used", "", (Block("", (usage,)),) if usage else ()),
+    ]
+
+
+def _weight_block(run: Run) -> Block:
+    tables: list[Table] = []
+    figures: list[Figure] = []
+    if run.weights:
+        tables += [weight_table(run.weights), concentration_table(run.weights)]
+        figures.append(weight_bars(run.weights, f"bars {run.name}"))
+    if trajectories := run.series("weights/"):
+        figures.append(weight_trajectories(trajectories, f"trajectories {run.name}"))
+    return Block(run.name, tuple(tables), tuple(figures))
+
+
+def _curve_block(run: Run) -> Block:
+    figures = [measurement_panels(run.series("measurement/"), f"measurement {run.name}")]
+    proxy, reference = run.series("loss/proxy/"), run.series("loss/reference/")
+    if proxy or reference:
+        figures.append(loss_panels(proxy, reference, f"losses {run.name}"))
+    return Block(run.name, (), tuple(figures))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown_text
+    environment.filters["markdown_table"] = markdown_table
+    environment.filters["svg"] = lambda figure: Markup(figure.svg)
+    environment.filters["duration"] = duration
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: `42.0 s`, `3 min 20 s`, `4 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"

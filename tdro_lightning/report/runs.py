@@ -1,0 +1,81 @@
+"""What the report knows of a run, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that a run read, with the SHA-256 of its content."""
+
+    label: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}."""
+
+    label: str
+    sets: Mapping[str, Mapping[str, float]]
+    queries: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DomainWeight:
+    """Learned weight of a domain at the last step, and its mean and moving average if kept."""
+
+    domain: str
+    rows: int
+    last: float
+    mean: float | None
+    ema: float | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How often the rows of a domain were drawn in training."""
+
+    domain: str
+    rows: int
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One logged metric over the training steps, in order of step."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything read from one run folder; what the run did not write is empty or None."""
+
+    name: str
+    folder: Path
+    stage: str
+    status: str
+    command: str | None
+    seed: int | None
+    git_commit: str | None
+    started: str | None
+    seconds: float | None
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str]
+    inputs: tuple[Input, ...]
+    retrievers: tuple[Retriever, ...]
+    weights: tuple[DomainWeight, ...]
+    history: Mapping[str, Series]
+    usage: tuple[Usage, ...]
+
+    def series(self, prefix: str) -> dict[str, Series]:
+        """History of the metrics that start with `prefix`, keyed by the rest of their name."""
+        return {
+            metric.removeprefix(prefix): series
+            for metric, series in self.history.items()
+            if metric.startswith(prefix)
+        }

@@ -1,0 +1,139 @@
+"""Matplotlib figures as SVG text that stands inside a page and takes its colours and font."""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from tdro_lightning.report.tables import plain_text
+
+# Drawn with stand-in colours; `inline_svg` turns them into the page's own, light or dark.
+INK = "#010203"
+HUES = ("#0067a5", "#b35c00", "#00805a", "#b3306b", "#6a51c8", "#7a7a00", "#5f6b78")
+Dashes = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
+
+STYLE: dict[str, Any] = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 7.5,
+    "figure.facecolor": "none",
+    "font.size": 7.5,
+    "grid.alpha": 0.18,
+    "grid.color": INK,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    # the browser's own fonts draw the text, so that it is text, in any script
+    "svg.fonttype": "none",
+    "text.color": INK,
+    # a dollar sign in a domain name is a dollar sign
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "xtick.labelsize": 7,
+    "xtick.major.width": 0.5,
+    "ytick.color": INK,
+    "ytick.labelsize": 7,
+    "ytick.major.width": 0.5,
+    "ytick.minor.size": 0,
+}
+
+
+@contextmanager
+def figure_style(salt: str) -> Iterator[None]:
+    """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
+    style: Any = {**STYLE, "svg.hashsalt": salt}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Matplotlib's own font lacks some scripts; it only measures here and does not draw.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def inline_svg(figure: Figure, description: str) -> str:
+    """The figure as one `<svg>` element, without dates, page-wide styles or fixed colours.
+
+    Args:
+        figure: drawn inside `figure_style`, which must still be open.
+        description: plain text for readers who do not see the figure.
+    """
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", metadata=nothing)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*_\d+">', "<g>", svg)
+    svg = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
+    )
+    svg = re.sub(r" *\n *", "\n", svg).strip().replace('xlink:href="#', 'href="#')
+    svg = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font-size: \1", svg)
+    svg = re.sub(r" font-family: [^;\"<]*;", "", svg)
+    for old, new in _colours().items():
+        svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
+    end = svg.index(">") + 1
+    return f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}"
+
+
+def colour(index: int) -> str:
+    """Hue of the line with this number, one of seven."""
+    return HUES[index % len(HUES)]
+
+
+def dashes(index: int) -> Dashes:
+    """Dash pattern of the line with this number; 28 different pairs with `colour`."""
+    return DASHES[index // len(HUES) % len(DASHES)]
+
+
+def short(name: str, length: int = 24) -> str:
+    """A name on one line; from a long one the middle goes, since names often differ at the end."""
+    name = plain_text(name)
+    head = length // 2
+    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def spread(positions: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Move positions in 0..1 apart to at least `gap`, keeping their order and moving little.
+
+    Neighbours that are too close form a cluster that is laid out around its own mean.
+    """
+    clusters: list[list[str]] = []
+    for name in sorted(positions, key=lambda name: (positions[name], name)):
+        clusters.append([name])
+        while len(clusters) > 1 and _bottom(clusters[-1], positions, gap) < (
+            _bottom(clusters[-2], positions, gap) + gap * len(clusters[-2])
+        ):
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    return {
+        name: _bottom(cluster, positions, gap) + gap * i
+        for cluster in clusters
+        for i, name in enumerate(cluster)
+    }
+
+
+def _bottom(cluster: list[str], positions: Mapping[str, float], gap: float) -> float:
+    mean = math.fsum(positions[name] for name in cluster) / len(cluster)
+    height = gap * (len(cluster) - 1)
+    return max(0.0, min(mean - height / 2, 1 - height))
+
+
+def _colours() -> dict[str, str]:
+    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
+    return {INK: "currentColor", **hues}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,93 @@
+"""Tables as values, and their Markdown and plain-text forms."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title, a short note under it, and whether it holds numbers."""
+
+    title: str
+    note: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The text of a cell, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a caption that says what the reader sees, columns, and rows of as many cells."""
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def cells(texts: Sequence[str]) -> tuple[Cell, ...]:
+    """A row of cells of which none is the best."""
+    return tuple(Cell(text) for text in texts)
+
+
+def plain_text(text: str) -> str:
+    """A text on one line without control characters, so that it cannot steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def markdown_text(text: str) -> str:
+    """Escape a text so that Markdown shows it letter by letter, also inside a table cell."""
+    text = plain_text(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*|\[\]~])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def markdown_table(table: Table) -> str:
+    """Header, ruler and rows in GitHub's Markdown; the best values are bold."""
+    header = [
+        markdown_text(f"{column.title} ({column.note})" if column.note else column.title)
+        for column in table.columns
+    ]
+    ruler = ["---:" if column.numeric else "---" for column in table.columns]
+    rows = [
+        [f"**{markdown_text(c.text)}**" if c.best else markdown_text(c.text) for c in row]
+        for row in table.rows
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *rows])
+
+
+def terminal_table(table: Table) -> str:
+    """The table as plain text, as wide as it needs; a star marks the best values."""
+    starred = {i for row in table.rows for i, cell in enumerate(row) if cell.best}
+    # rich strips white space at the end of a cell, and with it the place of the star
+    blank = "\N{BRAILLE PATTERN BLANK}"
+    drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in table.columns:
+        title = plain_text(column.title) + (f"\n{column.note}" if column.note else "")
+        drawn.add_column(Text(title), justify="right" if column.numeric else "left", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(
+            *(
+                Text(plain_text(cell.text) + ("*" if cell.best else blank if i in starred else ""))
+                for i, cell in enumerate(row)
+            )
+        )
+    stream = io.StringIO()
+    Console(file=stream, width=10_000, color_system=None, force_terminal=False).print(drawn)
+    lines = stream.getvalue().replace(blank, " ").splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n")

@@ -1,0 +1,72 @@
+"""Run folders as the other stages write them, for the tests of the report."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_run(
+    root: Path,
+    name: str,
+    *,
+    seed: int | None = 42,
+    history: Mapping[str, list[float]] | None = None,
+    files: Mapping[str, Any] | None = None,
+    **record: Any,
+) -> Path:
+    """Write a run folder: `run.json`, `history.csv` with steps from 1, and further JSON files."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    run = {
+        "name": name,
+        "stage": "fit",
+        "status": "finished",
+        "command": f"python -m tdro_lightning +experiment={name}",
+        "seed": seed,
+        "git_commit": "0123456789abcdef",
+        "versions": {"torch": "2.13.0"},
+        "hardware": {"device": "cpu", "count": 2},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 200.4,
+        "config": {},
+        "inputs": {"data": {"path": "data/rows.jsonl", "sha256": "0f" * 32}},
+    }
+    (folder / "run.json").write_text(json.dumps(run | record))
+    for stem, value in (files or {}).items():
+        (folder / f"{stem}.json").write_text(json.dumps(value))
+    if history is not None:
+        with (folder / "history.csv").open("w", newline="") as stream:
+            lines = csv.writer(stream)
+            lines.writerow(["step", "metric", "value"])
+            for metric, values in history.items():
+                lines.writerows([step, metric, value] for step, value in enumerate(values, 1))
+    return folder
+
+
+def metrics(**scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A `metrics.json`: {label with _ for a space: {set: {metric: fraction}}}, 7 queries a set."""
+    return {
+        "retrievers": {
+            label.replace("_", " "): {
+                "sets": {name: {**values, "queries": 7} for name, values in sets.items()},
+                "average": {},
+            }
+            for label, sets in scores.items()
+        }
+    }
+
+
+def weights(**last: float) -> dict[str, Any]:
+    """A `weights.json` with 100 rows a domain, and the uniform weights as mean and average."""
+    uniform = dict.fromkeys(last, 1 / len(last))
+    return {
+        "domain_ids": {name: i for i, name in enumerate(last)},
+        "domain_weights": last,
+        "size": dict.fromkeys(last, 100),
+        "epoch": {name: len(last) * p for name, p in last.items()},
+        "mean_weights": uniform,
+        "ema_weights": uniform,
+        "lineage": {},
+    }

@@ -1,0 +1,53 @@
+from tdro_lightning.report.tables import (
+    Cell,
+    Column,
+    Table,
+    cells,
+    markdown_table,
+    markdown_text,
+    plain_text,
+    terminal_table,
+)
+
+TABLE = Table(
+    "Scores",
+    "What they are.",
+    (Column("Name", numeric=False), Column("nq", "7 queries")),
+    (cells(["[red]a|b[/red]", "9.5"]), (Cell("c"), Cell("10.5", best=True))),
+)
+
+
+def test_markdown_table_escapes_and_marks_the_best() -> None:
+    assert markdown_table(TABLE).splitlines() == [
+        "| Name | nq (7 queries) |",
+        "| --- | ---: |",
+        r"| \[red\]a\|b\[/red\] | 9.5 |",
+        "| c | **10.5** |",
+    ]
+
+
+def test_markdown_text_shows_every_letter() -> None:
+    assert markdown_text("<b>&") == "&lt;b&gt;&amp;"
+    assert markdown_text("a_b _c_ *d* `e` ~f~ g\\h\n# i") == (
+        r"a_b \_c\_ \*d\* \`e\` \~f\~ g\\h # i"
+    )
+
+
+def test_plain_text_drops_control_characters() -> None:
+    assert plain_text("a\x1b[31m\tb\r\nc\x00 百科") == "a [31m b c 百科"
+
+
+def test_terminal_table_is_plain_and_aligned() -> None:
+    lines = terminal_table(TABLE).splitlines()
+    assert [line.split() for line in lines if "─" not in line] == [
+        ["nq"],
+        ["Name", "7", "queries"],
+        ["[red]a|b[/red]", "9.5"],
+        ["c", "10.5*"],
+    ]
+    assert lines[-2].index(".5") == lines[-1].index(".5")
+
+
+def test_terminal_table_is_never_wrapped() -> None:
+    table = Table("", "", (Column("x" * 300, numeric=False),), (cells(["y" * 400]),))
+    assert "y" * 400 in terminal_table(table)

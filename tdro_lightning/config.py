@@ -1,0 +1,384 @@
+"""The configuration's shape and the checks across its keys; the only reader of OmegaConf objects.
+
+`conf/` composes; `checked` turns the result into these plain dataclasses or refuses it. Nothing
+below the stages ever sees a configuration object.
+"""
+
+import difflib
+import importlib.util
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from tdro_lightning.errors import ConfigError
+
+
+@dataclass
+class LoraConfig:
+    """Sizes of a fresh adapter."""
+
+    r: int = MISSING
+    alpha: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
+class TinyModelConfig:
+    """Sizes of the small model that stage=init_model makes."""
+
+    vocabulary: int = MISSING
+    width: int = MISSING
+    layers: int = MISSING
+    heads: int = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """Which encoder."""
+
+    path: str = MISSING
+    pooling: str = MISSING
+    dtype: str = MISSING
+    attention: str = MISSING
+    lora: LoraConfig | None = None
+    tiny: TinyModelConfig | None = None
+
+
+@dataclass
+class DomainConfig:
+    """One training dataset."""
+
+    file: str = MISSING
+    language: str = MISSING
+    category: str = MISSING
+    size: int | None = None
+    symmetric: bool = MISSING
+    prompts: list[str] = MISSING
+
+
+@dataclass
+class DomainsConfig:
+    """The catalogue of training datasets, in index order."""
+
+    root: str | None = None
+    hub: str | None = None
+    only: list[str] | None = None
+    catalogue: dict[str, DomainConfig] = MISSING
+
+
+@dataclass
+class DataConfig:
+    """What a batch is."""
+
+    batch_size: int = MISSING
+    negatives: int = MISSING
+    query_tokens: int = MISSING
+    passage_tokens: int = MISSING
+    prompt_symmetric_passages: bool = MISSING
+    workers: int = MISSING
+
+
+@dataclass
+class TDROConfig:
+    """The tDRO stage."""
+
+    kind: str = "tdro"
+    reference: str = MISSING
+    temperature: float = MISSING
+    weights_lr: float = MISSING
+    measurement: str = MISSING
+    reference_floor: float = MISSING
+    gradient_norm: str = MISSING
+    smoothing: float = MISSING
+    ema: float = MISSING
+    chunk_rows: int | None = None
+
+
+@dataclass
+class FinetuneConfig:
+    """The fine-tuning stage."""
+
+    kind: str = "finetune"
+    temperature: float = MISSING
+
+
+@dataclass
+class TransferConfig:
+    """From a weights file to the fine-tuning mixture."""
+
+    rule: str = MISSING
+    weights: str | None = None
+    kind: str = MISSING
+    share: float = MISSING
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW and its schedule."""
+
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    min_lr_ratio: float = MISSING
+    clip_norm: float = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """Length, precision and devices of a training run."""
+
+    steps: int = MISSING
+    precision: str = MISSING
+    devices: int = MISSING
+    chunk_tokens: int = MISSING
+    log_every: int = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    """Trackers beside our own history.csv."""
+
+    wandb: str = MISSING
+    project: str = MISSING
+
+
+@dataclass
+class BenchmarkSetConfig:
+    """One evaluation set in BEIR layout."""
+
+    folder: str = MISSING
+    split: str = MISSING
+    prompt: str | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """Evaluation sets."""
+
+    root: str = MISSING
+    sets: dict[str, BenchmarkSetConfig] = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """What stage=evaluate scores: encoders by label, and BM25."""
+
+    encoders: dict[str, str] = MISSING
+    bm25: bool = MISSING
+
+
+@dataclass
+class HarvestConfig:
+    """How much python_docs takes from this Python."""
+
+    max_rows: int = MISSING
+
+
+@dataclass
+class MineConfig:
+    """Hard negatives by BM25."""
+
+    input: str = MISSING
+    negatives: int = MISSING
+    depth: int = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Which run folders one page shows."""
+
+    title: str = MISSING
+    runs: list[str] = MISSING
+
+
+@dataclass
+class ChainStepConfig:
+    """One experiment of a chain."""
+
+    experiment: str = MISSING
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ChainConfig:
+    """Experiments run one after the other, each in a folder below the chain's."""
+
+    overrides: list[str] = field(default_factory=list)
+    steps: dict[str, ChainStepConfig] = MISSING
+
+
+@dataclass
+class Config:
+    """Everything a run depends on."""
+
+    description: str = MISSING
+    stage: str = MISSING
+    name: str = MISSING
+    run_dir: str = MISSING
+    chain_dir: str | None = None
+    seed: int = MISSING
+    model: ModelConfig = MISSING
+    domains: DomainsConfig = MISSING
+    data: DataConfig = MISSING
+    module: Any = None
+    transfer: TransferConfig = MISSING
+    optimiser: OptimiserConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    benchmark: BenchmarkConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    harvest: HarvestConfig | None = None
+    mine: MineConfig | None = None
+    report: ReportConfig | None = None
+    chain: ChainConfig | None = None
+
+
+MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}
+STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "report", "chain")
+CHOICES = {
+    "stage": STAGES,
+    "model.pooling": ("last", "mean"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "flash_attention_2", "sdpa", "eager"),
+    "trainer.precision": ("32-true", "bf16-mixed"),
+    "transfer.kind": ("last", "mean", "ema"),
+    "logger.wandb": ("offline", "online", "disabled"),
+}
+POSITIVE = (
+    "data.batch_size",
+    "data.query_tokens",
+    "data.passage_tokens",
+    "trainer.steps",
+    "trainer.devices",
+    "trainer.chunk_tokens",
+    "trainer.log_every",
+    "optimiser.lr",
+    "optimiser.clip_norm",
+    "module.temperature",
+)
+
+
+def checked(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses.
+
+    Raises:
+        ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
+    """
+    kind = OmegaConf.select(composed, "module.kind")
+    if kind is not None and kind not in MODULES:
+        raise ConfigError(f"module.kind={kind!r} is unknown; allowed are {', '.join(MODULES)}")
+    schema = OmegaConf.structured(Config)
+    if kind is not None:
+        schema.module = OmegaConf.structured(MODULES[kind])
+    try:
+        merged = OmegaConf.merge(schema, composed)
+        OmegaConf.resolve(merged)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
+        config = OmegaConf.to_object(merged)
+    except InterpolationResolutionError as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{error.full_key}: {str(cause).splitlines()[0]}") from None
+    except ConfigKeyError as error:
+        raise ConfigError(_unknown_key(str(error.full_key), schema)) from None
+    except (ValidationError, MissingMandatoryValue) as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    assert isinstance(config, Config)
+    _check_values(config)
+    return config
+
+
+def _check_values(config: Config) -> None:
+    """Collect every violation, so that one message shows them all."""
+    values = {key: _value(config, key) for key in (*CHOICES, *POSITIVE)}
+    wrong = [
+        f"{key}={values[key]!r} must be one of {', '.join(allowed)}"
+        for key, allowed in CHOICES.items()
+        if values[key] not in (None, *allowed)
+    ]
+    wrong += [
+        f"{key}={values[key]} must be above 0"
+        for key in POSITIVE
+        if values[key] is not None and values[key] <= 0
+    ]
+    for key in ("warmup_steps", "weight_decay"):
+        if getattr(config.optimiser, key) < 0:
+            wrong.append(f"optimiser.{key}={getattr(config.optimiser, key)} must be 0 or more")
+    if not 0 <= config.optimiser.min_lr_ratio <= 1:
+        wrong.append(f"optimiser.min_lr_ratio={config.optimiser.min_lr_ratio} must be in [0, 1]")
+    if config.data.negatives < 0 or config.data.workers < 0:
+        wrong.append("data.negatives and data.workers must be 0 or more")
+    wrong += _check_stage(config)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _check_stage(config: Config) -> list[str]:
+    wrong = []
+    needed = {name: name for name in ("harvest", "mine", "evaluate", "report", "chain")}
+    section = {**needed, "fit": "module"}.get(config.stage)
+    if section and getattr(config, section) is None:
+        wrong.append(f"stage={config.stage} needs the section `{section}`")
+    if config.stage == "evaluate" and config.benchmark is None:
+        wrong.append("stage=evaluate needs a benchmark: benchmark=NAME")
+    if config.stage == "init_model" and config.model.tiny is None:
+        wrong.append("stage=init_model needs model.tiny (its sizes): model=tiny")
+    if config.stage == "fit" and isinstance(config.module, TDROConfig):
+        count = len(config.domains.only or config.domains.catalogue)
+        if config.data.batch_size < count:
+            wrong.append(
+                f"data.batch_size={config.data.batch_size} must be at least the number of "
+                f"domains, {count}: tDRO compares all of them at every step"
+            )
+        if config.data.negatives < 1:
+            wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
+    transfers = config.stage == "fit" and isinstance(config.module, FinetuneConfig)
+    if transfers and config.transfer.rule != "uniform" and config.transfer.weights is None:
+        wrong.append(
+            f"transfer.rule={config.transfer.rule} needs transfer.weights=PATH, "
+            "the weights.json of a tDRO run"
+        )
+    return wrong
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def _unknown_key(key: str, schema: DictConfig) -> str:
+    *parents, last = key.split(".")
+    node = OmegaConf.select(schema, ".".join(parents)) if parents else schema
+    known = [str(k) for k in node] if isinstance(node, DictConfig) else []
+    known = known or [f.name for f in fields(Config)]
+    near = difflib.get_close_matches(last, known, n=1)
+    hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
+    return f"unknown key {key}{hint} Known here: {', '.join(known)}"
+
+
+def package_folder(package: str, folder: str) -> str:
+    """Folder of data inside an installed package, without importing it.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"package {package} is not installed; pip install 'tdro-lightning[pretrained]'"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / folder)

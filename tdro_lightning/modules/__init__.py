@@ -1,0 +1,1 @@
+"""Thin LightningModules: they put the core's functions in order and log."""

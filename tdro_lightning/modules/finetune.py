@@ -1,0 +1,65 @@
+"""Contrastive fine-tuning on batches of one domain; with uniform weights it makes the reference."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning import LightningModule
+
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.optim import Optimisation
+from tdro_lightning.retrieval.contrastive import all_passage_losses, require_finite_losses
+from tdro_lightning.retrieval.distributed import gather_rows, rank, world_size
+from tdro_lightning.retrieval.encoder import Encoder
+
+
+class FinetuneModule(LightningModule):
+    """InfoNCE against all passages of a global batch of one domain (Eq. 7).
+
+    Args:
+        encoder: the encoder that trains.
+        names: domain names, in index order.
+        loss_scale: factor on the loss of each domain's batches (1 except under loss reweighting).
+        temperature: softmax temperature.
+        optimisation: how the encoder trains.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Sequence[str],
+        loss_scale: Sequence[float],
+        temperature: float,
+        optimisation: Optimisation,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder = encoder
+        self.names = tuple(names)
+        self.loss_scale = tuple(loss_scale)
+        self.temperature = temperature
+        self.optimisation = optimisation
+
+    def on_train_start(self) -> None:
+        """Models arrive in eval mode and the Trainer leaves them there."""
+        self.encoder.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update on one global batch of one domain."""
+        queries = self.encoder(batch.queries)
+        passages = gather_rows(self.encoder(batch.passages))
+        each = len(batch.passages) // len(batch)
+        first = rank() * len(batch)
+        positive = torch.arange(first, first + len(batch), device=queries.device) * each
+        losses = all_passage_losses(queries, passages, positive, self.temperature)
+        require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
+        domain = int(batch.domain[0])
+        self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
+        self.log("loss", gather_rows(losses.detach()).mean())
+        self.log(f"loss/{self.names[domain]}", gather_rows(losses.detach()).mean())
+        self.log_dict(
+            self.optimisation.update(self.optimizers(), self.encoder.parameters(), self.global_step)
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the encoder."""
+        return self.optimisation.optimiser(self.encoder)

@@ -1,0 +1,42 @@
+"""Stage `chain`: experiments one after the other; what is finished and unchanged is skipped."""
+
+from pathlib import Path
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+
+from tdro_lightning.config import Config, checked
+from tdro_lightning.stages import run_stage
+from tdro_lightning.stages.record import is_finished
+
+
+def run(config: Config) -> None:
+    """Run each step in a folder of its name below the chain's."""
+    assert config.chain is not None
+    steps = config.chain.steps
+    for number, (name, step) in enumerate(steps.items(), start=1):
+        overrides = [
+            f"+experiment={step.experiment}",
+            *config.chain.overrides,
+            *step.overrides,
+            *_command_line(),
+            f"name={config.name}/{name}",
+            f"run_dir={config.run_dir}/{name}",
+            f"chain_dir={config.run_dir}",
+        ]
+        composed = checked(compose("config", overrides))
+        title = f"[{number}/{len(steps)}] {name}"
+        # The report is always made again: it takes seconds, and prints the table.
+        if composed.stage != "report" and is_finished(composed):
+            print(f"{title}: finished before, inputs and config unchanged", flush=True)
+            continue
+        print(f"{title}: {composed.description}", flush=True)
+        Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
+        run_stage(composed, f"tdro_lightning {' '.join(overrides)}")
+
+
+def _command_line() -> list[str]:
+    """The user's own overrides, which hold for every step."""
+    own = ("experiment=", "run_dir=", "name=", "chain")
+    given = HydraConfig.get().overrides.task
+    return [override for override in given if not override.lstrip("+").startswith(own)]

@@ -1,0 +1,24 @@
+"""What libraries may print during a stage: warnings that a user can act on, nothing else."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars, advertisements and warnings about what we do on purpose."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("lightning.pytorch", "lightning.fabric", "faiss"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r"Found .* module\(s\) in eval mode",  # the reference; the proxy is put in train mode
+        r"The 'train_dataloader' does not have many workers",  # data.workers is the user's choice
+        r"You're resuming from a checkpoint that ended before the epoch",  # our datamodule can
+        r".*isinstance\(treespec, LeafSpec\)",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,50 @@
+"""Encoders as the configuration wants them."""
+
+from tdro_lightning.config import Config
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.adapter import Lora
+from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+
+
+def configured_encoder(config: Config, path: str, *, trained: bool = False) -> Encoder:
+    """Load an encoder.
+
+    Args:
+        config: pooling, dtype, attention and token limits come from here.
+        path: hub name or folder.
+        trained: attach the configured adapter, for training.
+
+    Raises:
+        ConfigError: no such model, or one that cannot be pooled as asked.
+    """
+    lora = config.model.lora if trained else None
+    return load_encoder(
+        path,
+        pooling=config.model.pooling,  # type: ignore[arg-type]
+        query_tokens=config.data.query_tokens,
+        passage_tokens=config.data.passage_tokens,
+        dtype=config.model.dtype,
+        attention=config.model.attention,  # type: ignore[arg-type]
+        lora=Lora(lora.r, lora.alpha, lora.dropout) if lora else None,
+        chunk_tokens=config.trainer.chunk_tokens,
+    )
+
+
+def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:
+    """The reference reads the proxy's token ids, so their tokenizers must agree.
+
+    Raises:
+        ConfigError: the vocabularies, the pooling or the token limits differ.
+    """
+    sides = [
+        (e.tokenizer.tokenizer.get_vocab(), e.pooling, e.query_tokens, e.passage_tokens)
+        for e in (proxy, reference)
+    ]
+    titles = ("vocabulary", "pooling", "data.query_tokens", "data.passage_tokens")
+    for title, ours, theirs in zip(titles, *sides, strict=True):
+        if ours != theirs:
+            shown = "" if title == "vocabulary" else f" ({ours} and {theirs})"
+            raise ConfigError(
+                f"module.reference: its {title} differs from the proxy's{shown}; "
+                "train the reference from the same base model with the same data settings"
+            )

@@ -1,0 +1,214 @@
+"""Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from tdro_lightning.callbacks.history import History
+from tdro_lightning.callbacks.progress import Progress
+from tdro_lightning.config import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.data.collator import Collator
+from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.datamodules import (
+    HeterogeneousDataModule,
+    HomogeneousDataModule,
+    RetrievalDataModule,
+)
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.dro.transfer import Mixture, transfer
+from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
+from tdro_lightning.files import fingerprint, write_json
+from tdro_lightning.modules.finetune import FinetuneModule
+from tdro_lightning.modules.tdro import TDROModule
+from tdro_lightning.optim import Optimisation
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.stages.domains import configured_domains
+from tdro_lightning.stages.encoders import configured_encoder, require_same_tokenizer
+from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
+
+
+def run(config: Config) -> None:
+    """Train, then write the stage's files."""
+    lightning.seed_everything(config.seed, verbose=False)
+    if isinstance(config.module, TDROConfig):
+        fit_tdro(config, config.module)
+    else:
+        fit_retriever(config, config.module)
+
+
+def fit_tdro(config: Config, settings: TDROConfig) -> None:
+    """Learn domain weights; writes `weights.json` and `data_usage.json`."""
+    domains = _domains(config)
+    weights = DomainWeights(
+        [domain.name for domain in domains],
+        learning_rate=settings.weights_lr,
+        gradient_norm=settings.gradient_norm,  # type: ignore[arg-type]
+        smoothing=settings.smoothing,
+        ema=settings.ema,
+    )
+    measurement = Measurement(settings.measurement, settings.reference_floor)  # type: ignore[arg-type]
+    proxy = configured_encoder(config, config.model.path, trained=True)
+    reference = configured_encoder(config, settings.reference)
+    require_same_tokenizer(proxy, reference)
+    data = HeterogeneousDataModule(**_data_arguments(config, domains, proxy))
+    _write_usage(config, data, dict.fromkeys(weights.names, 1 / len(domains)))
+    module = TDROModule(
+        proxy,
+        reference,
+        weights,
+        measurement,
+        settings.temperature,
+        _optimisation(config),
+        settings.chunk_rows,
+    )
+    _trainer(config).fit(module, data)
+    _write_weights(config, settings, domains, weights)
+
+
+def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
+    """Fine-tune; writes `encoder/`, `data_usage.json` and, with a benchmark, `metrics.json`."""
+    domains = _domains(config)
+    names = [domain.name for domain in domains]
+    mixture = configured_mixture(config, names)
+    sets = benchmark_sets(config.benchmark) if config.benchmark else []
+    encoder = configured_encoder(config, config.model.path, trained=True)
+    probability = [mixture.probability[name] for name in names]
+    data = HomogeneousDataModule(
+        **_data_arguments(config, domains, encoder), probability=probability
+    )
+    _write_usage(config, data, mixture.probability)
+    loss_scale = [mixture.loss_scale[name] for name in names]
+    module = FinetuneModule(encoder, names, loss_scale, settings.temperature, _optimisation(config))
+    _trainer(config).fit(module, data)
+    encoder.save(Path(config.run_dir) / "encoder")
+    if sets:
+        evaluate_and_print({mixture_label(config): dense(encoder)}, sets, Path(config.run_dir))
+
+
+def configured_mixture(config: Config, names: list[str]) -> Mixture:
+    """The mixture of the configured transfer.
+
+    Raises:
+        ConfigError: weights of other domains, or a share that keeps none.
+        DataError: the weights file is missing or broken.
+    """
+    given = config.transfer
+    weights: dict[str, float] = {}
+    if given.rule != "uniform":
+        assert given.weights is not None
+        weights = read_weights(Path(given.weights)).weights(given.kind)  # type: ignore[arg-type]
+    return transfer(given.rule, names, weights, given.share)  # type: ignore[arg-type]
+
+
+def mixture_label(config: Config) -> str:
+    """How the retriever is called in tables."""
+    share = f"{config.transfer.share:g}"
+    return {
+        "uniform": "uniform",
+        "top_share": f"top {share}",
+        "bottom_share": f"bottom {share}",
+        "reweight": "reweighted",
+        "loss_reweight": "loss reweighted",
+    }[config.transfer.rule]
+
+
+def _domains(config: Config) -> list[Domain]:
+    domains = configured_domains(config)
+    if config.data.negatives:
+        for domain in domains:
+            domain.require_negatives()
+    return domains
+
+
+def _data_arguments(config: Config, domains: list[Domain], encoder: Encoder) -> dict[str, Any]:
+    data = config.data
+    return {
+        "dataset": RetrievalDataset(
+            domains, data.negatives, config.seed, data.prompt_symmetric_passages
+        ),
+        "collate": Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
+        "batch_size": data.batch_size,
+        "steps": config.trainer.steps,
+        "seed": config.seed,
+        "workers": data.workers,
+    }
+
+
+def _optimisation(config: Config) -> Optimisation:
+    return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
+
+
+def _trainer(config: Config) -> Trainer:
+    return Trainer(
+        max_steps=config.trainer.steps,
+        max_epochs=-1,
+        devices=config.trainer.devices,
+        precision=config.trainer.precision,  # type: ignore[arg-type]
+        logger=_loggers(config),
+        callbacks=[Progress(config.name)],
+        log_every_n_steps=config.trainer.log_every,
+        use_distributed_sampler=False,  # our samplers slice by rank themselves
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=config.run_dir,
+    )
+
+
+def _loggers(config: Config) -> list[Logger]:
+    loggers: list[Logger] = [History(Path(config.run_dir))]
+    if config.logger.wandb != "disabled":
+        tracker = WandbLogger(
+            name=config.name,
+            save_dir=config.run_dir,
+            project=config.logger.project,
+            offline=config.logger.wandb == "offline",
+        )
+        tracker.log_hyperparams(asdict(config))
+        loggers.append(tracker)
+    return loggers
+
+
+def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
+    drawn = data.sampler().drawn()
+    usage = {
+        domain.name: {
+            "rows": len(domain),
+            "drawn": count,
+            "epochs": count / len(domain),
+            "probability": probability[domain.name],
+        }
+        for domain, count in zip(data.dataset.domains, drawn, strict=True)
+    }
+    write_json(Path(config.run_dir) / "data_usage.json", usage)
+
+
+def _write_weights(
+    config: Config, settings: TDROConfig, domains: list[Domain], weights: DomainWeights
+) -> None:
+    def named(values: torch.Tensor) -> dict[str, float]:
+        return dict(zip(weights.names, values.tolist(), strict=True))
+
+    lineage = {
+        "reference": settings.reference,
+        "reference_sha256": fingerprint(Path(settings.reference)),
+        "domains": {domain.name: domain.fingerprint for domain in domains},
+        "steps": weights.updates,
+        "module": asdict(settings),
+        "seed": config.seed,
+    }
+    content = WeightsFile(
+        last=named(weights.last),
+        size={domain.name: len(domain) for domain in domains},
+        mean=named(weights.mean),
+        ema=named(weights.ema),
+        lineage=lineage,
+    )
+    write_weights(Path(config.run_dir) / "weights.json", content)

@@ -1,0 +1,15 @@
+"""Stage `harvest`: the demo's data from the user's own Python."""
+
+from pathlib import Path
+
+from tdro_lightning.config import Config
+
+
+def run(config: Config) -> None:
+    """Write `train/`, `eval/` and `manifest.json` into the run folder."""
+    from tdro_lightning.data.python_docs.harvest import harvest
+
+    assert config.harvest is not None
+    manifest = harvest(Path(config.run_dir), max_rows=config.harvest.max_rows, seed=config.seed)
+    for name, domain in manifest["domains"].items():
+        print(f"  {name}: {domain['rows']} rows", flush=True)

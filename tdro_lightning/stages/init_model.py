@@ -1,0 +1,36 @@
+"""Stage `init_model`: a small untrained model with a tokenizer trained on the domains."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tdro_lightning.config import Config
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.data.example import passage_text
+from tdro_lightning.stages.domains import configured_domains
+
+TOKENIZER_ROWS = 1000  # rows a domain the tokenizer learns from; each domain counts alike
+
+
+def run(config: Config) -> None:
+    """Write an ordinary model folder to `model/` in the run folder."""
+    from tdro_lightning.retrieval.tiny import build_tiny_model
+
+    assert config.model.tiny is not None
+    sizes = config.model.tiny
+    parameters = build_tiny_model(
+        _texts(configured_domains(config)),
+        Path(config.run_dir) / "model",
+        vocabulary=sizes.vocabulary,
+        width=sizes.width,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        seed=config.seed,
+    )
+    print(f"  {parameters:,} parameters", flush=True)
+
+
+def _texts(domains: list[Domain]) -> Iterator[str]:
+    for domain in domains:
+        for row in domain.table.select(range(min(TOKENIZER_ROWS, len(domain)))):
+            yield row["query"]
+            yield passage_text(row["positive_passages"][0])

@@ -1,0 +1,92 @@
+"""Which files and folders a stage reads, for lineage and for skipping what is finished."""
+
+import hashlib
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from tdro_lightning.config import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import fingerprint
+
+
+def inputs(config: Config) -> dict[str, dict[str, str | None]]:
+    """Label to path and SHA-256 of everything the stage reads; hub names have no hash.
+
+    Raises:
+        DataError: a file or folder is missing.
+    """
+    if config.stage == "harvest":
+        return {"environment": {"path": sys.prefix, "sha256": _environment()}}
+    paths = {
+        "mine": _mined,
+        "init_model": _domains,
+        "fit": _fitted,
+        "evaluate": _evaluated,
+        "report": _reported,
+        "chain": lambda config: {},
+    }[config.stage](config)
+    return {label: _described(label, path) for label, path in paths.items()}
+
+
+def _described(label: str, path: str) -> dict[str, str | None]:
+    is_hub_name = label.startswith(("model", "encoder")) and not Path(path).exists()
+    return {"path": path, "sha256": None if is_hub_name else fingerprint(Path(path))}
+
+
+def _domains(config: Config) -> dict[str, str]:
+    if config.domains.hub:
+        return {}
+    names = config.domains.only or list(config.domains.catalogue)
+    root = Path(config.domains.root or ".")
+    found = {n: config.domains.catalogue[n] for n in names if n in config.domains.catalogue}
+    return {f"domain {name}": str(root / entry.file) for name, entry in found.items()}
+
+
+def _mined(config: Config) -> dict[str, str]:
+    assert config.mine is not None
+    folder = Path(config.mine.input)
+    if not folder.is_dir():
+        raise DataError(f"mine.input={folder}: no such folder")
+    return {f"rows {path.name}": str(path) for path in sorted(folder.glob("*.jsonl*"))}
+
+
+def _fitted(config: Config) -> dict[str, str]:
+    paths = {"model": config.model.path, **_domains(config)}
+    if isinstance(config.module, TDROConfig):
+        if not Path(config.module.reference).is_dir():
+            raise DataError(
+                f"module.reference={config.module.reference}: no such folder; "
+                "it is the `encoder` folder of a run with uniform weights"
+            )
+        paths["reference"] = config.module.reference
+    if isinstance(config.module, FinetuneConfig):
+        if config.transfer.weights is not None and config.transfer.rule != "uniform":
+            paths["weights"] = config.transfer.weights
+        paths |= _sets(config)
+    return paths
+
+
+def _evaluated(config: Config) -> dict[str, str]:
+    assert config.evaluate is not None
+    encoders = {f"encoder {label}": path for label, path in config.evaluate.encoders.items()}
+    return encoders | _sets(config)
+
+
+def _sets(config: Config) -> dict[str, str]:
+    if config.benchmark is None:
+        return {}
+    root = Path(config.benchmark.root)
+    return {f"set {name}": str(root / s.folder) for name, s in config.benchmark.sets.items()}
+
+
+def _reported(config: Config) -> dict[str, str]:
+    assert config.report is not None
+    runs = sorted(p for run in config.report.runs for p in Path(run).rglob("run.json"))
+    own = Path(config.run_dir).resolve()
+    return {f"run {path.parent}": str(path) for path in runs if path.parent.resolve() != own}
+
+
+def _environment() -> str:
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
+    return hashlib.sha256("\n".join([sys.version, *installed]).encode()).hexdigest()

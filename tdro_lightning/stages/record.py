@@ -1,0 +1,104 @@
+"""`run.json`: what ran, from what, on what, and whether it finished."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning import __version__
+from tdro_lightning.config import Config
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import read_json, write_json
+from tdro_lightning.stages.inputs import inputs
+
+RECORD = "run.json"
+PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
+
+
+@contextmanager
+def recorded(config: Config, command: str) -> Iterator[None]:
+    """Write the run's record at its start and again at its end, whatever the end is.
+
+    Raises:
+        DataError: an input is missing; nothing has run then.
+    """
+    folder = Path(config.run_dir)
+    began = time.monotonic()
+    record: dict[str, Any] = {
+        "name": config.name,
+        "stage": config.stage,
+        "status": "running",
+        "command": command,
+        "seed": config.seed,
+        "git_commit": git_commit(),
+        "versions": {"tdro-lightning": __version__, **{p: version(p) for p in PACKAGES}},
+        "hardware": hardware(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": inputs(config),
+        "config": asdict(config),
+    }
+    write_json(folder / RECORD, record)
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        outputs = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        record |= {
+            "status": status,
+            "seconds": round(time.monotonic() - began, 1),
+            "outputs": [name for name in outputs if name != RECORD],
+        }
+        write_json(folder / RECORD, record)
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the run folder holds this very run, finished, inputs and outputs unchanged."""
+    folder = Path(config.run_dir)
+    if not (folder / RECORD).is_file():
+        return False
+    record = read_json(folder / RECORD)
+    try:
+        unchanged = record["inputs"] == inputs(config)
+    except DataError:
+        return False
+    return (
+        unchanged
+        and record["status"] == "finished"
+        and record["versions"]["tdro-lightning"] == __version__
+        and _numbers(record["config"]) == _numbers(asdict(config))
+        and all((folder / name).exists() for name in record["outputs"])
+    )
+
+
+def _numbers(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what changes no result."""
+    return {key: value for key, value in config.items() if key not in ("logger", "description")}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from, `-dirty` with local changes; None elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores and GPUs of this machine."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}

@@ -1,0 +1,18 @@
+import os
+from pathlib import Path
+
+import datasets
+import pytest
+import transformers
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Arrow files of the test run, away from the user's own cache."""
+    folder = tmp_path_factory.mktemp("datasets")
+    datasets.config.HF_DATASETS_CACHE = folder
+    os.environ["HF_DATASETS_CACHE"] = str(folder)
+    return folder

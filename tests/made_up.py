@@ -1,0 +1,56 @@
+"""Small made-up domains and models for tests that train."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tdro_lightning.data.jsonl import write_rows
+from tdro_lightning.retrieval.tiny import build_tiny_model
+
+WORDS = [
+    *("red", "blue", "green", "round", "square", "small", "large"),
+    *("stone", "river", "cloud", "tree", "bird", "fish", "night", "day"),
+]
+
+
+def rows(name: str, count: int, overlap: int, negatives: int = 7) -> list[dict]:
+    """Rows whose positive shares `overlap` words with the query: fewer are harder."""
+    random = np.random.default_rng(len(name) + overlap)
+    made = []
+    for i in range(count):
+        words = list(random.permutation(WORDS))
+        query, rest = words[:4], words[4:]
+        passages = [" ".join([*query[:overlap], *rest[:3], f"{name}{i}"])]
+        passages += [" ".join(random.permutation(WORDS)[:6]) for _ in range(negatives)]
+        made.append(
+            {
+                "query_id": f"{name}-{i}",
+                "query": f"{' '.join(query)} {i}",
+                "positive_passages": [{"docid": "p", "title": "", "text": passages[0]}],
+                "negative_passages": [
+                    {"docid": f"n{j}", "title": "", "text": text}
+                    for j, text in enumerate(passages[1:])
+                ],
+            }
+        )
+    return made
+
+
+def write_domains(folder: Path, count: int = 40) -> dict[str, dict]:
+    """Three domains of unequal difficulty in a folder, and their catalogue."""
+    catalogue = {}
+    for name, overlap in (("easy", 4), ("middle", 2), ("hard", 0)):
+        write_rows(folder / f"{name}.jsonl", rows(name, count, overlap))
+        catalogue[name] = {
+            "file": f"{name}.jsonl",
+            "prompts": [f"Find the {name} passage", "Find it"],
+            "symmetric": False,
+        }
+    return catalogue
+
+
+def tiny_model(folder: Path, seed: int = 0) -> str:
+    """An untrained model folder with a tokenizer of 300 tokens."""
+    texts = [row["query"] for row in rows("easy", 50, 2)]
+    build_tiny_model(texts, folder, vocabulary=300, width=16, layers=1, heads=2, seed=seed)
+    return str(folder)

@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.retrieval.adapter import Lora
+from tests.modules.conftest import NAMES, OPTIMISATION
+
+
+def state(module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in module.proxy.state_dict().items()}
+
+
+def assert_equal_runs(one, other, tolerance: float) -> None:
+    torch.testing.assert_close(one.weights.last, other.weights.last, rtol=0, atol=tolerance)
+    torch.testing.assert_close(one.weights.mean, other.weights.mean, rtol=0, atol=tolerance)
+    theirs = state(other)
+    for name, value in state(one).items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=tolerance, msg=name)
+
+
+def infonce(queries: np.ndarray, passages: np.ndarray, temperature: float):
+    """Eq. 2 and its gradients with respect to both sides, in float64."""
+    scores = np.einsum("bd,bnd->bn", queries, passages) / temperature
+    exponential = np.exp(scores - scores.max(1, keepdims=True))
+    softmax = exponential / exponential.sum(1, keepdims=True)
+    losses = -np.log(softmax[:, 0])
+    slope = softmax.copy()
+    slope[:, 0] -= 1
+    slope /= temperature
+    return losses, np.einsum("bn,bnd->bd", slope, passages), slope[..., None] * queries[:, None]
+
+
+def test_one_step_equals_numpy(parts, fit) -> None:
+    """Eq. 2, 5, 4 and 6 and AdamW by hand; only the backbone's Jacobian comes from torch."""
+    module = parts.tdro(dtype="float64")
+    data = parts.heterogeneous(module.proxy)
+    fit(module, data, steps=1)
+
+    twin = parts.tdro(dtype="float64")
+    batch = next(iter(parts.heterogeneous(twin.proxy).train_dataloader()))
+    domain, size = batch.domain.numpy(), len(batch)
+    queries, passages = twin.proxy(batch.queries), twin.proxy(batch.passages)
+    q, p = queries.detach().numpy(), passages.detach().numpy().reshape(size, -1, 16)
+    losses, slope_q, slope_p = infonce(q, p, 0.05)
+    with torch.no_grad():
+        rq = twin.reference(batch.queries).numpy()
+        rp = twin.reference(batch.passages).numpy().reshape(size, -1, 16)
+    reference, _, _ = infonce(rq, rp, 0.05)
+
+    means = np.array([reference[domain == g].mean() for g in range(3)])
+    measured = np.array([losses[domain == g].mean() for g in range(3)])
+    measured /= np.maximum(means, 0.5 * np.median(means))
+    measured *= min(1, 1 / np.linalg.norm(measured))
+    alpha = np.exp(0.1 * measured) / np.exp(0.1 * measured).sum()
+    np.testing.assert_allclose(module.weights.last, alpha, atol=1e-12)
+
+    share = (alpha / np.bincount(domain))[domain]
+    parameters = dict(twin.proxy.named_parameters())
+    gradients = torch.autograd.grad(
+        [queries, passages],
+        list(parameters.values()),
+        [
+            torch.from_numpy(share[:, None] * slope_q),
+            torch.from_numpy((share[:, None, None] * slope_p).reshape(-1, 16)),
+        ],
+    )
+    grads = {n: g.numpy() for n, g in zip(parameters, gradients, strict=True)}
+    norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    lr = OPTIMISATION.lr / 2  # first of two warm-up steps
+    trained = dict(module.proxy.named_parameters())
+    for name, parameter in parameters.items():
+        gradient = grads[name] * min(1, 1 / (norm + 1e-6))
+        decay = 0.1 if parameter.ndim > 1 else 0.0
+        # AdamW's first step: both moments are bias-corrected to the gradient itself.
+        expected = parameter.detach().numpy() * (1 - lr * decay)
+        expected = expected - lr * gradient / (np.abs(gradient) + 1e-8)
+        got = trained[name].detach().numpy()
+        # Entries whose gradient is lost in Adam's epsilon have no well-defined first step.
+        clear = np.abs(gradient) > 1e-7
+        np.testing.assert_allclose(got[clear], expected[clear], atol=1e-6, err_msg=name)
+        assert clear.any(), name
+
+
+@pytest.mark.parametrize("chunk_rows", [5, 1])
+def test_chunks_change_nothing(parts, fit, chunk_rows: int) -> None:
+    whole, chunked = parts.tdro(dtype="float64"), parts.tdro(dtype="float64", chunk_rows=chunk_rows)
+    fit(whole, parts.heterogeneous(whole.proxy))
+    fit(chunked, parts.heterogeneous(chunked.proxy))
+    assert_equal_runs(whole, chunked, 1e-10)
+
+
+def test_chunks_replay_dropout(parts, fit) -> None:
+    """The loss that is weighted must be the loss that was measured, dropout and all."""
+    module = parts.tdro(lora=Lora(r=2, alpha=4, dropout=0.5), chunk_rows=4)
+    seen: list[torch.Tensor] = []
+    losses = module.losses
+    module.losses = lambda encoder, batch: seen.append(losses(encoder, batch)) or seen[-1]
+    fit(module, parts.heterogeneous(module.proxy), steps=1)
+    reference, first, second = seen[:3], seen[3:6], seen[6:]
+    assert len(second) == 3
+    for without, with_graph in zip(first, second, strict=True):
+        assert torch.equal(without, with_graph)
+        assert with_graph.requires_grad
+        assert not without.requires_grad
+    assert not any(r.requires_grad for r in reference)
+
+
+def test_data_workers_change_nothing(parts, fit) -> None:
+    alone, helped = parts.tdro(), parts.tdro()
+    fit(alone, parts.heterogeneous(alone.proxy, workers=0))
+    fit(helped, parts.heterogeneous(helped.proxy, workers=2))
+    assert_equal_runs(alone, helped, 0.0)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(parts, fit, tmp_path: Path) -> None:
+    whole = parts.tdro()
+    fit(whole, parts.heterogeneous(whole.proxy))
+    first = parts.tdro()
+    trainer = fit(first, parts.heterogeneous(first.proxy), steps=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    saved = torch.load(tmp_path / "two.ckpt", weights_only=True)
+    assert not any(key.startswith("reference.") for key in saved["state_dict"])
+    second = parts.tdro()
+    fit(second, parts.heterogeneous(second.proxy), ckpt_path=tmp_path / "two.ckpt")
+    assert second.weights.updates == 6
+    assert torch.equal(second.weights.log_weights, whole.weights.log_weights)
+    assert_equal_runs(whole, second, 0.0)
+
+
+def test_the_reference_stays_as_it_was(parts, fit) -> None:
+    module = parts.tdro()
+    before = {k: v.clone() for k, v in module.reference.state_dict().items()}
+    fit(module, parts.heterogeneous(module.proxy))
+    assert module.proxy.backbone.training
+    assert not any(m.training for m in module.reference.modules())
+    for name, value in module.reference.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    trained = {id(p) for g in module.optimizers().param_groups for p in g["params"]}
+    assert trained == {id(p) for p in module.proxy.parameters()}
+
+
+def test_a_proxy_equal_to_its_reference_moves_no_weight_under_eq_5(parts, fit) -> None:
+    module = parts.tdro(measurement=Measurement("ratio", floor=0.0), dtype="float64")
+    module.reference.load_state_dict(module.proxy.state_dict())
+    fit(module, parts.heterogeneous(module.proxy), steps=1)
+    torch.testing.assert_close(module.weights.last, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+def test_a_nan_loss_stops_before_either_update(parts, fit) -> None:
+    module = parts.tdro(weights=DomainWeights(NAMES, learning_rate=0.1))
+    module.proxy.backbone.embed_tokens.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"proxy losses are not finite.*easy:easy-\d+"):
+        fit(module, parts.heterogeneous(module.proxy), steps=1)
+    assert module.weights.updates == 0
+    assert module.weights.last.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_every_curve_is_logged(parts, fit) -> None:
+    module = parts.tdro()
+    trainer = fit(module, parts.heterogeneous(module.proxy), steps=2)
+    metrics = trainer.callback_metrics
+    for title in ("weights", "measurement", "loss/proxy", "loss/reference"):
+        assert {f"{title}/{name}" for name in NAMES} <= set(metrics)
+    assert sum(float(metrics[f"weights/{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-6)
+    assert {"loss", "lr", "grad_norm"} <= set(metrics)

@@ -87,7 +87,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             else raw
         )
         for row in rows:
-            zipped.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            zipped.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             count += 1
         if zipped is not raw:
             zipped.close()

@@ -1,0 +1,341 @@
+import gzip
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tdro_lightning.data.jsonl import check_row, open_text, read_objects, read_rows, write_rows
+from tdro_lightning.errors import DataError
+
+POSITIVE = {"docid": "d1", "title": "Apples", "text": "Apples grow on trees."}
+ROW = {
+    "query_id": "q1",
+    "query": "apples",
+    "positive_passages": [POSITIVE],
+    "negative_passages": [{"docid": "d2", "title": "", "text": "Cars.", "score": 0.5}],
+}
+GOOD = json.dumps(ROW).encode()
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**ROW, **fields}
+
+
+def without(value: dict[str, Any], field: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key != field}
+
+
+def with_passage(**fields: Any) -> dict[str, Any]:
+    return changed(positive_passages=[POSITIVE, {**POSITIVE, **fields}])
+
+
+def written(path: Path, *lines: bytes) -> Path:
+    path.write_bytes(b"\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (without(ROW, "query_id"), "`query_id` must be a string, is missing"),
+        (without(ROW, "query"), "`query` must be a string, is missing"),
+        (changed(query=None), "`query` must be a string, is NoneType None"),
+        (changed(query=5), "`query` must be a string, is int 5"),
+        (changed(query_id=7), "`query_id` must be a string, is int 7"),
+        (changed(query=["apples"]), "`query` must be a string, is list ['apples']"),
+        (changed(query=""), "`query` is empty"),
+        (changed(query_id=" \t"), "`query_id` is empty"),
+        (
+            without(ROW, "positive_passages"),
+            "`positive_passages` must be a list of passages, is missing",
+        ),
+        (
+            changed(positive_passages=None),
+            "`positive_passages` must be a list of passages, is NoneType",
+        ),
+        (
+            changed(positive_passages="Apples grow."),
+            "`positive_passages` must be a list of passages, is str",
+        ),
+        (
+            changed(positive_passages=[]),
+            "`positive_passages` is empty; every row needs at least one positive",
+        ),
+        (
+            changed(negative_passages={"text": "a"}),
+            "`negative_passages` must be a list of passages, is dict",
+        ),
+        (
+            changed(negative_passages=["Cars."]),
+            "`negative_passages[0]` must be an object with docid, title and text, is str",
+        ),
+        (
+            changed(positive_passages=[POSITIVE, without(POSITIVE, "text")]),
+            "in `positive_passages[1]`: `text` must be a string, is missing",
+        ),
+        (
+            with_passage(text=None),
+            "in `positive_passages[1]`: `text` must be a string, is NoneType None",
+        ),
+        (with_passage(text="\n "), "in `positive_passages[1]`: `text` is empty"),
+        (with_passage(text=12), "in `positive_passages[1]`: `text` must be a string, is int 12"),
+        (with_passage(title=3), "in `positive_passages[1]`: `title` must be a string, is int 3"),
+        (with_passage(docid=9), "in `positive_passages[1]`: `docid` must be a string, is int 9"),
+        (
+            with_passage(text="half \ud83d"),
+            "in `positive_passages[1]`: `text` holds a lone surrogate, not valid Unicode",
+        ),
+        (changed(query="\udc00"), "`query` holds a lone surrogate, not valid Unicode"),
+    ],
+)
+def test_bad_fields_are_named_with_file_and_line(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    # The blank lines count, as they do in an editor.
+    path = written(tmp_path / "bad.jsonl", GOOD, b"", b"  ", json.dumps(row).encode(), GOOD, b"")
+    with pytest.raises(DataError, match=f"^{re.escape(f'{path}:4: {message}')}"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"query_id": "q2", "query": }', "not valid JSON (Expecting value: line 1 column 29"),
+        (b"{'query_id': 'q2'}", "not valid JSON (Expecting property name"),
+        (GOOD + b" " + GOOD, "not valid JSON (Extra data"),
+        (b'{"query": "a", "query_id": "b", "query": "c"}', "not valid JSON (key 'query' stands"),
+        (b'{"a": {"text": 1, "text": 1}}', "not valid JSON (key 'text' stands twice)"),
+        (b'{"query": NaN}', "not valid JSON (NaN is not a JSON number)"),
+        (b'{"query": -Infinity}', "not valid JSON (-Infinity is not a JSON number)"),
+        (b"[" * 100_000, "not valid JSON (maximum recursion depth"),
+        (b'["q2"]', "expected a JSON object, got list"),
+        (b'"q2"', "expected a JSON object, got str"),
+        (b"null", "expected a JSON object, got NoneType"),
+        (b'{"query": "caf\xe9"}', "not UTF-8 (invalid continuation byte)"),
+        (b"\xff\xfe{}", "not UTF-8 (invalid start byte)"),
+        (b"\xef\xbb\xbf{}", "not valid JSON (Unexpected UTF-8 BOM"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_broken_lines_in_the_middle(tmp_path: Path, suffix: str, line: bytes, message: str) -> None:
+    path = tmp_path / f"bad{suffix}"
+    content = b"\n".join([GOOD, b"", GOOD, line, GOOD, b""])
+    path.write_bytes(gzip.compress(content) if suffix == ".jsonl.gz" else content)
+    read: list[int] = []
+    with pytest.raises(DataError, match=f"^{re.escape(f'{path}:4: {message}')}"):
+        read.extend(number for number, _ in read_objects(path))
+    assert read == [1, 3]
+
+
+@pytest.mark.parametrize("lines", [3, 700])
+def test_truncated_last_line(tmp_path: Path, lines: int) -> None:
+    path = written(tmp_path / "cut.jsonl", *[GOOD] * lines, GOOD[:-20])
+    with pytest.raises(DataError, match=rf"cut\.jsonl:{lines + 1}: not valid JSON \("):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("lines", [0, 4, 700])
+def test_last_line_ends_inside_a_character(tmp_path: Path, lines: int) -> None:
+    path = written(tmp_path / "cut.jsonl", *[GOOD] * lines, '{"query": "é'.encode()[:-1])
+    message = rf"cut\.jsonl:{lines + 1}: not UTF-8 \(unexpected end of data\)"
+    with pytest.raises(DataError, match=message):
+        list(read_rows(path))
+
+
+def noisy_rows(count: int) -> bytes:
+    letters = random.Random(1)
+    rows = (changed(query="".join(letters.choices("abcdefgh ", k=200))) for _ in range(count))
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl.gz"
+    whole = gzip.compress(noisy_rows(400))
+    path.write_bytes(whole[: len(whole) // 2])
+    message = r"cut\.jsonl\.gz: damaged gzip file after line (\d+) \(Compressed file ended"
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_rows(path))
+    last = re.search(message, str(caught.value))
+    assert last is not None
+    assert 100 < int(last[1]) < 300
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (10, r": damaged gzip file after line 0 \(Error -3 while decompressing"),
+        (-6, r": damaged gzip file after line \d+ \(CRC check failed"),
+        *((place, ":") for place in range(200, 2000, 300)),
+    ],
+)
+def test_damaged_gzip(tmp_path: Path, place: int, message: str) -> None:
+    path = tmp_path / "damaged.jsonl.gz"
+    content = bytearray(gzip.compress(noisy_rows(100)))
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"damaged\.jsonl\.gz{message}"):
+        list(read_rows(path))
+
+
+def test_plain_text_named_gz(tmp_path: Path) -> None:
+    path = written(tmp_path / "plain.jsonl.gz", GOOD)
+    with pytest.raises(DataError, match="damaged gzip file after line 0 .Not a gzipped file"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    for read in (open_text, lambda path: list(read_rows(path))):
+        with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: no such file$"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["folder.jsonl", "folder.jsonl.gz"])
+def test_folder_in_place_of_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="is a folder, expected a .jsonl or .jsonl.gz file"):
+        list(read_objects(tmp_path / name))
+
+
+def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\r\n" + GOOD + b"\r\n")
+    assert [(number, row["query"]) for number, row in read_rows(path)] == [
+        (1, "apples"),
+        (3, "apples"),
+    ]
+    with open_text(path) as stream:
+        assert stream.readline().startswith('{"query_id"')
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\r"])
+def test_only_newline_ends_a_line(tmp_path: Path, mark: str) -> None:
+    row = changed(query=f"before{mark}after")
+    assert write_rows(tmp_path / "marks.jsonl", [row, ROW]) == 2
+    rows = list(read_rows(tmp_path / "marks.jsonl"))
+    assert [(number, r["query"]) for number, r in rows] == [
+        (1, f"before{mark}after"),
+        (2, "apples"),
+    ]
+    (tmp_path / "plain.txt").write_text(f"a{mark}b\nc", newline="")
+    with open_text(tmp_path / "plain.txt") as stream:
+        assert list(stream) == [f"a{mark}b\n", "c"]
+
+
+def test_empty_and_blank_files_hold_no_rows(tmp_path: Path) -> None:
+    for content in (b"", b"\n\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"):
+        (tmp_path / "empty.jsonl").write_bytes(content)
+        assert list(read_rows(tmp_path / "empty.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    ("score", "read"), [("1", 1.0), ("-2.5", -2.5), ("0", 0.0), ("1e-320", 1e-320), ("null", None)]
+)
+def test_scores(tmp_path: Path, score: str, read: float | None) -> None:
+    line = json.dumps(with_passage(score="@")).replace('"@"', score)
+    ((_, row),) = read_rows(written(tmp_path / "scores.jsonl", line.encode()))
+    passage = row["positive_passages"][1]
+    assert passage.get("score") == read
+    assert read is None or type(passage["score"]) is float
+
+
+@pytest.mark.parametrize("score", ["true", '"1"', "[1]", "{}", "1e999", "-1e999", "1" + "0" * 400])
+def test_bad_scores(tmp_path: Path, score: str) -> None:
+    line = json.dumps(with_passage(score="@")).replace('"@"', score)
+    path = written(tmp_path / "scores.jsonl", b"", line.encode())
+    message = r"scores\.jsonl:2: in `positive_passages\[1\]`: `score` must be a finite number, is "
+    with pytest.raises(DataError, match=message):
+        list(read_rows(path))
+
+
+def test_what_may_be_left_out() -> None:
+    bare = {"query_id": "q", "query": "x", "positive_passages": [{"text": "y"}]}
+    expected = {
+        "query_id": "q",
+        "query": "x",
+        "positive_passages": [{"docid": "", "title": "", "text": "y"}],
+        "negative_passages": [],
+    }
+    assert check_row(bare, "here") == expected
+    nulls = {"docid": None, "title": None, "text": "y", "score": None}
+    filled = {**bare, "positive_passages": [nulls], "negative_passages": None, "language": "de"}
+    assert check_row(filled, "here") == expected
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_equal_rows_give_equal_bytes(tmp_path: Path, name: str) -> None:
+    paths = [tmp_path / folder / name for folder in ("a", "b")] + [tmp_path / f"other-{name}"]
+    assert [write_rows(path, iter([ROW, changed(query="äpfel")])) for path in paths] == [2, 2, 2]
+    first, *others = (path.read_bytes() for path in paths)
+    assert others == [first, first]
+    plain = gzip.decompress(first) if name.endswith(".gz") else first
+    assert plain == GOOD + b"\n" + GOOD.replace(b'"apples"', '"äpfel"'.encode()) + b"\n"
+
+
+def test_gzip_header_holds_neither_time_nor_name(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl.gz", [ROW])
+    header = (tmp_path / "rows.jsonl.gz").read_bytes()[:10]
+    assert header[3] == 0  # no flag, so no file name
+    assert header[4:8] == bytes(4)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_file_is_complete_or_not_there(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+
+    def failing() -> Iterator[dict[str, Any]]:
+        for _ in range(1000):
+            yield ROW
+        assert path.exists() == (before is not None)
+        raise KeyboardInterrupt
+
+    before = None
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, failing())
+    assert not path.exists()
+    write_rows(path, [ROW])
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, failing())
+    with path.open("rb") as reader:
+        write_rows(path, [])
+        assert reader.read() == before
+    assert list(read_rows(path)) == []
+
+
+texts = st.text(min_size=1).filter(str.strip)
+passages = st.lists(
+    st.fixed_dictionaries(
+        {"docid": st.text(), "title": st.text(), "text": texts},
+        optional={"score": st.floats(allow_nan=False, allow_infinity=False)},
+    ),
+    min_size=1,
+    max_size=3,
+)
+rows_of_any_text = st.lists(
+    st.fixed_dictionaries(
+        {
+            "query_id": texts,
+            "query": texts,
+            "positive_passages": passages,
+            "negative_passages": st.one_of(st.just([]), passages),
+        }
+    ),
+    max_size=4,
+)
+
+
+@given(rows_of_any_text, st.sampled_from(["any.jsonl", "any.jsonl.gz"]))
+@settings(max_examples=60, deadline=None)
+def test_any_rows_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], name: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    assert write_rows(path, rows) == len(rows)
+    assert list(read_rows(path)) == list(enumerate(rows, start=1))

@@ -1,0 +1,152 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
+from tdro_lightning.errors import DataError
+
+LAST = {"nq": 0.5, "agnews": 0.3, "AllNLI": 0.2}
+MEAN = {"nq": 0.4, "agnews": 0.3, "AllNLI": 0.3}
+EMA = {"nq": 0.45, "agnews": 0.3, "AllNLI": 0.25}
+SIZE = {"nq": 100, "agnews": 700, "AllNLI": 200}
+RELEASED = {
+    "domain_ids": {"nq": 0, "agnews": 1, "AllNLI": 2},
+    "domain_weights": LAST,
+    "size": SIZE,
+    "epoch": {"nq": 5.0, "agnews": 0.3 / 0.7, "AllNLI": 1.0},
+}
+
+
+def saved(folder: Path, value: Any) -> Path:
+    path = folder / "weights.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    content = WeightsFile(LAST, SIZE, MEAN, EMA, {"reference": "runs/reference", "step": 1000})
+    write_weights(tmp_path / "weights.json", content)
+    read = read_weights(tmp_path / "weights.json")
+    assert read == content
+    assert [read.weights(kind) for kind in ("last", "mean", "ema")] == [LAST, MEAN, EMA]
+    assert list(read.last) == ["nq", "agnews", "AllNLI"]
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30))
+@settings(deadline=None)
+def test_weights_come_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, shares: list[float]
+) -> None:
+    last = {f"domain {i}": share / sum(shares) for i, share in enumerate(shares)}
+    size = dict.fromkeys(last, 3)
+    path = tmp_path_factory.getbasetemp() / "weights.json"
+    write_weights(path, WeightsFile(last, size))
+    assert read_weights(path) == WeightsFile(last, size)
+
+
+def test_released_keys(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.json", WeightsFile(LAST, SIZE))
+    value = json.loads((tmp_path / "weights.json").read_text())
+    assert list(value) == ["domain_ids", "domain_weights", "size", "epoch"]
+    assert value["epoch"] == pytest.approx(RELEASED["epoch"], rel=1e-15)
+    assert {**value, "epoch": None} == {**RELEASED, "epoch": None}
+
+
+def test_own_keys_follow(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.json", WeightsFile(LAST, SIZE, MEAN, EMA, {"step": 7}))
+    value = json.loads((tmp_path / "weights.json").read_text())
+    assert list(value)[4:] == ["mean_weights", "ema_weights", "lineage"]
+    assert (value["mean_weights"], value["ema_weights"]) == (MEAN, EMA)
+    assert value["lineage"] == {"step": 7}
+
+
+def test_released_file_has_no_mean_and_no_ema(tmp_path: Path) -> None:
+    read = read_weights(saved(tmp_path, RELEASED))
+    assert read == WeightsFile(LAST, SIZE)
+    assert read.weights("last") == LAST
+    for kind in ("mean", "ema"):
+        message = f"the weights file holds no {kind} weights; use transfer.kind=last"
+        with pytest.raises(DataError, match=message):
+            read.weights(kind)
+
+
+def test_whole_numbers_and_zeros_are_weights(tmp_path: Path) -> None:
+    read = read_weights(saved(tmp_path, {"domain_weights": {"a": 1, "b": 0}}))
+    assert read == WeightsFile({"a": 1.0, "b": 0.0}, {})
+    assert {type(weight) for weight in read.last.values()} == {float}
+
+
+@pytest.mark.parametrize("value", [[], ["nq"], 1, None, {}, {"nq": 1.0}, {"weights": LAST}])
+def test_not_a_weights_file(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError, match=r"weights\.json: not a domain-weights file; it has no key"):
+        read_weights(saved(tmp_path, value))
+
+
+@pytest.mark.parametrize("key", ["domain_weights", "mean_weights", "ema_weights"])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"nq": 0.5, "agnews": 0.3, "AllNLI": 0.1}, "must sum to 1, sums to 0.9"),
+        ({"nq": 0.5, "agnews": 0.3, "AllNLI": 0.2002}, "must sum to 1, sums to 1.0002"),
+        ({"nq": 0.0}, "must sum to 1, sums to 0"),
+        ([0.5, 0.3, 0.2], "must map domain to weight, is [0.5, 0.3, 0.2]"),
+        ({}, "must map domain to weight, is {}"),
+        (None, "must map domain to weight, is None"),
+    ],
+)
+def test_bad_weights(tmp_path: Path, key: str, weights: Any, message: str) -> None:
+    path = saved(tmp_path, {**RELEASED, key: weights})
+    with pytest.raises(DataError, match=re.escape(f"{path}: `{key}` {message}")):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("key", ["domain_weights", "mean_weights", "ema_weights"])
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [
+        (-0.1, "-0.1"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        ("0.3", "'0.3'"),
+        (True, "True"),
+        (None, "None"),
+        ([0.3], "[0.3]"),
+    ],
+)
+def test_bad_weight(tmp_path: Path, key: str, weight: Any, shown: str) -> None:
+    path = saved(tmp_path, {**RELEASED, key: {"nq": 0.5, "agnews": weight, "AllNLI": 0.2}})
+    message = f"{path}: `{key}.agnews` must be a weight of 0 or more, is {shown}"
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_weights(path)
+
+
+def test_rounded_weights_are_accepted(tmp_path: Path) -> None:
+    last = {"nq": 0.5, "agnews": 0.3, "AllNLI": 0.20005}
+    assert read_weights(saved(tmp_path, {"domain_weights": last})).last == last
+
+
+@pytest.mark.parametrize("key", ["mean_weights", "ema_weights"])
+def test_kinds_of_other_domains(tmp_path: Path, key: str) -> None:
+    path = saved(tmp_path, {**RELEASED, key: {"nq": 0.5, "other": 0.5}})
+    message = f"{path}: `{key}` names other domains than `domain_weights`"
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_weights(path)
+
+
+def test_sizes_in_a_list(tmp_path: Path) -> None:
+    path = saved(tmp_path, {**RELEASED, "size": [100, 700, 200]})
+    with pytest.raises(DataError, match="`size` must map domain to rows, is list"):
+        read_weights(path)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"weights\.json: no such file"):
+        read_weights(tmp_path / "weights.json")
+    (tmp_path / "weights.json").write_text(json.dumps(RELEASED)[:-5])
+    with pytest.raises(DataError, match=r"weights\.json: not valid JSON"):
+        read_weights(tmp_path / "weights.json")

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,10 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from tdro_lightning.config import checked, package_folder
-from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.config import checked, package_folder, unknown_key
+from tdro_lightning.errors import InputError
 
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
@@ -40,7 +40,7 @@ def experiments() -> dict[str, str]:
     }
 
 
-def run(composed: DictConfig) -> None:
+def run(composed: DictConfig, command: str) -> None:
     """Check the composed configuration and run its stage."""
     from tdro_lightning.stages import run_stage
 
@@ -48,7 +48,7 @@ def run(composed: DictConfig) -> None:
     if job.mode == RunMode.MULTIRUN:
         with open_dict(composed):
             composed.run_dir = job.runtime.output_dir
-    run_stage(checked(composed), "python -m tdro_lightning " + shlex.join(sys.argv[1:]))
+    run_stage(checked(composed), command)
 
 
 def main() -> None:
@@ -57,21 +57,41 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print(USAGE + "\n" + _listing())
         return
-    if not any(argument.startswith(("+experiment=", "--")) for argument in arguments):
+    if not any(argument.startswith("+experiment=") for argument in arguments):
         print(USAGE + "\n" + _listing(), file=sys.stderr)
         sys.exit(2)
-    sys.argv[1:] = arguments
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
-    OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
-    start = hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     try:
-        start(run)()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_explained(error, arguments)}", file=sys.stderr)
-        sys.exit(2)
+        wrong = _start(arguments)
+    except HydraException as error:
+        wrong = [_explained(error, arguments)]
     except KeyboardInterrupt:
         print("interrupted; the same command continues a chain where it was", file=sys.stderr)
         sys.exit(130)
+    for message in wrong:
+        print(f"error: {message}", file=sys.stderr)
+    if wrong:
+        sys.exit(2)
+
+
+def _start(arguments: list[str]) -> list[str]:
+    """Let Hydra compose and run every job; messages of the jobs that were given wrong input.
+
+    A job of a sweep that is refused does not stop the others.
+    """
+    command = "python -m tdro_lightning " + shlex.join(arguments)
+    wrong: list[str] = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run(composed, command)
+        except (InputError, HydraException) as error:
+            wrong.append(str(error))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
+    OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
+    sys.argv[1:] = arguments
+    hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
+    return wrong
 
 
 def _with_plus(argument: str) -> str:
@@ -85,17 +105,15 @@ def _listing() -> str:
     return "experiments:\n" + "\n".join(f"  {n:{width}}  {line}" for n, line in known.items())
 
 
-def _explained(error: Exception, arguments: list[str]) -> str:
-    """One message, with the nearest experiment where its name was not found."""
-    message = str(error).strip()
-    named = [a.partition("=")[2] for a in arguments if a.startswith("+experiment=")]
-    if isinstance(error, HydraException) and named and named[0] not in experiments():
-        near = difflib.get_close_matches(named[0], experiments(), n=1)
+def _explained(error: HydraException, arguments: list[str]) -> str:
+    """Hydra's first line, or the nearest name where an experiment or a key was misspelt."""
+    named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
+    if f"experiment/{named}" in str(error) and named not in experiments():
+        near = difflib.get_close_matches(named, experiments(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"no experiment {named[0]}{hint}\n\n{_listing()}"
-    if isinstance(error, HydraException) and not isinstance(error, ConfigError):
-        return message.splitlines()[0]
-    return message
+        return f"no experiment {named}{hint}\n\n{_listing()}"
+    key = re.match(r"Could not override '([\w.]+)'", str(error))
+    return unknown_key(key[1]) if key else str(error).strip().splitlines()[0]
 
 
 if __name__ == "__main__":

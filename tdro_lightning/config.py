@@ -6,9 +6,9 @@ below the stages ever sees a configuration object.
 
 import difflib
 import importlib.util
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -201,19 +201,14 @@ class ReportConfig:
 
 
 @dataclass
-class ChainStepConfig:
-    """One experiment of a chain."""
-
-    experiment: str = MISSING
-    overrides: list[str] = field(default_factory=list)
-
-
-@dataclass
 class ChainConfig:
-    """Experiments run one after the other, each in a folder below the chain's."""
+    """Experiments run one after the other, each in a folder below the chain's.
+
+    A step is an experiment's name and its own overrides; `overrides` hold for every step.
+    """
 
     overrides: list[str] = field(default_factory=list)
-    steps: dict[str, ChainStepConfig] = MISSING
+    steps: dict[str, list[str]] = MISSING
 
 
 @dataclass
@@ -290,7 +285,7 @@ def checked(composed: DictConfig) -> Config:
         cause = error.__cause__ or error
         raise ConfigError(f"{error.full_key}: {str(cause).splitlines()[0]}") from None
     except ConfigKeyError as error:
-        raise ConfigError(_unknown_key(str(error.full_key), schema)) from None
+        raise ConfigError(unknown_key(str(error.full_key))) from None
     except (ValidationError, MissingMandatoryValue) as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     except OmegaConfBaseException as error:
@@ -360,14 +355,25 @@ def _value(config: Config, key: str) -> Any:
     return value
 
 
-def _unknown_key(key: str, schema: DictConfig) -> str:
+def unknown_key(key: str) -> str:
+    """The message for a key that no dataclass here has, with the nearest one that exists."""
     *parents, last = key.split(".")
-    node = OmegaConf.select(schema, ".".join(parents)) if parents else schema
-    known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-    known = known or [f.name for f in fields(Config)]
+    sections: list[Any] = [Config]
+    for part in parents:
+        kinds = [hint for s in sections for hint in _kinds(s, part)]
+        sections = [kind for kind in kinds if is_dataclass(kind)]
+    known = sorted({f.name for s in sections for f in fields(s)})
     near = difflib.get_close_matches(last, known, n=1)
     hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
-    return f"unknown key {key}{hint} Known here: {', '.join(known)}"
+    return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
+
+
+def _kinds(section: Any, key: str) -> list[Any]:
+    """The classes a key of a section may hold."""
+    if section is Config and key == "module":
+        return list(MODULES.values())
+    hint = get_type_hints(section).get(key)
+    return [hint, *get_args(hint)]
 
 
 def package_folder(package: str, folder: str) -> str:

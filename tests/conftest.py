@@ -3,10 +3,12 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import transformers
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
 transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)  # the models are so small that a second thread costs more than it gives
 
 
 @pytest.fixture(autouse=True, scope="session")

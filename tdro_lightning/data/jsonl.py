@@ -8,35 +8,35 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.errors import DataError
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a plain or gzipped UTF-8 text file for reading; only `\\n` ends a line.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="\n")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, JSON object) for each line that is not blank.
 
     Raises:
-        DataError: a line is not a JSON object, is not UTF-8, or the gzip stream is cut short.
+        DataError: a line is not a JSON object, or as in `read_lines`.
+    """
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, _object(line, f"{path}:{number}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a plain or gzipped UTF-8 file; only `\\n` ends a line.
+
+    Raises:
+        DataError: there is no such file, it is not UTF-8, or the gzip stream is damaged.
     """
     number = 0
     try:
         with _open_bytes(path) as stream:
             for number, line in enumerate(stream, start=1):
                 # Decoded line by line, since a text stream decodes ahead and loses the line number.
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, _object(text, f"{path}:{number}")
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

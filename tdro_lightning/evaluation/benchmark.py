@@ -1,12 +1,11 @@
 """Evaluation sets in BEIR's layout: a corpus, queries, and graded judgements."""
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.example import Passage, passage_text
-from tdro_lightning.data.jsonl import open_text, read_objects
+from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
 
 HEADER = "query-id\tcorpus-id\tscore"
@@ -127,8 +126,8 @@ def _qrels(
     path: Path, queries: dict[str, str], documents: dict[str, str]
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
-        place = f"{path}:{number}"
+    for number, ended in read_lines(path):
+        line, place = ended.rstrip("\r\n"), f"{path}:{number}"
         if number == 1:
             if line != HEADER:
                 raise DataError(f"{place}: the header must be {HEADER!r}, is {line!r}")
@@ -153,16 +152,6 @@ def _qrels(
     if not qrels:
         raise DataError(f"{path}: no judgements in it")
     return qrels
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        with open_text(path) as stream:
-            return [(number, line.rstrip("\r\n")) for number, line in enumerate(stream, start=1)]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason})") from None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged gzip file ({error})") from None
 
 
 def _new_id(value: dict[str, Any], known: dict[str, str], place: str) -> str:

@@ -84,7 +84,8 @@ class Encoder(nn.Module):
         Returns:
             [R, D] in float32, or float64 for a float64 backbone.
         """
-        if not bool(mask[:, 0].all()):  # positions count from the left, so the text must start there
+        if not bool(mask[:, 0].all()):
+            # Positions are counted from the left, so each text must start there.
             tokens_first = mask.long().argsort(dim=1, descending=True, stable=True)
             ids, mask = ids.gather(1, tokens_first), mask.gather(1, tokens_first)
         # In a causal model nothing looks at padding on the right; without a mask the fast attention
@@ -164,7 +165,9 @@ def load_encoder(
         ConfigError: no such model, weights missing from it, or a tokenizer without EOS.
     """
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in CONFIGS):
-        raise ConfigError(f"model.path={path}: not a model folder, it has no {' or '.join(CONFIGS)}")
+        raise ConfigError(
+            f"model.path={path}: not a model folder, it has no {' or '.join(CONFIGS)}"
+        )
     described = Path(path) / DESCRIPTION
     if described.is_file():
         description = read_json(described)

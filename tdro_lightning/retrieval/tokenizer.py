@@ -43,7 +43,11 @@ class TextTokenizer:
     @classmethod
     def load(cls, path: str, pooling: Pooling) -> "TextTokenizer":
         """Load the tokenizer of a model folder or hub name."""
-        return cls(AutoTokenizer.from_pretrained(path, trust_remote_code=False), pooling)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except ValueError:  # how some families report that there are no files to read
+            raise ConfigError(f"model.path={path}: needs a tokenizer.json") from None
+        return cls(tokenizer, pooling)
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:
         """Token ids of each text, at most `max_tokens` each, special tokens included.
@@ -88,9 +92,11 @@ def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     if with_special[-1] == tokenizer.eos_token_id:
         return
     bare = tokenizer(["a"], add_special_tokens=False).input_ids[0]
-    prefix = tokenizer.convert_ids_to_tokens(with_special[: len(with_special) - len(bare)])
-    special = {*prefix, tokenizer.eos_token}
+    start = with_special.index(bare[0])
+    prefix = tokenizer.convert_ids_to_tokens(with_special[:start])
+    suffix = tokenizer.convert_ids_to_tokens(with_special[start + len(bare) :])
+    special = {*prefix, *suffix, tokenizer.eos_token}
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=[*prefix, "$A", tokenizer.eos_token],
+        single=[*prefix, "$A", *suffix, tokenizer.eos_token],
         special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in special],
     )

@@ -14,11 +14,11 @@ def run(config: Config) -> None:
     """Run each step in a folder of its name below the chain's."""
     assert config.chain is not None
     steps = config.chain.steps
-    for number, (name, step) in enumerate(steps.items(), start=1):
+    for number, (name, (experiment, *own)) in enumerate(steps.items(), start=1):
         overrides = [
-            f"+experiment={step.experiment}",
+            f"+experiment={experiment}",
             *config.chain.overrides,
-            *step.overrides,
+            *own,
             *_command_line(),
             f"name={config.name}/{name}",
             f"run_dir={config.run_dir}/{name}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from tdro_lightning.callbacks.history import History
@@ -68,7 +68,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         _optimisation(config),
         settings.chunk_rows,
     )
-    _trainer(config).fit(module, data)
+    _train(config, module, data)
     _write_weights(config, settings, domains, weights)
 
 
@@ -86,7 +86,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     _write_usage(config, data, mixture.probability)
     loss_scale = [mixture.loss_scale[name] for name in names]
     module = FinetuneModule(encoder, names, loss_scale, settings.temperature, _optimisation(config))
-    _trainer(config).fit(module, data)
+    _train(config, module, data)
     encoder.save(Path(config.run_dir) / "encoder")
     if sets:
         evaluate_and_print({mixture_label(config): dense(encoder)}, sets, Path(config.run_dir))
@@ -145,8 +145,13 @@ def _optimisation(config: Config) -> Optimisation:
     return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
 
 
-def _trainer(config: Config) -> Trainer:
-    return Trainer(
+def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -> None:
+    """Run the Trainer to the configured step.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
+    """
+    trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
         devices=config.trainer.devices,
@@ -160,6 +165,12 @@ def _trainer(config: Config) -> Trainer:
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
+    try:
+        trainer.fit(module, data)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _loggers(config: Config) -> list[Logger]:

@@ -24,7 +24,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "fit": _fitted,
         "evaluate": _evaluated,
         "report": _reported,
-        "chain": lambda config: {},
+        "chain": _nothing,
     }[config.stage](config)
     return {label: _described(label, path) for label, path in paths.items()}
 
@@ -32,6 +32,10 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
 def _described(label: str, path: str) -> dict[str, str | None]:
     is_hub_name = label.startswith(("model", "encoder")) and not Path(path).exists()
     return {"path": path, "sha256": None if is_hub_name else fingerprint(Path(path))}
+
+
+def _nothing(config: Config) -> dict[str, str]:
+    return {}
 
 
 def _domains(config: Config) -> dict[str, str]:

@@ -76,14 +76,22 @@ def is_finished(config: Config) -> bool:
         unchanged
         and record["status"] == "finished"
         and record["versions"]["tdro-lightning"] == __version__
-        and _numbers(record["config"]) == _numbers(asdict(config))
+        and _relevant(record["config"]) == _relevant(asdict(config))
         and all((folder / name).exists() for name in record["outputs"])
     )
 
 
-def _numbers(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what changes no result."""
-    return {key: value for key, value in config.items() if key not in ("logger", "description")}
+def _relevant(config: dict[str, Any]) -> dict[str, Any]:
+    """The sections of the configuration that the stage's results depend on."""
+    sections = {
+        "harvest": ("harvest",),
+        "mine": ("mine",),
+        "init_model": ("domains", "model"),
+        "evaluate": ("evaluate", "benchmark", "model", "data"),
+        "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
+        + ("benchmark",),
+    }[config["stage"]]
+    return {key: config[key] for key in ("stage", "seed", *sections)}
 
 
 def git_commit() -> str | None:

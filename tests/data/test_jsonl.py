@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdro_lightning.data.jsonl import check_row, open_text, read_objects, read_rows, write_rows
+from tdro_lightning.data.jsonl import check_row, read_lines, read_objects, read_rows, write_rows
 from tdro_lightning.errors import DataError
 
 POSITIVE = {"docid": "d1", "title": "Apples", "text": "Apples grow on trees."}
@@ -191,9 +191,9 @@ def test_plain_text_named_gz(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
 def test_missing_file(tmp_path: Path, name: str) -> None:
-    for read in (open_text, lambda path: list(read_rows(path))):
+    for read in (read_lines, read_rows):
         with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: no such file$"):
-            read(tmp_path / name)
+            list(read(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["folder.jsonl", "folder.jsonl.gz"])
@@ -210,8 +210,7 @@ def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
         (1, "apples"),
         (3, "apples"),
     ]
-    with open_text(path) as stream:
-        assert stream.readline().startswith('{"query_id"')
+    assert next(read_lines(path))[1].startswith('{"query_id"')
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\r"])
@@ -224,8 +223,7 @@ def test_only_newline_ends_a_line(tmp_path: Path, mark: str) -> None:
         (2, "apples"),
     ]
     (tmp_path / "plain.txt").write_text(f"a{mark}b\nc", newline="")
-    with open_text(tmp_path / "plain.txt") as stream:
-        assert list(stream) == [f"a{mark}b\n", "c"]
+    assert list(read_lines(tmp_path / "plain.txt")) == [(1, f"a{mark}b\n"), (2, "c")]
 
 
 def test_empty_and_blank_files_hold_no_rows(tmp_path: Path) -> None:

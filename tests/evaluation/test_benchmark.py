@@ -132,5 +132,5 @@ def test_damaged_qrels(tmp_path: Path) -> None:
         load_set("tiny", tmp_path)
     (tmp_path / "qrels/test.tsv.gz").unlink()
     path.write_bytes(b"query-id\tcorpus-id\tscore\n\xff\n")
-    with pytest.raises(DataError, match=r"test\.tsv: not UTF-8"):
+    with pytest.raises(DataError, match=r"test\.tsv:2: not UTF-8"):
         load_set("tiny", tmp_path)

@@ -1,0 +1,34 @@
+"""The command line in this process: `python -m tdro_lightning ...` without its start-up time."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from tdro_lightning.__main__ import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> Ended:
+    """Run a command in a folder."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["tdro_lightning", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    captured = capfd.readouterr()
+    return Ended(code, captured.out, captured.err)

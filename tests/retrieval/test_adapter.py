@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoModel
+
+from tdro_lightning.retrieval.adapter import Lora, attach_lora
+
+
+def test_paper_sizes() -> None:
+    assert Lora() == Lora(r=8, alpha=32, dropout=0.1)
+
+
+def test_every_linear_layer_and_nothing_else_trains(folders: dict[str, Path], family: str) -> None:
+    backbone = AutoModel.from_pretrained(folders[family])
+    linear = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.Linear)}
+    expected = sum(4 * (m.in_features + m.out_features) for m in linear.values())
+    adapted = attach_lora(backbone, Lora(r=4, alpha=16, dropout=0.2))
+    layers = {
+        name.removeprefix("base_model.model."): m
+        for name, m in adapted.named_modules()
+        if isinstance(m, LoraLayer)
+    }
+    assert layers.keys() == linear.keys()
+    for layer in layers.values():
+        assert layer.scaling == {"default": 16 / 4}
+        assert layer.lora_dropout["default"].p == 0.2
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert all("lora_A" in name or "lora_B" in name for name in trained)
+    assert sum(p.numel() for p in trained.values()) == expected
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_step_moves_only_it(folders: dict[str, Path]) -> None:
+    ids = torch.tensor([[5, 9, 30, 7]])
+    plain = AutoModel.from_pretrained(folders["qwen2"])
+    before = plain(ids).last_hidden_state.detach()
+    frozen = {name: weight.clone() for name, weight in plain.state_dict().items()}
+    adapted = attach_lora(plain, Lora(r=2, alpha=4, dropout=0.0))
+    torch.testing.assert_close(adapted(ids).last_hidden_state, before, rtol=0, atol=1e-6)
+    optimiser = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
+    adapted(ids).last_hidden_state[0, 0].sum().backward()
+    optimiser.step()
+    assert (adapted(ids).last_hidden_state - before).abs().max() > 1e-3
+    adapted.unload()
+    for name, weight in adapted.base_model.model.state_dict().items():
+        assert torch.equal(weight, frozen[name]), name

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+
+SEQUENCES = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+@given(SEQUENCES, st.data())
+def test_padded_rows_are_the_sequences(sequences: list[list[int]], data: st.DataObject) -> None:
+    tokens = Tokens.of(sequences)
+    assert len(tokens) == len(sequences)
+    row = st.integers(0, len(sequences) - 1)
+    rows = data.draw(st.lists(row, min_size=1, max_size=15))
+    ids, mask = tokens.padded(torch.tensor(rows))
+    longest = max(len(sequences[r]) for r in rows)
+    assert ids.tolist() == [sequences[r] + [0] * (longest - len(sequences[r])) for r in rows]
+    assert mask.tolist() == [
+        [True] * len(sequences[r]) + [False] * (longest - len(sequences[r])) for r in rows
+    ]
+    assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
+
+
+@given(SEQUENCES, st.integers(-14, 14), st.integers(-14, 14))
+def test_slices_like_a_list(sequences: list[list[int]], start: int, stop: int) -> None:
+    part, expected = Tokens.of(sequences)[start:stop], sequences[start:stop]
+    assert part.lengths.tolist() == [len(s) for s in expected]
+    assert part.ids.tolist() == [token for s in expected for token in s]
+
+
+def test_slices_with_a_step_are_refused() -> None:
+    with pytest.raises(AssertionError, match="consecutive"):
+        Tokens.of([[1], [2], [3]])[::2]
+
+
+def test_no_sequences_keep_the_dtypes() -> None:
+    tokens = Tokens.of([])
+    assert len(tokens) == 0
+    assert (tokens.ids.dtype, tokens.lengths.dtype) == (torch.int64, torch.int64)
+
+
+def test_on_another_device() -> None:
+    moved = Tokens.of([[5, 6], [7]]).to("meta")
+    assert (moved.ids.device.type, moved.lengths.device.type) == ("meta", "meta")
+    assert (moved.ids.shape, moved.lengths.shape) == ((3,), (2,))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200))
+def test_chunks_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    chunks = [chunk.tolist() for chunk in length_chunks(torch.tensor(lengths), budget)]
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
+    sizes = [len(chunk) * max(lengths[row] for row in chunk) for chunk in chunks]
+    assert all(size <= budget or len(chunk) == 1 for size, chunk in zip(sizes, chunks, strict=True))
+    in_order = [lengths[row] for chunk in chunks for row in chunk]
+    assert in_order == sorted(lengths, reverse=True)
+    # No chunk could have taken the next row too.
+    for chunk in chunks[:-1]:
+        assert (len(chunk) + 1) * lengths[chunk[0]] > budget
+
+
+def test_chunks_by_hand() -> None:
+    chunks = length_chunks(torch.tensor([2, 9, 2, 4, 4, 2]), 8)
+    assert [chunk.tolist() for chunk in chunks] == [[1], [3, 4], [0, 2, 5]]

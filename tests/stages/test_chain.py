@@ -1,0 +1,169 @@
+"""The demo's chain as a user runs it, on this Python's documentation, with a much smaller model."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import run
+
+SMALL = (
+    "+experiment=demo",
+    "chain.steps.harvest=[demo/harvest,'harvest.max_rows=300']",
+    "model.tiny.vocabulary=600",
+    "model.tiny.width=16",
+    "model.tiny.layers=1",
+    "trainer.steps=4",
+    "data.batch_size=12",
+    "logger.wandb=disabled",
+    "~benchmark.sets.name_doc",
+    "~benchmark.sets.comment_code",
+    "~benchmark.sets.summary_code",
+)
+STEPS = ["harvest", "mine", "model", "baselines", "reference", "tdro", "top70", "reweighted"]
+
+
+def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """The chain in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tdro_lightning", *SMALL, *overrides],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """A chain that got SIGINT while its reference trained: folder, exit code, output."""
+    folder = tmp_path_factory.mktemp("chain")
+    process = started(folder, "trainer.steps=2000")
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if "reference: step" in line:
+            process.send_signal(signal.SIGINT)
+    return folder, process.wait(timeout=60), printed
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: tuple[Path, int, str]) -> tuple[Path, str]:
+    """The same chain, run again to its end: folder and output."""
+    folder = interrupted[0]
+    process = started(folder)
+    printed = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, printed
+    return folder, printed
+
+
+@pytest.fixture
+def chain(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished chain that a test may damage."""
+    return Path(shutil.copytree(finished[0], tmp_path / "chain"))
+
+
+def skipped(printed: str) -> list[str]:
+    return re.findall(r"\] (\w+): finished before", printed)
+
+
+def table(printed: str) -> str:
+    return printed[printed.index("nDCG@10 ×") : printed.index("Report:")]
+
+
+def test_sigint_ends_with_130_and_says_how_to_go_on(interrupted) -> None:
+    folder, code, printed = interrupted
+    assert code == 130, printed
+    assert "the same command continues" in printed
+    assert "Traceback" not in printed
+    record = json.loads((folder / "runs/demo/reference/run.json").read_text())
+    assert record["status"] == "interrupted"
+
+
+def test_the_next_run_continues_at_the_first_unfinished_step(finished) -> None:
+    assert skipped(finished[1]) == ["harvest", "mine", "model", "baselines"]
+
+
+def test_every_retriever_is_in_the_table(finished) -> None:
+    rows = {line.split("  ")[0].strip() for line in table(finished[1]).splitlines()}
+    assert {"bm25", "untrained", "uniform", "top 70", "reweighted"} <= rows
+
+
+def test_each_step_left_its_record(finished) -> None:
+    demo = finished[0] / "runs" / "demo"
+    for step in STEPS:
+        record = json.loads((demo / step / "run.json").read_text())
+        assert record["status"] == "finished", step
+        assert record["name"] == f"demo/{step}"
+        assert record["config"]["seed"] == 42
+        assert record["versions"]["torch"]
+        assert record["seconds"] > 0
+    weights = json.loads((demo / "tdro" / "weights.json").read_text())
+    assert sum(weights["domain_weights"].values()) == pytest.approx(1, abs=1e-9)
+    assert set(weights["mean_weights"]) == set(weights["ema_weights"]) == set(weights["size"])
+    lineage = json.loads((demo / "top70" / "run.json").read_text())["inputs"]
+    assert lineage["weights"]["path"] == "runs/demo/tdro/weights.json"
+    usage = json.loads((demo / "top70" / "data_usage.json").read_text())
+    assert sum(entry["probability"] > 0 for entry in usage.values()) == 6  # floor(9 * 0.7)
+    assert (demo / "report" / "report.html").is_file()
+
+
+def test_a_second_run_skips_everything_and_prints_the_same_table(chain, finished, capfd) -> None:
+    ended = run(capfd, chain, *SMALL)
+    assert ended.code == 0, ended.err
+    assert skipped(ended.out) == STEPS
+    assert table(ended.out) == table(finished[1])
+
+
+def test_a_changed_setting_runs_what_depends_on_it(chain, capfd) -> None:
+    ended = run(capfd, chain, *SMALL, "chain.steps.tdro=[demo/tdro,'module.weights_lr=0.3']")
+    assert ended.code == 0, ended.err
+    assert skipped(ended.out) == ["harvest", "mine", "model", "baselines", "reference"]
+
+
+def test_a_lost_output_is_made_again(chain, capfd) -> None:
+    (chain / "runs/demo/tdro/weights.json").unlink()
+    ended = run(capfd, chain, *SMALL)
+    assert ended.code == 0, ended.err
+    # The weights come out the same, so what was trained with them is still valid.
+    assert skipped(ended.out) == [step for step in STEPS if step != "tdro"]
+
+
+def test_a_changed_input_is_noticed(chain, capfd) -> None:
+    path = chain / "runs/demo/tdro/weights.json"
+    content = json.loads(path.read_text())
+    names = list(content["domain_weights"])
+    content["domain_weights"] = {name: (i + 1) / 45 for i, name in enumerate(names)}
+    path.write_text(json.dumps(content))
+    ended = run(capfd, chain, *SMALL)
+    assert ended.code == 0, ended.err
+    assert skipped(ended.out)[-1] == "tdro"
+
+
+def test_a_sweep_over_the_top_share_ends_in_one_table(chain, capfd) -> None:
+    ended = run(
+        capfd, chain, "-m", "+experiment=demo/finetune_top", "transfer.share=50,60,70,80",
+        "hydra.sweep.dir=runs/sweep/share", *SMALL[2:],
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    ended = run(capfd, chain, "+experiment=report", "report.runs=[runs/demo,runs/sweep]")
+    assert ended.code == 0, ended.err
+    rows = [line.split("  ")[0].strip() for line in table(ended.out).splitlines()]
+    # top 70 was trained by the chain too, with the same seed.
+    for share in (50, 60, 80):
+        assert f"top {share}" in rows
+    assert sum(row.startswith("top 70") for row in rows) == 2
+
+
+def test_bad_input_of_a_step_ends_the_chain(chain, capfd) -> None:
+    ended = run(capfd, chain, *SMALL, "chain.steps.top70=[demo/finetune_top,'transfer.share=1']")
+    assert ended.code == 2
+    assert "transfer.share=1.0 keeps none of the 9 domains" in ended.err

@@ -1,0 +1,77 @@
+"""The rules that keep the project easy to see: layers, sizes, names, packaging."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "tdro_lightning").rglob("*.py"))
+
+
+def test_import_contracts_hold() -> None:
+    """The core knows no framework, and configuration stops at the door."""
+    found = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout
+    assert "0 broken" in found.stdout
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    assert max(lengths.values()) <= 400
+    assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tdro_lightning/modules").glob("[a-z]*.py")))
+def test_modules_are_thin(path: Path) -> None:
+    """At most 150 lines, 10 methods and 8 constructor arguments."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 150
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+            assert len(methods) <= 10
+            constructor = next(n for n in methods if n.name == "__init__")
+            assert len(constructor.args.args) - 1 <= 8
+
+
+def test_names_say_what_a_file_is() -> None:
+    for path in SOURCES:
+        for word in ("util", "helper", "common", "manager", "misc", "_v2"):
+            assert word not in path.stem, path
+
+
+def test_malicious_releases_are_excluded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lightning = next(d for d in project["dependencies"] if d.startswith("lightning"))
+    assert "!=2.6.2" in lightning
+    assert "!=2.6.3" in lightning
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
+    )
+    assert pinned["torch"] == "2.13.0"
+    assert pinned["lightning"] == pinned["pytorch-lightning"] == "2.6.6"
+
+
+def test_the_wheel_holds_configuration_and_templates(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert f"tdro_lightning/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
+    assert "tdro_lightning/report/page.html.j2" in names
+    assert not any(name.startswith(("tests/", "conf/")) for name in names)

@@ -1,0 +1,89 @@
+"""Every shipped experiment and option composes and passes the checks."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from tdro_lightning.__main__ import conf_folder, experiments
+from tdro_lightning.config import Config, checked, package_folder
+from tdro_lightning.errors import ConfigError
+
+CONF = conf_folder()
+REQUIRED = {
+    "tdro_qwen05b": ["module.reference=reference/encoder"],
+    "finetune_top70": ["transfer.weights=weights.json"],
+    "finetune_reweight": ["transfer.weights=weights.json"],
+    "evaluate": ["benchmark=tdro_mini"],
+    "report": ["report.runs=[runs]"],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> Config:
+    GlobalHydra.instance().clear()
+    OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return checked(compose("config", [*overrides, "name=test", "run_dir=run"]))
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_passes_the_checks(name: str) -> None:
+    config = composed(f"+experiment={name}", *REQUIRED.get(name, []))
+    assert config.description
+    assert config.seed == 42
+
+
+@pytest.mark.parametrize("name", sorted(set(REQUIRED) - {"evaluate"}))
+def test_what_only_the_user_knows_must_be_given(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not set; give it|needs transfer\.weights="):
+        composed(f"+experiment={name}")
+
+
+def test_an_evaluation_without_benchmark_is_refused() -> None:
+    with pytest.raises(ConfigError, match="stage=evaluate needs a benchmark"):
+        composed("+experiment=evaluate")
+
+
+@pytest.mark.parametrize("experiment", ["reference_qwen05b", "finetune_uniform"])
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_can_be_fine_tuned(experiment: str, model: str) -> None:
+    config = composed(f"+experiment={experiment}", f"model={model}", "chain_dir=runs/demo")
+    assert config.model.path
+
+
+@pytest.mark.parametrize("domains", options("domains"))
+def test_every_catalogue_can_be_learned_on(domains: str) -> None:
+    config = composed(
+        "+experiment=tdro_qwen05b", f"domains={domains}", "module.reference=r", "chain_dir=c"
+    )
+    assert config.domains.catalogue
+
+
+@pytest.mark.parametrize("benchmark", options("benchmark"))
+def test_every_benchmark_can_be_evaluated(benchmark: str) -> None:
+    config = composed("+experiment=evaluate", f"benchmark={benchmark}", "chain_dir=c")
+    assert config.benchmark is not None
+    assert config.benchmark.sets
+
+
+def test_a_misspelt_key_in_an_experiment_file_is_refused(tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("# @package _global_\nstage: fit\ntrainer: {step: 3}\n")
+    overrides = [f"hydra.searchpath=[file://{tmp_path}]", "+experiment=mine", "name=n", "run_dir=r"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides)
+    with pytest.raises(ConfigError, match=r"key trainer\.step; did you mean trainer\.steps"):
+        checked(config)
+
+
+def test_package_folder_names_the_extra_to_install() -> None:
+    with pytest.raises(ConfigError, match=r"not_installed is not installed.*pretrained"):
+        package_folder("not_installed", "model")

@@ -7,13 +7,11 @@ with nothing left to do starts at once.
 import importlib
 
 from tdro_lightning.config import Config
-from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.record import recorded
 
 
 def run_stage(config: Config, command: str) -> None:
     """Run the configured stage and write `run.json` beside its results."""
-    quiet_libraries()
     stage = importlib.import_module(f"tdro_lightning.stages.{config.stage}")
     with recorded(config, command):
         stage.run(config)

@@ -13,8 +13,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("lightning.pytorch", "lightning.fabric", "faiss"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("faiss").setLevel(logging.WARNING)
     for message in (
         r"Found .* module\(s\) in eval mode",  # the reference; the proxy is put in train mode
         r"The 'train_dataloader' does not have many workers",  # data.workers is the user's choice

@@ -7,11 +7,13 @@ from tdro_lightning.config import BenchmarkConfig, Config
 from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.encoders import configured_encoder
 
 
 def run(config: Config) -> None:
     """Write `metrics.json` and per-query scores."""
+    quiet_libraries()
     assert config.evaluate is not None
     assert config.benchmark is not None
     sets = benchmark_sets(config.benchmark)

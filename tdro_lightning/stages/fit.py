@@ -1,11 +1,13 @@
 """Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+import wandb
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -29,6 +31,7 @@ from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, require_same_tokenizer
 from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
@@ -36,6 +39,8 @@ from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_p
 
 def run(config: Config) -> None:
     """Train, then write the stage's files."""
+    quiet_libraries()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
     if isinstance(config.module, TDROConfig):
         fit_tdro(config, config.module)
@@ -171,19 +176,22 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    finally:
+        if wandb.run is not None:
+            wandb.finish()  # the next run of a chain or sweep must not write into this one
 
 
 def _loggers(config: Config) -> list[Logger]:
     loggers: list[Logger] = [History(Path(config.run_dir))]
     if config.logger.wandb != "disabled":
-        tracker = WandbLogger(
-            name=config.name,
-            save_dir=config.run_dir,
+        run = wandb.init(
             project=config.logger.project,
-            offline=config.logger.wandb == "offline",
+            name=config.name,
+            dir=config.run_dir,
+            mode=config.logger.wandb,  # type: ignore[arg-type]
+            config=asdict(config),
         )
-        tracker.log_hyperparams(asdict(config))
-        loggers.append(tracker)
+        loggers.append(WandbLogger(experiment=run))
     return loggers
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tdro_lightning.config import Config
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import passage_text
+from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 
 TOKENIZER_ROWS = 1000  # rows a domain the tokenizer learns from; each domain counts alike
@@ -15,6 +16,7 @@ def run(config: Config) -> None:
     """Write an ordinary model folder to `model/` in the run folder."""
     from tdro_lightning.retrieval.tiny import build_tiny_model
 
+    quiet_libraries()
     assert config.model.tiny is not None
     sizes = config.model.tiny
     parameters = build_tiny_model(

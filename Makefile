@@ -15,7 +15,8 @@ demo: install
 	$(BIN)/python -m tdro_lightning +experiment=demo
 
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/retrieval/*,tdro_lightning/data/*'
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from tdro_lightning.__main__ import conf_folder, experiments
-from tdro_lightning.config import Config, checked, package_folder
+from tdro_lightning.config import checked, package_folder
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.schema import Config
 
 CONF = conf_folder()
 REQUIRED = {

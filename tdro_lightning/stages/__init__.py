@@ -6,7 +6,7 @@ with nothing left to do starts at once.
 
 import importlib
 
-from tdro_lightning.config import Config
+from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from tdro_lightning.config import Config, checked
+from tdro_lightning.config import checked
+from tdro_lightning.schema import Config
 from tdro_lightning.stages import run_stage
 from tdro_lightning.stages.record import is_finished
 
@@ -32,7 +33,7 @@ def run(config: Config) -> None:
             continue
         print(f"{title}: {composed.description}", flush=True)
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
-        run_stage(composed, f"tdro_lightning {' '.join(overrides)}")
+        run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
 
 
 def _command_line() -> list[str]:

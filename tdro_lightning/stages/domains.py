@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from tdro_lightning.config import Config
 from tdro_lightning.data.domains import Domain, load_domains
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.schema import Config
 
 
 def configured_domains(config: Config) -> list[Domain]:

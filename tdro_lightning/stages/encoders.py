@@ -1,9 +1,9 @@
 """Encoders as the configuration wants them."""
 
-from tdro_lightning.config import Config
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.schema import Config
 
 
 def configured_encoder(config: Config, path: str, *, trained: bool = False) -> Encoder:

@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
-from tdro_lightning.config import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
@@ -31,6 +30,7 @@ from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, require_same_tokenizer

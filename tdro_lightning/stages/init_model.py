@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tdro_lightning.config import Config
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import passage_text
+from tdro_lightning.schema import Config
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 

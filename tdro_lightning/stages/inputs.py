@@ -5,9 +5,9 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
-from tdro_lightning.config import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
+from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning import __version__
-from tdro_lightning.config import Config
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, write_json
+from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
 RECORD = "run.json"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tdro_lightning.config import Config
+from tdro_lightning.schema import Config
 
 
 def run(config: Config) -> None:

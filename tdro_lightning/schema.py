@@ -1,0 +1,227 @@
+"""The configuration's shape: what `conf/` composes is checked against these dataclasses.
+
+Plain data: nothing here knows Hydra, and nothing below the stages ever sees a configuration object.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class LoraConfig:
+    """Sizes of a fresh adapter."""
+
+    r: int = MISSING
+    alpha: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
+class TinyModelConfig:
+    """Sizes of the small model that stage=init_model makes."""
+
+    vocabulary: int = MISSING
+    width: int = MISSING
+    layers: int = MISSING
+    heads: int = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """Which encoder."""
+
+    path: str = MISSING
+    pooling: str = MISSING
+    dtype: str = MISSING
+    attention: str = MISSING
+    lora: LoraConfig | None = None
+    tiny: TinyModelConfig | None = None
+
+
+@dataclass
+class DomainConfig:
+    """One training dataset."""
+
+    file: str = MISSING
+    language: str = MISSING
+    category: str = MISSING
+    size: int | None = None
+    symmetric: bool = MISSING
+    prompts: list[str] = MISSING
+
+
+@dataclass
+class DomainsConfig:
+    """The catalogue of training datasets, in index order."""
+
+    root: str | None = None
+    hub: str | None = None
+    only: list[str] | None = None
+    catalogue: dict[str, DomainConfig] = MISSING
+
+
+@dataclass
+class DataConfig:
+    """What a batch is."""
+
+    batch_size: int = MISSING
+    negatives: int = MISSING
+    query_tokens: int = MISSING
+    passage_tokens: int = MISSING
+    prompt_symmetric_passages: bool = MISSING
+    workers: int = MISSING
+
+
+@dataclass
+class TDROConfig:
+    """The tDRO stage."""
+
+    kind: str = "tdro"
+    reference: str = MISSING
+    temperature: float = MISSING
+    weights_lr: float = MISSING
+    measurement: str = MISSING
+    reference_floor: float = MISSING
+    gradient_norm: str = MISSING
+    smoothing: float = MISSING
+    ema: float = MISSING
+    chunk_rows: int | None = None
+
+
+@dataclass
+class FinetuneConfig:
+    """The fine-tuning stage."""
+
+    kind: str = "finetune"
+    temperature: float = MISSING
+
+
+@dataclass
+class TransferConfig:
+    """From a weights file to the fine-tuning mixture."""
+
+    rule: str = MISSING
+    weights: str | None = None
+    kind: str = MISSING
+    share: float = MISSING
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW and its schedule."""
+
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    min_lr_ratio: float = MISSING
+    clip_norm: float = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """Length, precision and devices of a training run."""
+
+    steps: int = MISSING
+    precision: str = MISSING
+    devices: int = MISSING
+    chunk_tokens: int = MISSING
+    log_every: int = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    """Trackers beside our own history.csv."""
+
+    wandb: str = MISSING
+    project: str = MISSING
+
+
+@dataclass
+class BenchmarkSetConfig:
+    """One evaluation set in BEIR layout."""
+
+    folder: str = MISSING
+    split: str = MISSING
+    prompt: str | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """Evaluation sets."""
+
+    root: str = MISSING
+    sets: dict[str, BenchmarkSetConfig] = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """What stage=evaluate scores: encoders by label, and BM25."""
+
+    encoders: dict[str, str] = MISSING
+    bm25: bool = MISSING
+
+
+@dataclass
+class HarvestConfig:
+    """How much python_docs takes from this Python."""
+
+    max_rows: int = MISSING
+
+
+@dataclass
+class MineConfig:
+    """Hard negatives by BM25."""
+
+    input: str = MISSING
+    negatives: int = MISSING
+    depth: int = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Which run folders one page shows."""
+
+    title: str = MISSING
+    runs: list[str] = MISSING
+
+
+@dataclass
+class ChainConfig:
+    """Experiments run one after the other, each in a folder below the chain's.
+
+    A step is an experiment's name and its own overrides; `overrides` hold for every step.
+    """
+
+    overrides: list[str] = field(default_factory=list)
+    steps: dict[str, list[str]] = MISSING
+
+
+@dataclass
+class Config:
+    """Everything a run depends on."""
+
+    description: str = MISSING
+    stage: str = MISSING
+    name: str = MISSING
+    run_dir: str = MISSING
+    chain_dir: str | None = None
+    seed: int = MISSING
+    model: ModelConfig = MISSING
+    domains: DomainsConfig = MISSING
+    data: DataConfig = MISSING
+    module: Any = None
+    transfer: TransferConfig = MISSING
+    optimiser: OptimiserConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    benchmark: BenchmarkConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    harvest: HarvestConfig | None = None
+    mine: MineConfig | None = None
+    report: ReportConfig | None = None
+    chain: ChainConfig | None = None
+
+
+MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}

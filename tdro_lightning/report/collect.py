@@ -17,8 +17,9 @@ from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Seri
 def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     """Read all runs in or below the folders, in order of name with numbers counted as numbers.
 
-    A folder that holds `run.json` is one run; any other is searched at all depths. A run reached
-    twice is read once. Different folders with the same run name get the folder appended.
+    Folders are searched at all depths, since a chain holds its steps. A run reached twice is read
+    once; chains and reports have no numbers of their own and are left out. Different folders with
+    the same run name get the folder appended.
 
     Raises:
         DataError: a folder is missing or holds no run, or a file is broken.
@@ -26,7 +27,7 @@ def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     found = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
     if not found:
         raise DataError("no run folders given; pass at least one folder that holds run.json files")
-    runs = [read_run(path) for path in found.values()]
+    runs = [run for run in map(read_run, found.values()) if run.stage not in ("chain", "report")]
     count = Counter(run.name for run in runs)
     runs = [
         run
@@ -85,8 +86,6 @@ def read_run(folder: Path) -> Run:
 def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; pass run folders or a folder above them")
-    if (folder / "run.json").is_file():
-        return [folder]
     found = sorted(path.parent for path in folder.rglob("run.json"))
     if not found:
         raise DataError(f"{folder}: no run.json in it or below it; pass a folder that holds runs")

@@ -61,6 +61,13 @@ def test_runs_stand_in_natural_order_and_once(tmp_path: Path) -> None:
     assert [run.name for run in runs] == ["sweep/top50", "sweep/top70", "sweep/top100"]
 
 
+def test_the_steps_of_a_chain_are_found_and_the_chain_itself_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "demo", stage="chain")
+    write_run(tmp_path, "demo/tdro")
+    write_run(tmp_path, "demo/report", stage="report")
+    assert [run.name for run in collect_runs([tmp_path / "demo"])] == ["demo/tdro"]
+
+
 def test_equal_run_names_are_told_apart_by_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "x", "r")
     write_run(tmp_path / "y", "r")

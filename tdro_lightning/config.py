@@ -121,6 +121,11 @@ def _check_stage(config: Config) -> list[str]:
             )
         if config.data.negatives < 1:
             wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
+        if config.module.reference is None and config.module.measurement != "plain":
+            wrong.append(
+                f"module.measurement={config.module.measurement} needs module.reference=FOLDER, "
+                "the `encoder` folder of a run with uniform weights"
+            )
     transfers = config.stage == "fit" and isinstance(config.module, FinetuneConfig)
     if transfers and config.transfer.rule != "uniform" and config.transfer.weights is None:
         wrong.append(

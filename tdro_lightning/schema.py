@@ -79,7 +79,7 @@ class TDROConfig:
     """The tDRO stage."""
 
     kind: str = "tdro"
-    reference: str = MISSING
+    reference: str | None = MISSING
     temperature: float = MISSING
     weights_lr: float = MISSING
     measurement: str = MISSING
@@ -106,6 +106,9 @@ class TransferConfig:
     weights: str | None = None
     kind: str = MISSING
     share: float = MISSING
+    noise: float = MISSING
+    noise_seed: int = MISSING
+    same_data: bool = MISSING
 
 
 @dataclass

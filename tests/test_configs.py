@@ -15,6 +15,7 @@ from tdro_lightning.schema import Config
 CONF = conf_folder()
 REQUIRED = {
     "tdro_qwen05b": ["module.reference=reference/encoder"],
+    "tdro_qwen05b_released": ["module.reference=reference/encoder"],
     "finetune_top70": ["transfer.weights=weights.json"],
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
@@ -56,6 +57,32 @@ def test_an_evaluation_without_benchmark_is_refused() -> None:
 def test_every_model_can_be_fine_tuned(experiment: str, model: str) -> None:
     config = composed(f"+experiment={experiment}", f"model={model}", "chain_dir=runs/demo")
     assert config.model.path
+
+
+def test_the_presets_are_what_their_sources_say() -> None:
+    keys = ("measurement", "weights_lr", "gradient_norm", "smoothing", "reference")
+    presets = {
+        name: composed("+experiment=tdro_qwen05b", f"module={name}", *reference).module
+        for name, reference in (
+            ("tdro", ["module.reference=r"]),
+            ("tdro_released", ["module.reference=r"]),
+            ("group_dro", []),
+            ("doremi", ["module.reference=r"]),
+        )
+    }
+    assert set(presets) | {"finetune"} == set(options("module"))
+    shown = {name: tuple(getattr(preset, key) for key in keys) for name, preset in presets.items()}
+    assert shown == {
+        "tdro": ("ratio", 0.02, "clip", 0.0, "r"),
+        "tdro_released": ("released", 0.02, "clip", 0.0, "r"),
+        "group_dro": ("plain", 0.01, "none", 0.0, None),
+        "doremi": ("difference", 1.0, "none", 0.001, "r"),
+    }
+
+
+def test_a_measurement_that_needs_a_reference_is_refused_without() -> None:
+    with pytest.raises(ConfigError, match=r"module\.measurement=ratio needs module\.reference"):
+        composed("+experiment=tdro_qwen05b", "module.reference=null")
 
 
 @pytest.mark.parametrize("domains", options("domains"))

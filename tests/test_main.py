@@ -138,6 +138,29 @@ def test_the_same_experiment_runs_small_and_its_weights_are_used(command, folder
     assert (folder / "tuned" / "encoder" / "model.safetensors").is_file()
 
 
+def test_weights_learned_on_other_rows_are_refused(command, folder: Path) -> None:
+    assert command("tdro_qwen05b").code == 0
+    damage(folder / "rows" / "hard.jsonl", 7, lambda row: row.update(query="another question"))
+    ended = command("finetune_top70", "transfer.weights=run/weights.json", "run_dir=tuned")
+    assert ended.code == 2
+    assert_one_message(ended, r"other rows of hard \(other content\)")
+    assert not (folder / "tuned" / "history.csv").exists()
+    accepted = ["transfer.same_data=false", "transfer.noise=0.3", "run_dir=accepted"]
+    ended = command("finetune_top70", "transfer.weights=run/weights.json", *accepted)
+    assert ended.code == 0, ended.err
+    mixture = json.loads((folder / "accepted" / "mixture.json").read_text())
+    assert sorted(mixture["domain_weights"].values()) == [0, 0.5, 0.5]
+    assert mixture["lineage"]["transfer"]["rule"] == "top_share"
+    assert mixture["lineage"]["weights"]["steps"] == 3
+
+
+def test_group_dro_needs_no_reference(command, folder: Path) -> None:
+    ended = command("tdro_qwen05b", "module=group_dro", "module.reference=null")
+    assert ended.code == 0, ended.err
+    record = json.loads((folder / "run" / "run.json").read_text())
+    assert "reference" not in record["inputs"]
+
+
 def test_wandb_offline_needs_no_account(command, folder: Path) -> None:
     ended = command("tdro_qwen05b", "logger.wandb=offline")
     assert ended.code == 0, ended.err

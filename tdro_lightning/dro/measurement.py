@@ -61,6 +61,24 @@ class Measurement:
         }
         return measures[self.name](proxy, reference, domain, domains)
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference losses are looked at; where not, no reference model is needed."""
+        return self.name != "plain"
+
+    def guarded(self, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+        """Share of each domain's samples on which the guard acts, [K] float64; NaN where absent.
+
+        For `ratio` a domain is floored as a whole; for `released` samples are replaced one by one.
+        """
+        if self.name == "ratio":
+            means = domain_means(reference, domain, domains)
+            acts = (floored_reference(means, self.floor) > means).double()
+            return torch.where(means.isnan(), means, acts)
+        if self.name == "released":
+            return domain_means((_scaled(reference) < RELEASED_THRESHOLD).double(), domain, domains)
+        return torch.zeros(domains, dtype=torch.float64)
+
 
 def domain_means(losses: Tensor, domain: Tensor, domains: int) -> Tensor:
     """Mean loss of each domain, [K] float64; NaN for a domain without a sample."""
@@ -77,13 +95,21 @@ def ratio(
     A domain whose reference loss is near zero would outweigh all others by noise alone, so the
     divisor is at least `floor` times the median domain's reference loss.
     """
+    headroom = domain_means(proxy, domain, domains)
     divisor = floored_reference(domain_means(reference, domain, domains), floor)
-    return domain_means(proxy, domain, domains) / divisor
+    # Both models have solved the domain: two equal losses, whose ratio is 1.
+    solved = (headroom == 0) & (divisor == 0)
+    return torch.where(solved, torch.ones_like(headroom), headroom / divisor)
 
 
 def floored_reference(means: Tensor, floor: float) -> Tensor:
-    """Mean reference losses [K], none below `floor` times the median of the present domains'."""
-    return torch.maximum(means, floor * means.nanquantile(0.5)) if floor else means
+    """Mean reference losses [K], none below `floor` times the median of the present domains'.
+
+    Where more than half of the domains are solved the median is 0 and their mean takes its place.
+    """
+    median = means.nanquantile(0.5)
+    middle = median if median > 0 else means.nanmean()
+    return torch.maximum(means, floor * middle) if floor else means
 
 
 def released(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
@@ -93,10 +119,16 @@ def released(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> 
     and replaces results under 1e-4 by 1. Both are stated here through the mean reference loss, so
     that the rule does not move with the batch size; with 512 samples it is theirs exactly.
     """
-    scaled = reference.double() / (RELEASED_SAMPLES * reference.double().mean())
-    # Where the reference has solved the whole batch the mean is 0; the released code divides by 1.
-    scaled = torch.where(scaled >= RELEASED_THRESHOLD, scaled, torch.ones_like(scaled))
+    scaled = _scaled(reference)
+    scaled = torch.where(scaled < RELEASED_THRESHOLD, torch.ones_like(scaled), scaled)
     return domain_means((proxy.double() / scaled).clamp(min=0), domain, domains)
+
+
+def _scaled(reference: Tensor) -> Tensor:
+    """Reference losses over their L1 norm among `RELEASED_SAMPLES`; 0 where all are solved."""
+    losses = reference.double()
+    total = RELEASED_SAMPLES * losses.mean()
+    return losses / total if total > 0 else losses
 
 
 def difference(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:

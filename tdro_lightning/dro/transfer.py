@@ -1,10 +1,11 @@
 """Weight transfer: from domain weights to the mixture of fine-tuning (paper, Table 5)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor
 from typing import Literal, get_args
 
+from tdro_lightning.data.randomness import generator
 from tdro_lightning.errors import ConfigError
 
 TransferName = Literal["uniform", "top_share", "bottom_share", "reweight", "loss_reweight"]
@@ -51,6 +52,29 @@ def transfer(
     return _uniform_over(names, selected(weights, share, largest=name == "top_share"))
 
 
+def perturbed(weights: Mapping[str, float], noise: float, seed: int) -> dict[str, float]:
+    """Weights times log-normal noise, summing to 1 again: is the mixture robust to its weights?
+
+    Args:
+        weights: domain weights by name.
+        noise: standard deviation of the noise's logarithm; 0 leaves the weights as they are.
+        seed: seed of the noise; a domain's draw does not depend on the other domains.
+
+    Raises:
+        ConfigError: the noise is negative.
+    """
+    if noise < 0:
+        raise ConfigError(f"transfer.noise={noise} must be 0 or more")
+    if noise == 0:
+        return dict(weights)
+    moved = {
+        name: weight * math.exp(noise * generator(seed, f"noise {name}").standard_normal())
+        for name, weight in weights.items()
+    }
+    total = math.fsum(moved.values())
+    return {name: weight / total for name, weight in moved.items()}
+
+
 def selected(weights: Mapping[str, float], share: float, *, largest: bool) -> list[str]:
     """The floor(k * share / 100) domains of largest (or smallest) weight; ties go by name.
 
@@ -59,7 +83,7 @@ def selected(weights: Mapping[str, float], share: float, *, largest: bool) -> li
     """
     if not 0 < share <= 100:
         raise ConfigError(f"transfer.share={share} must be above 0 and at most 100 (per cent)")
-    count = floor(len(weights) * share / 100)
+    count = math.floor(len(weights) * share / 100)
     if count == 0:
         raise ConfigError(
             f"transfer.share={share} keeps none of the {len(weights)} domains; "

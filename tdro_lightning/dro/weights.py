@@ -61,6 +61,7 @@ class DomainWeights:
         self.ema = uniform.clone()
         self.updates = 0
         self.last_measurement = torch.full_like(uniform, float("nan"))
+        self.absences = torch.zeros(len(names), dtype=torch.int64)
 
     @property
     def last(self) -> Tensor:
@@ -89,6 +90,7 @@ class DomainWeights:
         self.log_weights = moved
         self.mean = (self.mean * self.updates + self.last) / (self.updates + 1)
         self.ema = (1 - self.decay) * self.ema + self.decay * self.last
+        self.absences += current.isnan()
         self.updates += 1
         return self.last
 
@@ -100,6 +102,7 @@ class DomainWeights:
             "mean": self.mean.clone(),
             "ema": self.ema.clone(),
             "last_measurement": self.last_measurement.clone(),
+            "absences": self.absences.clone(),
             "updates": self.updates,
         }
 
@@ -117,6 +120,7 @@ class DomainWeights:
         order = torch.tensor([state["names"].index(name) for name in self.names])
         for key in ("log_weights", "mean", "ema", "last_measurement"):
             setattr(self, key, state[key].double().cpu()[order])
+        self.absences = state["absences"].cpu()[order]
         self.updates = int(state["updates"])
 
     def _named(self, values: Tensor) -> dict[str, float]:

@@ -42,6 +42,34 @@ class WeightsFile:
             raise DataError(f"the weights file holds no {kind} weights; use transfer.kind=last")
         return chosen
 
+    def check_data(self, size: Mapping[str, int], fingerprints: Mapping[str, str]) -> None:
+        """Refuse weights that were learned on other rows than those at hand.
+
+        Our files carry a fingerprint of each domain's rows; for the authors' files, which do not,
+        the numbers of rows must agree.
+
+        Args:
+            size: rows of each domain at hand.
+            fingerprints: fingerprint of each domain's rows at hand.
+
+        Raises:
+            DataError: names every domain that differs and how.
+        """
+        learned = self.lineage.get("domains")
+        if learned is not None:
+            differing = [f"{n} (other content)" for n in size if learned.get(n) != fingerprints[n]]
+        else:
+            differing = [
+                f"{n} ({self.size[n]} rows then, {rows} now)"
+                for n, rows in size.items()
+                if n in self.size and self.size[n] != rows
+            ]
+        if differing:
+            raise DataError(
+                f"transfer.weights was learned on other rows of {', '.join(differing)}; "
+                "use the same files, or accept the difference with transfer.same_data=false"
+            )
+
 
 def write_weights(path: Path, content: WeightsFile) -> None:
     """Write the released keys (`domain_ids`, `domain_weights`, `size`, `epoch`), then our own."""

@@ -1,5 +1,6 @@
 """The tDRO stage: a proxy trains against a frozen reference while the domain weights move."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,14 +8,17 @@ from lightning import LightningModule
 from torch import Tensor
 
 from tdro_lightning.data.collator import Batch
+from tdro_lightning.dro.diagnostics import concentration
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.contrastive import hard_negative_losses, require_finite_losses
-from tdro_lightning.retrieval.distributed import gather_rows, rank
+from tdro_lightning.retrieval.distributed import gather_rows, rank, require_equal_on_all_ranks
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.replay import RandomState
+
+CHECK_EVERY = 50  # steps between two checks that all ranks hold the same domain weights
 
 
 class TDROModule(LightningModule):
@@ -22,7 +26,8 @@ class TDROModule(LightningModule):
 
     Args:
         proxy: the encoder that trains.
-        reference: the encoder whose losses scale the proxy's; it is frozen here.
+        reference: the encoder whose losses scale the proxy's, frozen here; None where the
+            measurement does not look at it.
         weights: the domain weights, stepped once a batch.
         measurement: how losses become headroom.
         temperature: softmax temperature of the contrastive loss.
@@ -34,7 +39,7 @@ class TDROModule(LightningModule):
     def __init__(
         self,
         proxy: Encoder,
-        reference: Encoder,
+        reference: Encoder | None,
         weights: DomainWeights,
         measurement: Measurement,
         temperature: float,
@@ -45,7 +50,7 @@ class TDROModule(LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints leave the reference out
         self.proxy = proxy
-        self.reference = reference.freeze()
+        self.reference = reference.freeze() if reference else None
         self.weights = weights
         self.measurement = measurement
         self.temperature = temperature
@@ -55,15 +60,15 @@ class TDROModule(LightningModule):
     def on_train_start(self) -> None:
         """Models arrive in eval mode and the Trainer leaves them there."""
         self.proxy.train()
-        self.reference.eval()
+        if self.reference is not None:
+            self.reference.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Eq. 5, Eq. 4 and Eq. 6 on one global batch."""
         chunks = batch.chunks(self.chunk_rows or len(batch))
-        with torch.no_grad():
-            reference = torch.cat([self.losses(self.reference, chunk) for chunk in chunks])
+        reference = self.reference_losses(chunks)
         states, proxy = self.first_pass(chunks)
-        for losses, model in ((proxy, "proxy"), (reference, "reference")):
+        for losses, model in ((reference, "reference"), (proxy, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         coefficients = self.update_weights(proxy.detach(), reference, batch.domain)
         shares = torch.split(coefficients, [len(chunk) for chunk in chunks])
@@ -72,6 +77,13 @@ class TDROModule(LightningModule):
         self.log_dict(
             self.optimisation.update(self.optimizers(), self.proxy.parameters(), self.global_step)
         )
+
+    @torch.no_grad()
+    def reference_losses(self, chunks: list[Batch]) -> Tensor:
+        """Reference losses of all rows, [B]; ones where the measurement needs no reference."""
+        if self.reference is None:
+            return torch.ones(sum(map(len, chunks)), device=self.device)
+        return torch.cat([self.losses(self.reference, chunk) for chunk in chunks])
 
     def first_pass(self, chunks: list[Batch]) -> tuple[list[RandomState], Tensor]:
         """Proxy losses of all rows; with a single chunk they keep their graph."""
@@ -101,15 +113,21 @@ class TDROModule(LightningModule):
         proxy, reference, everyone = (gather_rows(v) for v in (proxy, reference, domain))
         measurement = self.measurement(proxy, reference, everyone, count)
         weights = self.weights.step(measurement)
+        if self.weights.updates % CHECK_EVERY == 0:
+            require_equal_on_all_ranks(self.weights.log_weights, "domain weights")
         coefficients = sample_coefficients(everyone, weights)
         curves = {
             "weights": weights,
             "measurement": measurement,
             "loss/proxy": domain_means(proxy, everyone, count),
             "loss/reference": domain_means(reference, everyone, count),
+            "guarded": self.measurement.guarded(reference, everyone, count),
         }
         for title, values in curves.items():
-            self.log_dict({f"{title}/{n}": v for n, v in zip(names, values.tolist(), strict=True)})
+            present = zip(names, values.tolist(), strict=True)
+            self.log_dict({f"{title}/{n}": v for n, v in present if math.isfinite(v)})
+        self.log_dict(concentration(weights))
+        self.log("measurement_norm", self.weights.last_measurement.norm())
         self.log("loss", (coefficients * proxy).sum())
         return coefficients[rank() * len(domain) :][: len(domain)]
 

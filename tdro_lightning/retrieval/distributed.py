@@ -33,6 +33,18 @@ def gather_rows(values: Tensor) -> Tensor:
     return values if world_size() == 1 else _GatherRows.apply(values)
 
 
+def require_equal_on_all_ranks(values: Tensor, what: str) -> None:
+    """Refuse to go on with state that must be the same on every rank and is not.
+
+    Raises:
+        RuntimeError: names the ranks that differ from rank 0; raised on all ranks alike.
+    """
+    everyone = gather_rows(values.unsqueeze(0))
+    differing = [i for i, theirs in enumerate(everyone) if not torch.equal(theirs, everyone[0])]
+    if differing:
+        raise RuntimeError(f"{what} of ranks {differing} differ from those of rank 0")
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

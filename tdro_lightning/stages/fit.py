@@ -22,7 +22,7 @@ from tdro_lightning.datamodules import (
     RetrievalDataModule,
 )
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import Mixture, transfer
+from tdro_lightning.dro.transfer import Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
 from tdro_lightning.files import fingerprint, write_json
@@ -60,8 +60,10 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
     )
     measurement = Measurement(settings.measurement, settings.reference_floor)  # type: ignore[arg-type]
     proxy = configured_encoder(config, config.model.path, trained=True)
-    reference = configured_encoder(config, settings.reference)
-    require_same_tokenizer(proxy, reference)
+    reference = None
+    if settings.reference is not None and measurement.needs_reference:
+        reference = configured_encoder(config, settings.reference)
+        require_same_tokenizer(proxy, reference)
     data = HeterogeneousDataModule(**_data_arguments(config, domains, proxy))
     _write_usage(config, data, dict.fromkeys(weights.names, 1 / len(domains)))
     module = TDROModule(
@@ -81,7 +83,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     """Fine-tune; writes `encoder/`, `data_usage.json` and, with a benchmark, `metrics.json`."""
     domains = _domains(config)
     names = [domain.name for domain in domains]
-    mixture = configured_mixture(config, names)
+    mixture = configured_mixture(config, domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else []
     encoder = configured_encoder(config, config.model.path, trained=True)
     probability = [mixture.probability[name] for name in names]
@@ -97,31 +99,43 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
         evaluate_and_print({mixture_label(config): dense(encoder)}, sets, Path(config.run_dir))
 
 
-def configured_mixture(config: Config, names: list[str]) -> Mixture:
-    """The mixture of the configured transfer.
+def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
+    """The mixture of the configured transfer; also writes it to `mixture.json`.
 
     Raises:
-        ConfigError: weights of other domains, or a share that keeps none.
+        ConfigError: weights of other domains or other rows, or a share that keeps none.
         DataError: the weights file is missing or broken.
     """
     given = config.transfer
+    sizes = {domain.name: len(domain) for domain in domains}
     weights: dict[str, float] = {}
+    lineage: dict[str, Any] = {"transfer": asdict(given)}
     if given.rule != "uniform":
         assert given.weights is not None
-        weights = read_weights(Path(given.weights)).weights(given.kind)  # type: ignore[arg-type]
-    return transfer(given.rule, names, weights, given.share)  # type: ignore[arg-type]
+        file = read_weights(Path(given.weights))
+        weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
+        check_domains(list(sizes), weights)
+        if given.same_data:
+            file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
+        lineage["weights"] = file.lineage
+    mixture = transfer(given.rule, list(sizes), weights, given.share)  # type: ignore[arg-type]
+    content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
+    write_weights(Path(config.run_dir) / "mixture.json", content)
+    return mixture
 
 
 def mixture_label(config: Config) -> str:
     """How the retriever is called in tables."""
     share = f"{config.transfer.share:g}"
-    return {
+    noise = config.transfer.noise
+    label = {
         "uniform": "uniform",
         "top_share": f"top {share}",
         "bottom_share": f"bottom {share}",
         "reweight": "reweighted",
         "loss_reweight": "loss reweighted",
     }[config.transfer.rule]
+    return f"{label}, noise {noise:g}" if noise and config.transfer.rule != "uniform" else label
 
 
 def _domains(config: Config) -> list[Domain]:
@@ -217,9 +231,10 @@ def _write_weights(
 
     lineage = {
         "reference": settings.reference,
-        "reference_sha256": fingerprint(Path(settings.reference)),
+        "reference_sha256": fingerprint(Path(settings.reference)) if settings.reference else None,
         "domains": {domain.name: domain.fingerprint for domain in domains},
         "steps": weights.updates,
+        "absences": dict(zip(weights.names, weights.absences.tolist(), strict=True)),
         "module": asdict(settings),
         "seed": config.seed,
     }

@@ -57,7 +57,7 @@ def _mined(config: Config) -> dict[str, str]:
 
 def _fitted(config: Config) -> dict[str, str]:
     paths = {"model": config.model.path, **_domains(config)}
-    if isinstance(config.module, TDROConfig):
+    if isinstance(config.module, TDROConfig) and config.module.reference is not None:
         if not Path(config.module.reference).is_dir():
             raise DataError(
                 f"module.reference={config.module.reference}: no such folder; "

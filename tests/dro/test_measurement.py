@@ -104,3 +104,32 @@ def test_unknown_names_and_floors_are_refused() -> None:
         Measurement("relative")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"reference_floor=-1 must be 0 or more"):
         Measurement("ratio", -1)
+
+
+def test_solved_domains_meet_their_policy() -> None:
+    """Zero reference loss: floored; zero on both sides: 1; all solved: nobody moves."""
+    domain = torch.arange(3)
+    ratio = Measurement("ratio")
+    one_solved = ratio(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 4.0, 0.0]), domain, 3)
+    assert one_solved.tolist() == [0.5, 0.25, 1.0]  # the floor is 1, half the median of 2
+    most_solved = ratio(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([3.0, 0.0, 0.0]), domain, 3)
+    assert most_solved.tolist() == [1.0, 0.0, 2.0]  # the median is 0; the floor is half the mean, 1
+    zeros = torch.zeros(3)
+    assert ratio(zeros, zeros, domain, 3).tolist() == [1.0, 1.0, 1.0]
+    for name in ("released", "difference", "plain"):
+        assert Measurement(name)(zeros, zeros, domain, 3).tolist() == [0.0] * 3  # type: ignore[arg-type]
+
+
+def test_eq_5_as_written_is_infinite_on_a_solved_reference() -> None:
+    got = Measurement("ratio", 0.0)(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([0]), 1)
+    assert got.isinf().all()
+
+
+def test_guards_are_counted() -> None:
+    domain = torch.tensor([0, 0, 1, 1, 2, 2])
+    reference = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.5, 0.5])
+    assert Measurement("ratio").guarded(reference, domain, 4)[:3].tolist() == [0.0, 0.0, 1.0]
+    assert Measurement("ratio").guarded(reference, domain, 4)[3].isnan()
+    solved = torch.tensor([2.0, 2.0, 2.0, 0.0, 0.0, 0.0])
+    assert Measurement("released").guarded(solved, domain, 3).tolist() == [0.0, 0.5, 1.0]
+    assert Measurement("plain").guarded(reference, domain, 3).tolist() == [0.0] * 3

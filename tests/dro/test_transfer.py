@@ -1,11 +1,12 @@
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdro_lightning.dro.transfer import check_domains, selected, transfer
+from tdro_lightning.dro.transfer import check_domains, perturbed, selected, transfer
 from tdro_lightning.errors import ConfigError
 
 # Table 8 of the paper, column tDRO, in the paper's order: largest first.
@@ -165,3 +166,26 @@ def test_mixtures_are_on_average_a_full_loss(weights: dict[str, float]) -> None:
     mixture = transfer("loss_reweight", list(weights), weights, 70)
     mean = math.fsum(mixture.probability[name] * mixture.loss_scale[name] for name in weights)
     assert mean == pytest.approx(1)
+
+
+def test_noise_is_log_normal_repeatable_and_of_the_given_size() -> None:
+    names = [f"d{i}" for i in range(2000)]
+    weights = dict.fromkeys(names, 1 / 2000)
+    moved = perturbed(weights, 0.5, seed=1)
+    assert sum(moved.values()) == pytest.approx(1, abs=1e-12)
+    logs = np.log([moved[name] for name in names])
+    assert logs.std() == pytest.approx(0.5, rel=0.05)
+    assert perturbed(weights, 0.5, seed=1) == moved
+    assert perturbed(weights, 0.5, seed=2) != moved
+    assert perturbed(weights, 0.0, seed=1) == weights
+
+
+def test_a_domain_s_noise_does_not_depend_on_the_others() -> None:
+    few = perturbed({"a": 0.5, "b": 0.5}, 1.0, seed=3)
+    many = perturbed({"c": 0.2, "b": 0.4, "a": 0.4}, 1.0, seed=3)
+    assert few["a"] / few["b"] == pytest.approx(many["a"] / many["b"])
+
+
+def test_negative_noise_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"transfer\.noise=-1 must be 0 or more"):
+        perturbed({"a": 1.0}, -1, seed=0)

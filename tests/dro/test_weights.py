@@ -139,3 +139,15 @@ def test_state_of_other_domains_is_refused() -> None:
 def test_settings_out_of_range_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DomainWeights(**arguments)
+
+
+def test_absences_are_counted_and_continued() -> None:
+    nan = float("nan")
+    weights = DomainWeights(NAMES)
+    weights.step(torch.tensor([1.0, nan, 1.0, nan]))
+    weights.step(torch.tensor([1.0, nan, 1.0, 1.0]))
+    assert weights.absences.tolist() == [0, 2, 0, 1]
+    continued = DomainWeights(NAMES)
+    continued.load_state_dict(weights.state_dict())
+    assert continued.absences.tolist() == [0, 2, 0, 1]
+    assert torch.isfinite(weights.last).all()

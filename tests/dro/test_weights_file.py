@@ -150,3 +150,19 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "weights.json").write_text(json.dumps(RELEASED)[:-5])
     with pytest.raises(DataError, match=r"weights\.json: not valid JSON"):
         read_weights(tmp_path / "weights.json")
+
+
+def test_weights_of_other_rows_are_refused() -> None:
+    ours = WeightsFile(
+        last={"a": 0.5, "b": 0.5}, size={"a": 3, "b": 4}, lineage={"domains": {"a": "x", "b": "y"}}
+    )
+    ours.check_data({"a": 3, "b": 4}, {"a": "x", "b": "y"})
+    with pytest.raises(DataError, match=r"other rows of b \(other content\); .*same_data=false"):
+        ours.check_data({"a": 3, "b": 4}, {"a": "x", "b": "z"})
+
+
+def test_the_authors_files_are_checked_by_their_sizes() -> None:
+    theirs = WeightsFile(last={"a": 0.5, "b": 0.5}, size={"a": 3, "b": 4})
+    theirs.check_data({"a": 3, "b": 4}, {"a": "x", "b": "y"})
+    with pytest.raises(DataError, match=r"a \(3 rows then, 5 now\)"):
+        theirs.check_data({"a": 5, "b": 4}, {"a": "x", "b": "y"})

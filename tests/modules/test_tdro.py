@@ -164,3 +164,24 @@ def test_every_curve_is_logged(parts, fit) -> None:
         assert {f"{title}/{name}" for name in NAMES} <= set(metrics)
     assert sum(float(metrics[f"weights/{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-6)
     assert {"loss", "lr", "grad_norm"} <= set(metrics)
+
+
+def test_without_a_reference_the_plain_loss_drives_the_weights(parts, fit) -> None:
+    """GroupDRO: the same weights with and without a reference model in memory."""
+    arguments = {"measurement": Measurement("plain")}
+    without = parts.tdro(**arguments)
+    without.reference = None
+    given = parts.tdro(**arguments)
+    fit(without, parts.heterogeneous(without.proxy))
+    fit(given, parts.heterogeneous(given.proxy))
+    assert_equal_runs(without, given, 0.0)
+
+
+@pytest.mark.parametrize("name", ["ratio", "released", "difference", "plain"])
+def test_an_all_solved_batch_moves_no_weight(parts, fit, name: str) -> None:
+    module = parts.tdro(measurement=Measurement(name))
+    module.losses = lambda encoder, batch: 0 * encoder(batch.queries).sum(1)
+    fit(module, parts.heterogeneous(module.proxy), steps=2)
+    torch.testing.assert_close(module.weights.last, torch.full((3,), 1 / 3, dtype=torch.float64))
+    for parameter in module.proxy.parameters():
+        assert torch.isfinite(parameter).all()

@@ -86,6 +86,20 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
     )
 
 
+def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
+    """Lines for how concentrated the weights are and how large the measurement is."""
+    picked = {title: _picked(curve) for title, curve in series.items()}
+    with figure_style(salt):
+        svg = _line_figure(picked, "value", "Concentration and measurement norm by step", True)
+    return Figure(
+        "Concentration and measurement norm",
+        "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
+        "the smallest. Measurement norm: L2 norm over "
+        "the domains before normalisation. The vertical axis is logarithmic.",
+        svg,
+    )
+
+
 def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a fine-tuning run for its loss over the steps."""
     smooth = {run: _averaged(curve) for run, curve in series.items()}

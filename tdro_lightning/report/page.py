@@ -12,12 +12,14 @@ from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.domains import concentration_table, usage_table, weight_table
 from tdro_lightning.report.figures import (
     Figure,
+    health_curves,
     loss_panels,
     measurement_panels,
     training_curves,
     weight_bars,
     weight_trajectories,
 )
+from tdro_lightning.report.health import health_table
 from tdro_lightning.report.results import ordered_results, result_tables, seed_note
 from tdro_lightning.report.runs import Run
 from tdro_lightning.report.tables import (
@@ -126,7 +128,15 @@ def _curve_block(run: Run) -> Block:
     proxy, reference = run.series("loss/proxy/"), run.series("loss/reference/")
     if proxy or reference:
         figures.append(loss_panels(proxy, reference, f"losses {run.name}"))
-    return Block(run.name, (), tuple(figures))
+    health = {
+        metric.replace("_", " "): run.history[metric]
+        for metric in ("effective_domains", "max_over_min", "measurement_norm")
+        if metric in run.history
+    }
+    if health:
+        figures.append(health_curves(health, f"health {run.name}"))
+    table = health_table(run)
+    return Block(run.name, (table,) if table else (), tuple(figures))
 
 
 def _environment() -> Environment:

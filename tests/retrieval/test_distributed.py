@@ -5,7 +5,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tdro_lightning.retrieval.distributed import gather_rows, rank, world_size
+from tdro_lightning.retrieval.distributed import (
+    gather_rows,
+    rank,
+    require_equal_on_all_ranks,
+    world_size,
+)
 
 WORLD, ROWS, WIDTH = 2, 3, 4
 
@@ -30,7 +35,14 @@ def work(number: int, folder: str) -> None:
     gathered = gather_rows(values.tanh())
     loss_of(gathered, shift, number).backward()
     domains = gather_rows(torch.arange(ROWS) + 10 * number)
+    require_equal_on_all_ranks(torch.ones(3), "weights")
+    try:
+        require_equal_on_all_ranks(torch.ones(3) * (1 + 1e-7 * number), "weights")
+        refused = ""
+    except RuntimeError as error:
+        refused = str(error)
     kept = {
+        "refused": refused,
         "place": (rank(), world_size()),
         "gathered": gathered.detach(),
         "domains": domains,
@@ -58,6 +70,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
     for number, one in enumerate(found):
         assert one["place"] == (number, WORLD)
+        assert one["refused"] == "weights of ranks [1] differ from those of rank 0"
         assert one["domains"].tolist() == [0, 1, 2, 10, 11, 12]
         assert one["domains"].dtype == torch.int64
         assert torch.equal(one["gathered"], together.detach())

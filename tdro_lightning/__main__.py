@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tdro_lightning.config import checked, package_folder, unknown_key
 from tdro_lightning.errors import InputError
+from tdro_lightning.processes import is_first_process
 
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
@@ -87,6 +88,8 @@ def _start(arguments: list[str]) -> list[str]:
         except (InputError, HydraException) as error:
             wrong.append(str(error))
 
+    if not is_first_process():
+        arguments = [*arguments, "hydra.output_subdir=null", "hydra/job_logging=none"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
     OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
     sys.argv[1:] = arguments

@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.processes import processes_here
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, TDROConfig
 
 STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "report", "chain")
@@ -25,6 +26,7 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "flash_attention_2", "sdpa", "eager"),
     "trainer.precision": ("32-true", "bf16-mixed"),
+    "strategy.kind": ("single", "ddp"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
 }
@@ -48,6 +50,12 @@ def checked(composed: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
     """
+    written = OmegaConf.to_container(composed)
+    assert isinstance(written, dict)
+    if processes_here() > 1 and "${now:" in str(written.get("run_dir")):
+        raise ConfigError(
+            "run_dir holds the time, which processes may see differently; give run_dir=FOLDER"
+        )
     kind = OmegaConf.select(composed, "module.kind")
     if kind is not None and kind not in MODULES:
         raise ConfigError(f"module.kind={kind!r} is unknown; allowed are {', '.join(MODULES)}")
@@ -104,6 +112,8 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
+    if processes_here() > 1 and config.stage != "fit":
+        wrong.append(f"stage={config.stage} runs in one process; only stage=fit runs in several")
     needed = {name: name for name in ("harvest", "mine", "evaluate", "report", "chain")}
     section = {**needed, "fit": "module"}.get(config.stage)
     if section and getattr(config, section) is None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tdro_lightning.retrieval.distributed import sum_gradients
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -52,7 +54,7 @@ class Optimisation:
     def update(
         self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int
     ) -> dict[str, float]:
-        """Clip the gradients, take one step at the learning rate of `step`, clear the gradients.
+        """Sum the gradients over processes, clip, step at the learning rate of `step`, clear.
 
         Returns:
             `grad_norm`, before clipping, and `lr`.
@@ -60,7 +62,9 @@ class Optimisation:
         Raises:
             FloatingPointError: the gradient norm is NaN or infinite; nothing has been updated.
         """
-        norm = float(nn.utils.clip_grad_norm_(list(parameters), self.clip_norm))
+        trained = list(parameters)
+        sum_gradients(trained)
+        norm = float(nn.utils.clip_grad_norm_(trained, self.clip_norm))
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: gradient norm {norm}; nothing was updated")
         for group in optimiser.param_groups:

@@ -134,6 +134,13 @@ class TrainerConfig:
 
 
 @dataclass
+class StrategyConfig:
+    """How a training run is spread over processes."""
+
+    kind: str = MISSING
+
+
+@dataclass
 class LoggerConfig:
     """Trackers beside our own history.csv."""
 
@@ -218,6 +225,7 @@ class Config:
     transfer: TransferConfig = MISSING
     optimiser: OptimiserConfig = MISSING
     trainer: TrainerConfig = MISSING
+    strategy: StrategyConfig = MISSING
     logger: LoggerConfig = MISSING
     benchmark: BenchmarkConfig | None = None
     evaluate: EvaluateConfig | None = None

@@ -93,6 +93,12 @@ def test_every_catalogue_can_be_learned_on(domains: str) -> None:
     assert config.domains.catalogue
 
 
+@pytest.mark.parametrize("strategy", options("strategy"))
+def test_every_strategy_composes(strategy: str) -> None:
+    config = composed("+experiment=finetune_uniform", f"strategy={strategy}")
+    assert config.strategy.kind == strategy
+
+
 @pytest.mark.parametrize("benchmark", options("benchmark"))
 def test_every_benchmark_can_be_evaluated(benchmark: str) -> None:
     config = composed("+experiment=evaluate", f"benchmark={benchmark}", "chain_dir=c")

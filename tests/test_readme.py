@@ -10,7 +10,7 @@ from tests.test_configs import composed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python -m tdro_lightning (.+)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^(?:python|torchrun .+) -m tdro_lightning (.+)$", README, flags=re.M)
 
 
 def test_there_are_commands() -> None:

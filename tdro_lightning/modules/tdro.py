@@ -66,7 +66,8 @@ class TDROModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Eq. 5, Eq. 4 and Eq. 6 on one global batch."""
         chunks = batch.chunks(self.chunk_rows or len(batch))
-        reference = self.reference_losses(chunks)
+        with torch.no_grad():
+            reference = torch.cat([self.losses(self.reference, chunk) for chunk in chunks])
         states, proxy = self.first_pass(chunks)
         for losses, model in ((reference, "reference"), (proxy, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
@@ -77,13 +78,6 @@ class TDROModule(LightningModule):
         self.log_dict(
             self.optimisation.update(self.optimizers(), self.proxy.parameters(), self.global_step)
         )
-
-    @torch.no_grad()
-    def reference_losses(self, chunks: list[Batch]) -> Tensor:
-        """Reference losses of all rows, [B]; ones where the measurement needs no reference."""
-        if self.reference is None:
-            return torch.ones(sum(map(len, chunks)), device=self.device)
-        return torch.cat([self.losses(self.reference, chunk) for chunk in chunks])
 
     def first_pass(self, chunks: list[Batch]) -> tuple[list[RandomState], Tensor]:
         """Proxy losses of all rows; with a single chunk they keep their graph."""
@@ -101,8 +95,10 @@ class TDROModule(LightningModule):
         with state.replayed():
             return self.losses(self.proxy, chunk)
 
-    def losses(self, encoder: Encoder, batch: Batch) -> Tensor:
-        """Per-sample losses against hard negatives only, [B] (Eq. 2)."""
+    def losses(self, encoder: Encoder | None, batch: Batch) -> Tensor:
+        """Per-sample losses against hard negatives only, [B] (Eq. 2); ones without an encoder."""
+        if encoder is None:
+            return torch.ones(len(batch), device=self.device)
         queries = encoder(batch.queries)
         passages = encoder(batch.passages).unflatten(0, (len(batch), -1))
         return hard_negative_losses(queries, passages, self.temperature)

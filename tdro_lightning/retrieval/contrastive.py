@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tdro_lightning.retrieval.distributed import gather_rows, rank, world_size
+
 
 def hard_negative_losses(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
     """InfoNCE of each query against its own passages only (Eq. 2).
@@ -61,13 +63,16 @@ def require_finite_losses(
         model: whose losses these are, for the message.
 
     Raises:
-        FloatingPointError: names the domains and the rows of NaN or infinite losses.
+        FloatingPointError: on every rank, naming the domains and rows of NaN or infinite losses.
     """
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-    if bad:
+    # Asked of all ranks, so that none waits for one that has stopped.
+    if not bool(torch.isfinite(gather_rows(losses.detach())).all()):
+        where = f" of rank {rank()}" if world_size() > 1 else ""
         rows = ", ".join(f"{names[int(domain[i])]}:{query_ids[i]}" for i in bad[:5])
         raise FloatingPointError(
-            f"{len(bad)} {model} losses are not finite; nothing was updated; first rows: {rows}"
+            f"{len(bad)} {model} losses{where} are not finite; nothing was updated; "
+            f"first rows: {rows or 'on another rank'}"
         )
 
 

@@ -1,5 +1,6 @@
 """Collectives over the processes of a run; each is the identity in a single process."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,6 +32,21 @@ def gather_rows(values: Tensor) -> Tensor:
         [world size * B, ...].
     """
     return values if world_size() == 1 else _GatherRows.apply(values)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its sum over all processes, in one collective.
+
+    A sum, not a mean: losses are divided by counts of the global batch.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if world_size() == 1 or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def require_equal_on_all_ranks(values: Tensor, what: str) -> None:

@@ -6,6 +6,7 @@ with nothing left to do starts at once.
 
 import importlib
 
+from tdro_lightning.processes import is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 
@@ -13,5 +14,8 @@ from tdro_lightning.stages.record import recorded
 def run_stage(config: Config, command: str) -> None:
     """Run the configured stage and write `run.json` beside its results."""
     stage = importlib.import_module(f"tdro_lightning.stages.{config.stage}")
-    with recorded(config, command):
+    if is_first_process():
+        with recorded(config, command):
+            stage.run(config)
+    else:
         stage.run(config)

@@ -29,6 +29,8 @@ from tdro_lightning.files import fingerprint, write_json
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
+from tdro_lightning.parallel import strategy
+from tdro_lightning.processes import is_first_process
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.console import quiet_libraries
@@ -76,7 +78,8 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         settings.chunk_rows,
     )
     _train(config, module, data)
-    _write_weights(config, settings, domains, weights)
+    if is_first_process():
+        _write_weights(config, settings, domains, weights)
 
 
 def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
@@ -94,6 +97,8 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     loss_scale = [mixture.loss_scale[name] for name in names]
     module = FinetuneModule(encoder, names, loss_scale, settings.temperature, _optimisation(config))
     _train(config, module, data)
+    if not is_first_process():
+        return
     encoder.save(Path(config.run_dir) / "encoder")
     if sets:
         evaluate_and_print({mixture_label(config): dense(encoder)}, sets, Path(config.run_dir))
@@ -120,7 +125,8 @@ def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
         lineage["weights"] = file.lineage
     mixture = transfer(given.rule, list(sizes), weights, given.share)  # type: ignore[arg-type]
     content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
-    write_weights(Path(config.run_dir) / "mixture.json", content)
+    if is_first_process():
+        write_weights(Path(config.run_dir) / "mixture.json", content)
     return mixture
 
 
@@ -174,6 +180,7 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
         max_steps=config.trainer.steps,
         max_epochs=-1,
         devices=config.trainer.devices,
+        strategy=strategy(config.strategy.kind, config.trainer.devices),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=_loggers(config),
         callbacks=[Progress(config.name)],
@@ -197,7 +204,7 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
 
 def _loggers(config: Config) -> list[Logger]:
     loggers: list[Logger] = [History(Path(config.run_dir))]
-    if config.logger.wandb != "disabled":
+    if config.logger.wandb != "disabled" and is_first_process():
         run = wandb.init(
             project=config.logger.project,
             name=config.name,
@@ -210,6 +217,8 @@ def _loggers(config: Config) -> list[Logger]:
 
 
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
+    if not is_first_process():
+        return
     drawn = data.sampler().drawn()
     usage = {
         domain.name: {

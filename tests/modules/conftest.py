@@ -56,6 +56,7 @@ class Parts:
 
     def finetune(self, **changes: Any) -> FinetuneModule:
         """A fine-tuning module on a fresh encoder."""
+        dtype = changes.pop("dtype", "float32")
         arguments: dict[str, Any] = {
             "names": NAMES,
             "loss_scale": [1.0, 1.0, 1.0],
@@ -63,7 +64,7 @@ class Parts:
             "optimisation": OPTIMISATION,
             **changes,
         }
-        return FinetuneModule(self.encoder(self.proxy_path), **arguments)
+        return FinetuneModule(self.encoder(self.proxy_path, None, dtype), **arguments)
 
     def heterogeneous(self, encoder: Encoder, workers: int = 0) -> HeterogeneousDataModule:
         """Batches of 12 with 3 hard negatives a query."""

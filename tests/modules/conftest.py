@@ -66,9 +66,12 @@ class Parts:
         }
         return FinetuneModule(self.encoder(self.proxy_path, None, dtype), **arguments)
 
-    def heterogeneous(self, encoder: Encoder, workers: int = 0) -> HeterogeneousDataModule:
-        """Batches of 12 with 3 hard negatives a query."""
-        return HeterogeneousDataModule(**self._data(encoder, 3, workers))
+    def heterogeneous(
+        self, encoder: Encoder, workers: int = 0, batch_size: int = 12, steps: int = 6
+    ) -> HeterogeneousDataModule:
+        """Batches of every domain with 3 hard negatives a query."""
+        data = self._data(encoder, 3, workers)
+        return HeterogeneousDataModule(**{**data, "batch_size": batch_size, "steps": steps})
 
     def homogeneous(self, encoder: Encoder, workers: int = 0) -> HomogeneousDataModule:
         """Batches of 12 of one domain, one hard negative a query."""

@@ -15,11 +15,12 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.processes import processes_here
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, TDROConfig
 
-STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "report", "chain")
+STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain")
 CHOICES = {
     "stage": STAGES,
     "model.pooling": ("last", "mean"),
@@ -41,6 +42,9 @@ POSITIVE = (
     "optimiser.lr",
     "optimiser.clip_norm",
     "module.temperature",
+    "simulate.steps",
+    "simulate.rows",
+    "simulate.margin_std",
 )
 
 
@@ -114,12 +118,19 @@ def _check_stage(config: Config) -> list[str]:
     wrong = []
     if processes_here() > 1 and config.stage != "fit":
         wrong.append(f"stage={config.stage} runs in one process; only stage=fit runs in several")
-    needed = {name: name for name in ("harvest", "mine", "evaluate", "report", "chain")}
+    needed = {name: name for name in ("harvest", "mine", "evaluate", "simulate", "report", "chain")}
     section = {**needed, "fit": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage == "evaluate" and config.benchmark is None:
         wrong.append("stage=evaluate needs a benchmark: benchmark=NAME")
+    if config.simulate is not None and len(set(config.simulate.seeds)) < 2:
+        wrong.append(
+            f"simulate.seeds={config.simulate.seeds} must be two different seeds or more: "
+            "one shows nothing of the noise"
+        )
+    if config.simulate is not None and config.simulate.proxy_noise < 0:
+        wrong.append(f"simulate.proxy_noise={config.simulate.proxy_noise} must be 0 or more")
     if config.stage == "init_model" and config.model.tiny is None:
         wrong.append("stage=init_model needs model.tiny (its sizes): model=tiny")
     if config.stage == "fit" and isinstance(config.module, TDROConfig):
@@ -137,7 +148,11 @@ def _check_stage(config: Config) -> list[str]:
                 "the `encoder` folder of a run with uniform weights"
             )
     transfers = config.stage == "fit" and isinstance(config.module, FinetuneConfig)
-    if transfers and config.transfer.rule != "uniform" and config.transfer.weights is None:
+    if (
+        transfers
+        and config.transfer.rule not in WITHOUT_WEIGHTS
+        and config.transfer.weights is None
+    ):
         wrong.append(
             f"transfer.rule={config.transfer.rule} needs transfer.weights=PATH, "
             "the weights.json of a tDRO run"

@@ -8,7 +8,10 @@ from typing import Literal, get_args
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.errors import ConfigError
 
-TransferName = Literal["uniform", "top_share", "bottom_share", "reweight", "loss_reweight"]
+TransferName = Literal[
+    "uniform", "random_share", "top_share", "bottom_share", "reweight", "loss_reweight"
+]
+WITHOUT_WEIGHTS = ("uniform", "random_share")
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,21 @@ class Mixture:
 
 
 def transfer(
-    name: TransferName, names: Sequence[str], weights: Mapping[str, float], share: float
+    name: TransferName,
+    names: Sequence[str],
+    weights: Mapping[str, float],
+    share: float,
+    seed: int = 0,
 ) -> Mixture:
     """Mixture over `names` by the named rule.
 
     Args:
-        name: `uniform`, `top_share`, `bottom_share`, `reweight` (sample ratio) or `loss_reweight`.
+        name: `uniform`, `random_share`, `top_share`, `bottom_share`, `reweight` (sample ratio) or
+            `loss_reweight`.
         names: the configured domains.
-        weights: domain weights by name; not looked at for `uniform`.
-        share: per cent of the domains kept by `top_share` and `bottom_share`.
+        weights: domain weights by name; not looked at for `uniform` and `random_share`.
+        share: per cent of the domains kept by the rules that keep a share.
+        seed: which domains `random_share` keeps; the control for a selection by weight.
 
     Raises:
         ConfigError: unknown rule, a share that keeps no domain, or weights of other domains.
@@ -43,6 +52,9 @@ def transfer(
         raise ConfigError(f"transfer.rule={name!r} is unknown; allowed are {allowed}")
     if name == "uniform":
         return _uniform_over(names, names)
+    if name == "random_share":
+        drawn = {domain: generator(seed, f"keep {domain}").random() for domain in names}
+        return _uniform_over(names, selected(drawn, share, largest=True))
     check_domains(names, weights)
     if name == "reweight":
         return Mixture(dict(weights), dict.fromkeys(names, 1.0))

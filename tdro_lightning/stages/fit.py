@@ -22,7 +22,7 @@ from tdro_lightning.datamodules import (
     RetrievalDataModule,
 )
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import Mixture, check_domains, perturbed, transfer
+from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS, Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
 from tdro_lightning.files import fingerprint, write_json
@@ -115,7 +115,7 @@ def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
     sizes = {domain.name: len(domain) for domain in domains}
     weights: dict[str, float] = {}
     lineage: dict[str, Any] = {"transfer": asdict(given)}
-    if given.rule != "uniform":
+    if given.rule not in WITHOUT_WEIGHTS:
         assert given.weights is not None
         file = read_weights(Path(given.weights))
         weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
         if given.same_data:
             file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
         lineage["weights"] = file.lineage
-    mixture = transfer(given.rule, list(sizes), weights, given.share)  # type: ignore[arg-type]
+    mixture = transfer(given.rule, list(sizes), weights, given.share, given.noise_seed)  # type: ignore[arg-type]
     content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
     if is_first_process():
         write_weights(Path(config.run_dir) / "mixture.json", content)
@@ -136,12 +136,14 @@ def mixture_label(config: Config) -> str:
     noise = config.transfer.noise
     label = {
         "uniform": "uniform",
+        "random_share": f"random {share}",
         "top_share": f"top {share}",
         "bottom_share": f"bottom {share}",
         "reweight": "reweighted",
         "loss_reweight": "loss reweighted",
     }[config.transfer.rule]
-    return f"{label}, noise {noise:g}" if noise and config.transfer.rule != "uniform" else label
+    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
+    return f"{label}, noise {noise:g}" if noise and weighted else label
 
 
 def _domains(config: Config) -> list[Domain]:

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
@@ -23,6 +24,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "init_model": _domains,
         "fit": _fitted,
         "evaluate": _evaluated,
+        "simulate": _nothing,
         "report": _reported,
         "chain": _nothing,
     }[config.stage](config)
@@ -65,7 +67,7 @@ def _fitted(config: Config) -> dict[str, str]:
             )
         paths["reference"] = config.module.reference
     if isinstance(config.module, FinetuneConfig):
-        if config.transfer.weights is not None and config.transfer.rule != "uniform":
+        if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
             paths["weights"] = config.transfer.weights
         paths |= _sets(config)
     return paths

@@ -131,8 +131,8 @@ def test_one_direction_alone() -> None:
 
 def test_unknown_rule() -> None:
     message = (
-        "transfer.rule='top70' is unknown; allowed are uniform, top_share, bottom_share, "
-        "reweight, loss_reweight"
+        "transfer.rule='top70' is unknown; allowed are uniform, random_share, top_share, "
+        "bottom_share, reweight, loss_reweight"
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         transfer("top70", BY_NAME, PAPER, 70)  # type: ignore[arg-type]
@@ -189,3 +189,18 @@ def test_a_domain_s_noise_does_not_depend_on_the_others() -> None:
 def test_negative_noise_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"transfer\.noise=-1 must be 0 or more"):
         perturbed({"a": 1.0}, -1, seed=0)
+
+
+def test_a_random_share_has_the_size_of_the_selection_and_needs_no_weights() -> None:
+    names = list(PAPER)
+    kept = [
+        {n for n, p in transfer("random_share", names, {}, 70, seed).probability.items() if p > 0}
+        for seed in range(200)
+    ]
+    assert {len(domains) for domains in kept} == {17}
+    assert len(set(map(frozenset, kept))) > 190
+    chosen = np.array([sum(name in domains for domains in kept) for name in names])
+    # Each domain is kept with probability 17/25: 136 of 200 times, standard deviation 6.6.
+    assert abs(chosen - 136).max() < 5 * 6.6
+    again = transfer("random_share", names[::-1], {}, 70, 7).probability
+    assert {name for name, p in again.items() if p > 0} == kept[7]

@@ -190,6 +190,28 @@ class MineConfig:
 
 
 @dataclass
+class ComparedConfig:
+    """One measurement of stage=simulate, with the update it drives."""
+
+    name: str = MISSING
+    floor: float = 0.5
+    gradient_norm: str = "clip"
+    smoothing: float = 0.0
+
+
+@dataclass
+class SimulateConfig:
+    """The toy of the tDRO stage, and the measurements that it compares, by label."""
+
+    seeds: list[int] = MISSING
+    steps: int = MISSING
+    rows: int = MISSING
+    margin_std: float = MISSING
+    proxy_noise: float = MISSING
+    measurements: dict[str, ComparedConfig] = MISSING
+
+
+@dataclass
 class ReportConfig:
     """Which run folders one page shows."""
 
@@ -231,6 +253,7 @@ class Config:
     evaluate: EvaluateConfig | None = None
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
+    simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     chain: ChainConfig | None = None
 

@@ -140,3 +140,20 @@ def plain(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Ten
     """Mean proxy loss, as GroupDRO uses it; the reference is not looked at (Table 5)."""
     del reference
     return domain_means(proxy, domain, domains)
+
+
+def smooth_ratio(
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
+) -> Tensor:
+    """Ratio of mean losses whose divisor is sqrt(reference² + (floor · median domain's)²).
+
+    A smooth form of `ratio`'s floor: near Eq. 5 for domains far above the floor, towards 0 for
+    solved ones. The median is replaced by the mean as in `floored_reference`.
+    """
+    headroom = domain_means(proxy, domain, domains)
+    means = domain_means(reference, domain, domains)
+    median = means.nanquantile(0.5)
+    middle = median if median > 0 else means.nanmean()
+    divisor = torch.hypot(means, floor * middle)
+    solved = (headroom == 0) & (divisor == 0)
+    return torch.where(solved, torch.ones_like(headroom), headroom / divisor)

@@ -88,6 +88,7 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "mine": ("mine",),
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
+        "simulate": ("simulate",),
         "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
         + ("benchmark",),
     }[config["stage"]]

@@ -110,7 +110,7 @@ class TDROModule(LightningModule):
         measurement = self.measurement(proxy, reference, everyone, count)
         weights = self.weights.step(measurement)
         if self.weights.updates % CHECK_EVERY == 0:
-            require_equal_on_all_ranks(self.weights.log_weights, "domain weights")
+            require_equal_on_all_ranks(self.weights.log_weights.to(proxy.device), "domain weights")
         coefficients = sample_coefficients(everyone, weights)
         curves = {
             "weights": weights,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tdro_lightning.errors import ConfigError
 
-MeasurementName = Literal["ratio", "released", "difference", "plain"]
+MeasurementName = Literal["ratio", "smooth_ratio", "released", "difference", "plain"]
 RELEASED_SAMPLES = 512  # rows in one micro-batch of the authors' code, over all its processes
 RELEASED_THRESHOLD = 1e-4  # of the reference loss after its L1 normalisation over those rows
 
@@ -23,8 +23,9 @@ class Measurement:
     """A named loss measurement with its guard.
 
     Args:
-        name: `ratio` (Eq. 5), `released` (the authors' code), `difference` or `plain` (Table 5).
-        floor: for `ratio`, the smallest reference loss of a domain, as a share of the median
+        name: `ratio` (Eq. 5), `smooth_ratio` (ours), `released` (the authors' code), `difference`
+            or `plain` (Table 5).
+        floor: for the two ratios, the smallest reference loss of a domain, as a share of the median
             domain's; 0 is Eq. 5 as written.
 
     Raises:
@@ -54,6 +55,8 @@ class Measurement:
         """
         if self.name == "ratio":
             return ratio(proxy, reference, domain, domains, floor=self.floor)
+        if self.name == "smooth_ratio":
+            return smooth_ratio(proxy, reference, domain, domains, floor=self.floor)
         measures: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
             "released": released,
             "difference": difference,
@@ -95,21 +98,38 @@ def ratio(
     A domain whose reference loss is near zero would outweigh all others by noise alone, so the
     divisor is at least `floor` times the median domain's reference loss.
     """
-    headroom = domain_means(proxy, domain, domains)
     divisor = floored_reference(domain_means(reference, domain, domains), floor)
-    # Both models have solved the domain: two equal losses, whose ratio is 1.
-    solved = (headroom == 0) & (divisor == 0)
-    return torch.where(solved, torch.ones_like(headroom), headroom / divisor)
+    return _ratio_of(domain_means(proxy, domain, domains), divisor)
+
+
+def smooth_ratio(
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
+) -> Tensor:
+    """Ratio of mean losses whose divisor is sqrt(reference² + (floor · median domain's)²).
+
+    Ours: a floor without a threshold. It is near Eq. 5 for domains far above the floor and goes
+    towards 0 for solved ones.
+    """
+    means = domain_means(reference, domain, domains)
+    divisor = torch.hypot(means, floor * _middle(means))
+    return _ratio_of(domain_means(proxy, domain, domains), divisor)
 
 
 def floored_reference(means: Tensor, floor: float) -> Tensor:
-    """Mean reference losses [K], none below `floor` times the median of the present domains'.
+    """Mean reference losses [K], none below `floor` times the median of the present domains'."""
+    return torch.maximum(means, floor * _middle(means)) if floor else means
 
-    Where more than half of the domains are solved the median is 0 and their mean takes its place.
-    """
+
+def _middle(means: Tensor) -> Tensor:
+    """Median of the present domains' losses; their mean where more than half of them are solved."""
     median = means.nanquantile(0.5)
-    middle = median if median > 0 else means.nanmean()
-    return torch.maximum(means, floor * middle) if floor else means
+    return median if median > 0 else means.nanmean()
+
+
+def _ratio_of(headroom: Tensor, divisor: Tensor) -> Tensor:
+    """Their ratio, and 1, that of equals, where both models have solved the domain."""
+    solved = (headroom == 0) & (divisor == 0)
+    return torch.where(solved, torch.ones_like(headroom), headroom / divisor)
 
 
 def released(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
@@ -140,20 +160,3 @@ def plain(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Ten
     """Mean proxy loss, as GroupDRO uses it; the reference is not looked at (Table 5)."""
     del reference
     return domain_means(proxy, domain, domains)
-
-
-def smooth_ratio(
-    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
-) -> Tensor:
-    """Ratio of mean losses whose divisor is sqrt(reference² + (floor · median domain's)²).
-
-    A smooth form of `ratio`'s floor: near Eq. 5 for domains far above the floor, towards 0 for
-    solved ones. The median is replaced by the mean as in `floored_reference`.
-    """
-    headroom = domain_means(proxy, domain, domains)
-    means = domain_means(reference, domain, domains)
-    median = means.nanquantile(0.5)
-    middle = median if median > 0 else means.nanmean()
-    divisor = torch.hypot(means, floor * middle)
-    solved = (headroom == 0) & (divisor == 0)
-    return torch.where(solved, torch.ones_like(headroom), headroom / divisor)

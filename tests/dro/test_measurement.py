@@ -26,6 +26,8 @@ def expected(name: str, proxy, reference, domain, domains: int, floor: float) ->
         mine = d == g
         if name == "ratio":
             out[g] = p[mine].mean() / max(means[g], floor * np.median(means))
+        elif name == "smooth_ratio":
+            out[g] = p[mine].mean() / np.sqrt(means[g] ** 2 + (floor * np.median(means)) ** 2)
         elif name == "released":
             out[g] = np.maximum(p[mine] / scaled[mine], 0).mean()
         elif name == "difference":
@@ -35,7 +37,7 @@ def expected(name: str, proxy, reference, domain, domains: int, floor: float) ->
     return out
 
 
-@pytest.mark.parametrize("name", ["ratio", "released", "difference", "plain"])
+@pytest.mark.parametrize("name", ["ratio", "smooth_ratio", "released", "difference", "plain"])
 @pytest.mark.parametrize("floor", [0.0, 0.5])
 def test_each_measurement_equals_its_definition(name: str, floor: float) -> None:
     proxy, reference, domain = losses(seed=1)

@@ -92,6 +92,9 @@ def measured(name: str, proxy: np.ndarray, reference: np.ndarray, domain: np.nda
     if name == "ratio":
         means = mean(reference)
         return mean(proxy) / np.maximum(means, 0.5 * np.median(means))
+    if name == "smooth_ratio":
+        means = mean(reference)
+        return mean(proxy) / np.sqrt(means**2 + (0.5 * np.median(means)) ** 2)
     if name == "released":
         scaled = reference / (512 * reference.mean())
         return mean(proxy / np.where(scaled < 1e-4, 1.0, scaled))
@@ -107,7 +110,7 @@ def lr(step: int) -> float:
 
 
 @pytest.mark.parametrize("how", ["clip", "unit", "none"])
-@pytest.mark.parametrize("name", ["ratio", "released", "difference", "plain"])
+@pytest.mark.parametrize("name", ["ratio", "smooth_ratio", "released", "difference", "plain"])
 def test_fifty_steps_equal_numpy(parts, fit, name: str, how: str) -> None:
     rate = 0.1 if how != "none" else 1e-3
     smoothing = 1e-3 if how == "unit" else 0.0

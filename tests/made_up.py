@@ -49,6 +49,18 @@ def write_domains(folder: Path, count: int = 40) -> dict[str, dict]:
     return catalogue
 
 
+def write_domain_option(folder: Path, catalogue: dict[str, dict]) -> None:
+    """Write `conf/domains/made.yaml` for rows in `rows`: `--config-dir=conf domains=made`."""
+    lines = [
+        f"  {name}: {{file: {entry['file']}, language: English, category: Test, size: null, "
+        "symmetric: false, prompts: [Find it]}"
+        for name, entry in catalogue.items()
+    ]
+    (folder / "conf" / "domains").mkdir(parents=True)
+    option = ["root: rows", "hub: null", "only: null", "catalogue:", *lines]
+    (folder / "conf" / "domains" / "made.yaml").write_text("\n".join(option) + "\n")
+
+
 def tiny_model(folder: Path, seed: int = 0) -> str:
     """An untrained model folder with a tokenizer of 300 tokens."""
     texts = [row["query"] for row in rows("easy", 50, 2)]

@@ -9,7 +9,7 @@ import pytest
 
 from tdro_lightning.__main__ import experiments
 from tests.command import Ended, run
-from tests.made_up import rows, tiny_model, write_domains
+from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
 SMALL = (
     "data.batch_size=6",
@@ -30,13 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = write_domains(folder / "rows")
     tiny_model(folder / "model")
     tiny_model(folder / "reference", seed=1)
-    conf = "root: rows\nhub: null\nonly: null\ncatalogue:\n" + "".join(
-        f"  {name}: {{file: {entry['file']}, language: English, category: Test, size: null, "
-        f"symmetric: false, prompts: [Find it]}}\n"
-        for name, entry in catalogue.items()
-    )
-    (folder / "conf" / "domains").mkdir(parents=True)
-    (folder / "conf" / "domains" / "made.yaml").write_text(conf)
+    write_domain_option(folder, catalogue)
     weights = {"easy": 0.2, "middle": 0.3, "hard": 0.5}
     content = {"domain_weights": weights, "size": dict.fromkeys(weights, 40)}
     (folder / "weights.json").write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.parallel import SummedGradients, strategy
-from tests.made_up import tiny_model, write_domains
+from tests.made_up import tiny_model, write_domain_option, write_domains
 from tests.modules.conftest import Parts
 
 STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
@@ -85,14 +85,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = write_domains(folder / "rows")
     tiny_model(folder / "model")
     tiny_model(folder / "reference", seed=1)
-    (folder / "conf" / "domains").mkdir(parents=True)
-    lines = [
-        f"  {name}: {{file: {entry['file']}, language: E, category: T, size: null, "
-        "symmetric: false, prompts: [Find it]}"
-        for name, entry in catalogue.items()
-    ]
-    text = "\n".join(["root: rows", "hub: null", "only: null", "catalogue:", *lines])
-    (folder / "conf" / "domains" / "made.yaml").write_text(text)
+    write_domain_option(folder, catalogue)
     one = [sys.executable, "-m", "tdro_lightning"]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two += ["-m", "tdro_lightning"]

@@ -1,10 +1,12 @@
 """`python -m tdro_lightning +experiment=NAME [overrides]`: compose, check, run the stage."""
 
 import difflib
+import logging
 import os
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 import hydra
@@ -15,7 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tdro_lightning.config import checked, package_folder, unknown_key
 from tdro_lightning.errors import InputError
-from tdro_lightning.processes import is_first_process
+from tdro_lightning.processes import (
+    from_first,
+    is_first_process,
+    process_group,
+    processes,
+    rank_here,
+)
 
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
@@ -46,10 +54,15 @@ def run(composed: DictConfig, command: str) -> None:
     from tdro_lightning.stages import run_stage
 
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
-        with open_dict(composed):
+    with open_dict(composed):
+        if job.mode == RunMode.MULTIRUN:
             composed.run_dir = job.runtime.output_dir
-    run_stage(checked(composed), command)
+        if processes() > 1:  # the folder's name may hold the time, which processes see differently
+            composed.run_dir = from_first(composed.run_dir)
+    config = checked(composed)
+    if not is_first_process():
+        log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
+    run_stage(config, command)
 
 
 def main() -> None:
@@ -65,11 +78,19 @@ def main() -> None:
         wrong = _start(arguments)
     except HydraException as error:
         wrong = [_explained(error, arguments)]
+    except InputError as error:
+        wrong = [str(error)]
     except KeyboardInterrupt:
         print("interrupted; the same command continues a chain where it was", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        logging.getLogger(__name__).exception("failed")
+        if processes() > 1:
+            print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
+        raise
+    rank = f"rank {rank_here()}: " if processes() > 1 else ""
     for message in wrong:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {rank}{message}", file=sys.stderr)
     if wrong:
         sys.exit(2)
 
@@ -77,7 +98,8 @@ def main() -> None:
 def _start(arguments: list[str]) -> list[str]:
     """Let Hydra compose and run every job; messages of the jobs that were given wrong input.
 
-    A job of a sweep that is refused does not stop the others.
+    A job of a sweep that is refused does not stop the others, except where several processes run
+    it: those that were not refused may be waiting.
     """
     command = "python -m tdro_lightning " + shlex.join(arguments)
     wrong: list[str] = []
@@ -86,15 +108,29 @@ def _start(arguments: list[str]) -> list[str]:
         try:
             run(composed, command)
         except (InputError, HydraException) as error:
+            if processes() > 1:
+                raise
             wrong.append(str(error))
 
     if not is_first_process():
-        arguments = [*arguments, "hydra.output_subdir=null", "hydra/job_logging=none"]
+        arguments += ["hydra.output_subdir=null"]
+        arguments += [f"hydra/{kind}_logging=none" for kind in ("job", "hydra")]
+        arguments += [f"hydra.{kind}.dir={tempfile.gettempdir()}" for kind in ("run", "sweep")]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
     OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
     sys.argv[1:] = arguments
-    hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
+    with process_group():
+        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
     return wrong
+
+
+def log_to(path: Path) -> None:
+    """Write what this process logs, from INFO on, to a file of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
 
 
 def _with_plus(argument: str) -> str:

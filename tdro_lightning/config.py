@@ -17,17 +17,17 @@ from omegaconf.errors import (
 
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.processes import processes_here
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, TDROConfig
 
-STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain")
+STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain", "plan")
 CHOICES = {
     "stage": STAGES,
     "model.pooling": ("last", "mean"),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "flash_attention_2", "sdpa", "eager"),
     "trainer.precision": ("32-true", "bf16-mixed"),
-    "strategy.kind": ("single", "ddp"),
+    "strategy.kind": ("single", "ddp", "fsdp"),
+    "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
 }
@@ -39,6 +39,7 @@ POSITIVE = (
     "trainer.devices",
     "trainer.chunk_tokens",
     "trainer.log_every",
+    "trainer.checkpoint_every",
     "optimiser.lr",
     "optimiser.clip_norm",
     "module.temperature",
@@ -54,12 +55,6 @@ def checked(composed: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
     """
-    written = OmegaConf.to_container(composed)
-    assert isinstance(written, dict)
-    if processes_here() > 1 and "${now:" in str(written.get("run_dir")):
-        raise ConfigError(
-            "run_dir holds the time, which processes may see differently; give run_dir=FOLDER"
-        )
     kind = OmegaConf.select(composed, "module.kind")
     if kind is not None and kind not in MODULES:
         raise ConfigError(f"module.kind={kind!r} is unknown; allowed are {', '.join(MODULES)}")
@@ -70,6 +65,9 @@ def checked(composed: DictConfig) -> Config:
         merged = OmegaConf.merge(schema, composed)
         OmegaConf.resolve(merged)
         missing = sorted(OmegaConf.missing_keys(merged))
+        if missing == ["module.reference"] and merged.stage == "plan":
+            merged.module.reference = "any"  # a plan counts a reference and reads none
+            missing = []
         if missing:
             raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
         config = OmegaConf.to_object(merged)
@@ -107,8 +105,11 @@ def _check_values(config: Config) -> None:
         wrong.append(f"optimiser.min_lr_ratio={config.optimiser.min_lr_ratio} must be in [0, 1]")
     if config.seed < 0:
         wrong.append(f"seed={config.seed} must be 0 or more")
-    if config.data.negatives < 0 or config.data.workers < 0:
-        wrong.append("data.negatives and data.workers must be 0 or more")
+    for key in ("data.negatives", "data.workers", "trainer.kept_tokens"):
+        if _value(config, key) < 0:
+            wrong.append(f"{key}={_value(config, key)} must be 0 or more")
+    if config.strategy.cpu_offload and config.strategy.kind != "fsdp":
+        wrong.append(f"strategy.cpu_offload needs strategy=fsdp, not {config.strategy.kind}")
     wrong += _check_stage(config)
     if wrong:
         raise ConfigError("\n".join(wrong))
@@ -116,10 +117,8 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
-    if processes_here() > 1 and config.stage != "fit":
-        wrong.append(f"stage={config.stage} runs in one process; only stage=fit runs in several")
     needed = {name: name for name in ("harvest", "mine", "evaluate", "simulate", "report", "chain")}
-    section = {**needed, "fit": "module"}.get(config.stage)
+    section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage == "evaluate" and config.benchmark is None:
@@ -175,6 +174,9 @@ def unknown_key(key: str) -> str:
         kinds = [hint for s in sections for hint in _kinds(s, part)]
         sections = [kind for kind in kinds if is_dataclass(kind)]
     known = sorted({f.name for s in sections for f in fields(s)})
+    if parents and last in known:
+        section = ".".join(parents)
+        return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
     near = difflib.get_close_matches(last, known, n=1)
     hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
     return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"

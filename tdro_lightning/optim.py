@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from tdro_lightning.retrieval.distributed import sum_gradients
 
@@ -64,7 +65,8 @@ class Optimisation:
         """
         trained = list(parameters)
         sum_gradients(trained)
-        norm = float(nn.utils.clip_grad_norm_(trained, self.clip_norm))
+        total = nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: gradient norm {norm}; nothing was updated")
         for group in optimiser.param_groups:

@@ -38,6 +38,7 @@ class ModelConfig:
     attention: str = MISSING
     lora: LoraConfig | None = None
     tiny: TinyModelConfig | None = None
+    architecture: dict[str, Any] | None = None
 
 
 @dataclass
@@ -87,7 +88,6 @@ class TDROConfig:
     gradient_norm: str = MISSING
     smoothing: float = MISSING
     ema: float = MISSING
-    chunk_rows: int | None = None
 
 
 @dataclass
@@ -128,9 +128,12 @@ class TrainerConfig:
 
     steps: int = MISSING
     precision: str = MISSING
-    devices: int = MISSING
+    devices: int | None = None
     chunk_tokens: int = MISSING
+    kept_tokens: int = MISSING
     log_every: int = MISSING
+    checkpoint_every: int | None = None
+    resume: str = MISSING
 
 
 @dataclass
@@ -138,6 +141,8 @@ class StrategyConfig:
     """How a training run is spread over processes."""
 
     kind: str = MISSING
+    activation_checkpointing: bool = MISSING
+    cpu_offload: bool = MISSING
 
 
 @dataclass

@@ -61,8 +61,8 @@ def write_domain_option(folder: Path, catalogue: dict[str, dict]) -> None:
     (folder / "conf" / "domains" / "made.yaml").write_text("\n".join(option) + "\n")
 
 
-def tiny_model(folder: Path, seed: int = 0) -> str:
+def tiny_model(folder: Path, seed: int = 0, layers: int = 1) -> str:
     """An untrained model folder with a tokenizer of 300 tokens."""
     texts = [row["query"] for row in rows("easy", 50, 2)]
-    build_tiny_model(texts, folder, vocabulary=300, width=16, layers=1, heads=2, seed=seed)
+    build_tiny_model(texts, folder, vocabulary=300, width=16, layers=layers, heads=2, seed=seed)
     return str(folder)

@@ -4,70 +4,191 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from torch.distributed.tensor import DTensor
 
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.parallel import SummedGradients, strategy
+from tdro_lightning.modules import finetune
+from tdro_lightning.parallel import Sharded, Single, SummedGradients, strategy
+from tdro_lightning.processes import process_group
+from tdro_lightning.retrieval.adapter import Lora
 from tests.made_up import tiny_model, write_domain_option, write_domains
-from tests.modules.conftest import Parts
+from tests.modules.conftest import OPTIMISATION, Parts
 
 STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
+CASES: dict[str, dict] = {
+    "whole batch": {"chunk_tokens": 10_000},
+    "chunks": {"chunk_tokens": 200},
+    "kept chunks": {"chunk_tokens": 200, "kept_tokens": 500},
+    "lora": {"chunk_tokens": 200, "lora": Lora(r=2, alpha=4, dropout=0.0)},
+    "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
+    "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
+}
 
 
-def trained(folder: Path, stage: str, changes: dict, plan: object) -> LightningModule:
-    """Six float64 steps of a stage under a strategy."""
+class Recorder(Callback):
+    """Loss and gradients of every step, gathered where they are sharded."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: LightningModule, optimizer
+    ) -> None:
+        self.steps.append({n: p.grad for n, p in whole(module) if p.grad is not None})
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        self.steps[-1]["loss"] = trainer.callback_metrics["loss"]
+
+
+def whole(module: LightningModule) -> Iterator[tuple[str, torch.Tensor]]:
+    """Trained parameters with their gradients, both as whole tensors."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            full = torch.nn.Parameter(unsharded(parameter.detach()))
+            full.grad = None if parameter.grad is None else unsharded(parameter.grad)
+            yield name, full
+
+
+def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
+    """Five float64 steps of a stage under a strategy: what they gave."""
     torch.set_num_threads(1)
     domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
     parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
-    module = getattr(parts, stage)(dtype="float64", **changes)
+    dtype = "float32" if case == "float32" else "float64"
+    module = getattr(parts, stage)(dtype=dtype, **CASES[case])
     encoder = module.proxy if stage == "tdro" else module.encoder
+    recorder = Recorder()
     trainer = Trainer(
-        max_steps=6, max_epochs=-1, accelerator="cpu", strategy=plan, logger=False,
+        max_steps=5, max_epochs=-1, accelerator="cpu", strategy=plan, logger=False,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")), enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[recorder],
     )  # fmt: skip
     trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
-    return module
+    weights = module.weights.state_dict() if stage == "tdro" else {}
+    parameters = {name: value.detach() for name, value in whole(module)}
+    return {"parameters": parameters, "weights": weights, "steps": recorder.steps}
 
 
-def state(module: LightningModule) -> dict:
-    weights = module.weights.state_dict() if hasattr(module, "weights") else {}
-    return {"parameters": module.state_dict(), "weights": weights}
+def five_hundred_batches(folder: Path) -> list[tuple[list[int], tuple[str, ...]]]:
+    """Domains and query ids of this rank's batches, read by two loader processes."""
+    domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
+    parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
+    encoder = parts.encoder(parts.proxy_path)
+    data = parts.homogeneous(encoder, workers=2, steps=500)
+    return [(batch.domain.tolist(), batch.query_ids) for batch in data.train_dataloader()]
 
 
-def work(number: int, folder: Path, stage: str, changes: dict) -> None:
+def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
+    """What the first step's loss compares: queries, all passages, index of each positive."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+    losses = finetune.all_passage_losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            finetune,
+            "all_passage_losses",
+            lambda q, p, positive, t: seen.append((q, p, positive)) or losses(q, p, positive, t),
+        )
+        trained(folder, "finetune", "chunks", plan)
+    return tuple(value.detach() for value in seen[0])
+
+
+def work(number: int, folder: Path, kind: str) -> None:
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    module = trained(folder, stage, changes, SummedGradients(process_group_backend="gloo"))
-    torch.save(state(module), folder / f"{stage}-{number}.pt")
+    with process_group():
+        if kind == "ddp":
+            torch.save(five_hundred_batches(folder), folder / f"batches {number}.pt")
+            torch.save(compared(folder, strategy(kind, 2)), folder / f"compared {number}.pt")
+        for stage in STAGES:
+            for case in CASES:
+                found = trained(folder, stage, case, strategy(kind, 2))
+                torch.save(found, folder / f"{kind} {stage} {case} {number}.pt")
 
 
-@pytest.mark.parametrize(
-    ("stage", "changes"),
-    [("tdro", {}), ("tdro", {"chunk_rows": 4}), ("finetune", {})],
-    ids=["tdro", "tdro in chunks", "finetune"],
-)
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch, stage: str, changes: dict) -> None:
-    tiny_model(tmp_path / "proxy", seed=0)
-    tiny_model(tmp_path / "reference", seed=1)
-    alone = state(trained(tmp_path, stage, {}, "auto"))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    mp.spawn(work, args=(tmp_path, stage, changes), nprocs=2)
-    for number in range(2):
-        theirs = torch.load(tmp_path / f"{stage}-{number}.pt")
-        for part in ("parameters", "weights"):
-            for name, value in alone[part].items():
-                if isinstance(value, torch.Tensor):
-                    torch.testing.assert_close(
-                        theirs[part][name], value, rtol=0, atol=1e-10, equal_nan=True, msg=name
-                    )
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every case gave in two processes, under both strategies."""
+    folder = tmp_path_factory.mktemp("spread")
+    tiny_model(folder / "proxy", seed=0, layers=2)
+    tiny_model(folder / "reference", seed=1)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MASTER_ADDR", "127.0.0.1")
+        for kind in ("ddp", "fsdp"):
+            environment.setenv("MASTER_PORT", str(free_port()))
+            mp.spawn(work, args=(folder, kind), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_equal_one(two_processes: Path, stage: str, case: str) -> None:
+    """Losses, gradients, parameters and domain weights."""
+    alone = trained(two_processes, stage, case, Single("cpu"))
+    assert len(alone["steps"]) == 5
+    for kind in ("ddp", "fsdp"):
+        for number in range(2):
+            theirs = torch.load(two_processes / f"{kind} {stage} {case} {number}.pt")
+            tolerance = 1e-5 if case == "float32" else 1e-9
+            assert_equal(alone, theirs, f"{kind}, rank {number}", tolerance)
+
+
+def test_every_rank_is_on_the_same_domain_at_every_step(two_processes: Path) -> None:
+    alone = five_hundred_batches(two_processes)
+    ranks = [torch.load(two_processes / f"batches {number}.pt") for number in range(2)]
+    assert len(alone) == len(ranks[0]) == len(ranks[1]) == 500
+    for (domain, ids), *shares in zip(alone, *ranks, strict=True):
+        assert {d for theirs, _ in shares for d in theirs} == set(domain)
+        assert len(set(domain)) == 1
+        assert sorted(i for _, theirs in shares for i in theirs) == sorted(ids)
+        assert len(set(ids)) == 12
+    assert len({domain[0] for domain, _ in alone}) == 3
+
+
+def test_negatives_are_all_other_passages_of_the_global_batch_once(two_processes: Path) -> None:
+    queries, passages, positive = compared(two_processes, Single("cpu"))
+    assert passages.shape == (24, 16)
+    assert len(torch.unique(passages, dim=0)) == 24
+    ranks = [torch.load(two_processes / f"compared {number}.pt") for number in range(2)]
+    assert torch.equal(ranks[0][1], ranks[1][1])
+    distance = torch.cdist(ranks[0][1], passages)
+    place = distance.argmin(dim=1)  # where each of their passages stands in ours
+    assert distance.min(dim=1).values.max() < 1e-9
+    assert sorted(place.tolist()) == list(range(24))
+    for number, (theirs, _, index) in enumerate(ranks):
+        torch.testing.assert_close(theirs, queries[number::2], rtol=0, atol=1e-9)
+        assert torch.equal(place[index], positive[number::2])
+
+
+def assert_equal(one: Any, other: Any, where: str, tolerance: float) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{where}, {key}", tolerance)
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for step, value in enumerate(one):
+            assert_equal(value, other[step], f"{where}, step {step}", tolerance)
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(other, one, rtol=0, atol=tolerance, equal_nan=True, msg=where)
+    else:
+        assert one == other, where
 
 
 def free_port() -> int:
@@ -76,6 +197,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+ARGUMENTS = [
+    "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
+    "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
+    "data.passage_tokens=16", "data.workers=0", "model.lora=null", "trainer.steps=4",
+    "trainer.precision=32-true", "logger.wandb=disabled",
+]  # fmt: skip
+SPREAD = ["strategy=ddp", "trainer.devices=2"]
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +219,11 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = [sys.executable, "-m", "tdro_lightning"]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two += ["-m", "tdro_lightning"]
-    spread = ["strategy=ddp", "trainer.devices=2"]
-    for command, output, own in ((one, "one", []), (two, "two", spread)):
-        arguments = [
-            "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
-            "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
-            "data.passage_tokens=16", "data.workers=0", "model.lora=null", "trainer.steps=4",
-            "trainer.precision=32-true", "logger.wandb=disabled", f"run_dir={output}",
-        ]  # fmt: skip
+    for command, output, own in ((one, "one", []), (two, "two", SPREAD)):
         ended = subprocess.run(
-            [*command, *arguments, *own], cwd=folder, capture_output=True, text=True, timeout=200
-        )
+            [*command, *ARGUMENTS, *own, f"run_dir={output}"],
+            cwd=folder, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -109,20 +233,52 @@ def test_torchrun_writes_one_run_with_the_same_weights(launched: Path) -> None:
     for key in ("domain_weights", "mean_weights", "ema_weights"):
         assert two[key] == pytest.approx(one[key], abs=1e-5)
     assert two["size"] == one["size"]
-    assert sorted(p.name for p in (launched / "two").iterdir()) == sorted(
-        p.name for p in (launched / "one").iterdir()
-    )
+    names = [{p.name for p in (launched / d).iterdir()} for d in ("one", "two")]
+    assert names[1] - names[0] == {"rank-1.log"}
+    assert names[0] <= names[1]
     histories = [(launched / d / "history.csv").read_text().splitlines() for d in ("one", "two")]
     assert len(histories[0]) == len(histories[1])
 
 
 def test_processes_and_configuration_must_agree(monkeypatch) -> None:
-    assert strategy("single", 1) == "auto"
+    assert isinstance(strategy("single", 1), Single)
     with pytest.raises(ConfigError, match=r"trainer\.devices=2; use strategy=ddp"):
         strategy("single", 2)
     with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 2"):
         strategy("ddp", 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert isinstance(strategy("ddp", 2), SummedGradients)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for devices in (2, None):
+        assert isinstance(strategy("ddp", devices), SummedGradients)
+        assert isinstance(strategy("fsdp", devices), Sharded)
     with pytest.raises(ConfigError, match="strategy=single is one process"):
-        strategy("single", 1)
+        strategy("single", None)
+
+
+def test_a_rank_that_fails_ends_all_with_its_name(launched: Path) -> None:
+    """Rank 1 dies in a step while rank 0 waits for its gradients; nobody waits for long."""
+    breaking = launched / "breaking.py"
+    breaking.write_text(
+        "import os, sys\n"
+        "from tdro_lightning import optim\n"
+        "from tdro_lightning.__main__ import main\n"
+        "update = optim.Optimisation.update\n"
+        "def failing(self, optimiser, parameters, step):\n"
+        "    if step == 2 and os.environ['RANK'] == '1':\n"
+        "        raise MemoryError('no room on this device')\n"
+        "    return update(self, optimiser, parameters, step)\n"
+        "optim.Optimisation.update = failing\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [*command, str(breaking), *ARGUMENTS, *SPREAD, "run_dir=broken"],
+        cwd=launched, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert time.monotonic() - began < 100
+    assert ended.returncode != 0
+    assert "error: rank 1 failed, which ends all ranks" in ended.stderr
+    assert "MemoryError: no room on this device" in (launched / "broken/rank-1.log").read_text()
+    assert json.loads((launched / "broken/run.json").read_text())["status"] != "finished"
+    assert not (launched / "broken/weights.json").exists()

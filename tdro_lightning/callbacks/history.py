@@ -1,13 +1,25 @@
 """An append-only history of everything logged, our own record beside any tracker."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 HEADER = ("step", "metric", "value")
+
+
+def log_now(module: LightningModule, metrics: Mapping[str, float]) -> None:
+    """Send values that only this step has to the loggers.
+
+    `module.log` would repeat them at every later step that has no such value.
+    """
+    if (module.global_step + 1) % module.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        for logger in module.loggers:
+            logger.log_metrics(dict(metrics), module.global_step)
 
 
 class History(Logger):

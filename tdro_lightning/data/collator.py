@@ -30,20 +30,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.domain)
 
-    def chunks(self, rows: int) -> list["Batch"]:
-        """The batch in runs of at most `rows` queries."""
-        return [self[start : start + rows] for start in range(0, len(self), rows)]
-
-    def __getitem__(self, rows: slice) -> "Batch":
-        """A run of consecutive rows with their passages."""
-        start, stop, _ = rows.indices(len(self))
-        each = len(self.passages) // len(self)
-        return Batch(
-            self.queries[start:stop],
-            self.passages[start * each : stop * each],
-            self.domain[start:stop],
-            self.query_ids[start:stop],
-        )
+    @property
+    def texts(self) -> Tokens:
+        """All B + B * N token sequences, queries first."""
+        return self.queries.followed_by(self.passages)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""

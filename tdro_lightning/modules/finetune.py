@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import torch
 from lightning import LightningModule
 
+from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.optim import Optimisation
+from tdro_lightning.parallel import shard
 from tdro_lightning.retrieval.contrastive import all_passage_losses, require_finite_losses
 from tdro_lightning.retrieval.distributed import gather_rows, rank, world_size
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.grad_cache import CachedEmbeddings
 
 
 class FinetuneModule(LightningModule):
@@ -21,6 +24,7 @@ class FinetuneModule(LightningModule):
         loss_scale: factor on the loss of each domain's batches (1 except under loss reweighting).
         temperature: softmax temperature.
         optimisation: how the encoder trains.
+        seed: what dropout depends on besides step and rank.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class FinetuneModule(LightningModule):
         loss_scale: Sequence[float],
         temperature: float,
         optimisation: Optimisation,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -38,6 +43,11 @@ class FinetuneModule(LightningModule):
         self.loss_scale = tuple(loss_scale)
         self.temperature = temperature
         self.optimisation = optimisation
+        self.seed = seed
+
+    def configure_model(self) -> None:
+        """Spread the encoders over devices where the strategy does that."""
+        shard(self.trainer, self.encoder)
 
     def on_train_start(self) -> None:
         """Models arrive in eval mode and the Trainer leaves them there."""
@@ -45,17 +55,20 @@ class FinetuneModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update on one global batch of one domain."""
-        queries = self.encoder(batch.queries)
-        passages = gather_rows(self.encoder(batch.passages))
-        each = len(batch.passages) // len(batch)
+        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, self.global_step, rank()))
+        queries, passages = cache.vectors.tensor_split([len(batch)])
+        each = len(passages) // len(batch)
+        passages = gather_rows(passages)
         first = rank() * len(batch)
         positive = torch.arange(first, first + len(batch), device=queries.device) * each
         losses = all_passage_losses(queries, passages, positive, self.temperature)
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
-        self.log("loss", gather_rows(losses.detach()).mean())
-        self.log(f"loss/{self.names[domain]}", gather_rows(losses.detach()).mean())
+        cache.backward(self.manual_backward)
+        loss = gather_rows(losses.detach()).mean()
+        self.log("loss", loss)
+        log_now(self, {f"loss/{self.names[domain]}": float(loss)})
         self.log_dict(
             self.optimisation.update(self.optimizers(), self.encoder.parameters(), self.global_step)
         )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
 def world_size() -> int:
@@ -34,12 +35,23 @@ def gather_rows(values: Tensor) -> Tensor:
     return values if world_size() == 1 else _GatherRows.apply(values)
 
 
+def largest(number: int) -> int:
+    """The largest of the integers that the processes hand in."""
+    if world_size() == 1:
+        return number
+    value = torch.tensor(number)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, in one collective.
 
-    A sum, not a mean: losses are divided by counts of the global batch.
+    A sum, not a mean: losses are divided by counts of the global batch. Gradients of sharded
+    parameters have been summed in the backward pass.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    found = (p.grad for p in parameters if p.grad is not None)
+    gradients = [gradient for gradient in found if not isinstance(gradient, DTensor)]
     if world_size() == 1 or not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])

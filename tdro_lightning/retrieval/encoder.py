@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +13,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.pooling import Pooling, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
-from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ class Encoder(nn.Module):
         query_tokens: longest query in tokens, special tokens included.
         passage_tokens: longest passage in tokens, special tokens included.
         chunk_tokens: padded tokens in one forward pass; it changes memory and speed, not results.
+        kept_tokens: padded tokens of a training batch whose activations stay in memory until its
+            backward pass; the rest of the batch runs twice, with the same result.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Encoder(nn.Module):
         query_tokens: int,
         passage_tokens: int,
         chunk_tokens: int = 16384,
+        kept_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -57,6 +64,7 @@ class Encoder(nn.Module):
         self.query_tokens = query_tokens
         self.passage_tokens = passage_tokens
         self.chunk_tokens = chunk_tokens
+        self.kept_tokens = kept_tokens
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
         self.causal = (
@@ -70,9 +78,38 @@ class Encoder(nn.Module):
 
         Texts are run in chunks of like length, so that a vector depends on its own text only.
         """
-        chunks = length_chunks(tokens.lengths, self.chunk_tokens)
+        chunks = self.chunks(tokens)
         vectors = torch.cat([self.embed(*tokens.padded(rows)) for rows in chunks])
         return vectors[torch.cat(chunks).argsort()]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the backbone's parameters are spread over the processes of the run."""
+        return isinstance(self.backbone, FSDPModule)
+
+    def chunks(self, tokens: Tokens) -> list[Tensor]:
+        """Row indices of the forward passes that a batch needs.
+
+        A forward pass of a sharded backbone is a collective, so then all ranks make equally many.
+        """
+        chunks = length_chunks(tokens.lengths, self.chunk_tokens)
+        return divided(chunks, largest(len(chunks))) if self.sharded else chunks
+
+    def kept_chunks(self, tokens: Tokens, chunks: list[Tensor]) -> int:
+        """How many of a batch's chunks keep their graph, from the first on; at least the one."""
+        sizes = [len(rows) * int(tokens.lengths[rows].max()) for rows in chunks]
+        fitting = sum(1 for total in accumulate(sizes) if total <= self.kept_tokens)
+        kept = max(fitting, 1)
+        return -largest(-kept) if self.sharded else kept
+
+    def reduce_gradients(self, last: bool) -> None:
+        """Say, before a backward pass of a sharded backbone, whether it is the step's last.
+
+        Gradients of an adapter are small: they are summed over ranks once, after the last chunk.
+        Those of a whole model would not fit unsharded, so each chunk's are reduced and sharded.
+        """
+        if self.sharded and isinstance(self.backbone, PeftModel):
+            self.backbone.set_requires_gradient_sync(last)
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of one padded chunk.
@@ -122,8 +159,20 @@ class Encoder(nn.Module):
         return self.requires_grad_(False).eval()
 
     def save(self, folder: Path) -> None:
-        """Write model (or adapter), tokenizer and description; `load_encoder` reads them back."""
-        self.backbone.save_pretrained(str(folder))
+        """Write model (or adapter), tokenizer and description; `load_encoder` reads them back.
+
+        All ranks of a run call it together, and the first one writes.
+        """
+        whole = None
+        if self.sharded:
+            only_adapter = isinstance(self.backbone, PeftModel)
+            options = StateDictOptions(
+                full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_adapter
+            )
+            whole = get_model_state_dict(self.backbone, options=options)
+        if rank() > 0:
+            return
+        self.backbone.save_pretrained(str(folder), state_dict=whole)
         self.tokenizer.tokenizer.save_pretrained(str(folder))
         write_json(
             folder / DESCRIPTION,
@@ -145,6 +194,7 @@ def load_encoder(
     attention: Attention = "auto",
     lora: Lora | None = None,
     chunk_tokens: int = 16384,
+    kept_tokens: int = 0,
 ) -> Encoder:
     """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
 
@@ -160,6 +210,7 @@ def load_encoder(
         attention: attention kernels; `auto` takes flash attention where it can run.
         lora: sizes of a fresh adapter to train; None trains, or uses, the model as it is.
         chunk_tokens: padded tokens in one forward pass.
+        kept_tokens: padded tokens whose activations a training step keeps.
 
     Raises:
         ConfigError: no such model, weights missing from it, or a tokenizer without EOS.
@@ -187,7 +238,9 @@ def load_encoder(
                 "or name its base model"
             )
         backbone = attach_lora(backbone, lora)
-    return Encoder(backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens)
+    return Encoder(
+        backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens, kept_tokens
+    )
 
 
 def chosen_attention(attention: Attention) -> str:

@@ -1,29 +1,23 @@
-"""Random state saved before a forward pass, so that it can be run again with the same dropout."""
+"""Forward passes that can be run again with the same dropout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
-class RandomState:
-    """The state of the CPU and current GPU generators at the moment of construction."""
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Run a block with torch's generators seeded by a key, then go on from where they were.
 
-    def __init__(self) -> None:
-        self._cpu = torch.get_rng_state()
-        self._gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    Dropout is a function of the key and of the shapes in the block, so it needs no saved state to
+    be repeated, neither in a second pass nor in a resumed run.
 
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Run a block from this state, then go on from where the generators were."""
-        now = RandomState()
-        self._restore()
-        try:
-            yield
-        finally:
-            now._restore()
-
-    def _restore(self) -> None:
-        torch.set_rng_state(self._cpu)
-        if self._gpu is not None:
-            torch.cuda.set_rng_state(self._gpu)
+    Args:
+        key: integers of at least 0, for instance seed, step, rank and chunk.
+    """
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        yield

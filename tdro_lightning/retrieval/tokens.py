@@ -30,13 +30,9 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, rows: slice) -> "Tokens":
-        """A run of consecutive sequences."""
-        start, stop, step = rows.indices(len(self))
-        assert step == 1, "only runs of consecutive sequences can be sliced"
-        first = int(self.lengths[:start].sum())
-        count = int(self.lengths[start:stop].sum())
-        return Tokens(self.ids[first : first + count], self.lengths[start:stop])
+    def followed_by(self, others: "Tokens") -> "Tokens":
+        """These sequences, then the others."""
+        return Tokens(torch.cat([self.ids, others.ids]), torch.cat([self.lengths, others.lengths]))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device."""
@@ -88,3 +84,17 @@ def length_chunks(lengths: Tensor, budget: int) -> list[Tensor]:
         chunks.append(order[start : start + rows])
         start += rows
     return chunks
+
+
+def divided(chunks: list[Tensor], count: int) -> list[Tensor]:
+    """The chunks, those with the most rows cut in two until there are `count` of them.
+
+    Args:
+        chunks: row indices, at least `count` in all.
+        count: chunks wanted, no fewer than there are.
+    """
+    pieces = list(chunks)
+    while len(pieces) < count:
+        largest = max(range(len(pieces)), key=lambda i: len(pieces[i]))
+        pieces[largest : largest + 1] = pieces[largest].tensor_split(2)
+    return pieces

@@ -6,16 +6,22 @@ with nothing left to do starts at once.
 
 import importlib
 
-from tdro_lightning.processes import is_first_process
+from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 
+TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
+
 
 def run_stage(config: Config, command: str) -> None:
-    """Run the configured stage and write `run.json` beside its results."""
+    """Run the configured stage and write `run.json` beside its results.
+
+    All processes of a run call it, and none goes on before the results are there.
+    """
     stage = importlib.import_module(f"tdro_lightning.stages.{config.stage}")
     if is_first_process():
         with recorded(config, command):
             stage.run(config)
-    else:
+    elif config.stage in TOGETHER:
         stage.run(config)
+    barrier()

@@ -6,8 +6,10 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from tdro_lightning.config import checked
+from tdro_lightning.processes import from_first, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages import run_stage
+from tdro_lightning.stages.console import tell
 from tdro_lightning.stages.record import is_finished
 
 
@@ -28,10 +30,12 @@ def run(config: Config) -> None:
         composed = checked(compose("config", overrides))
         title = f"[{number}/{len(steps)}] {name}"
         # The report is always made again: it takes seconds, and prints the table.
-        if composed.stage != "report" and is_finished(composed):
-            print(f"{title}: finished before, inputs and config unchanged", flush=True)
+        # The first process says what is finished, so that all run the same steps.
+        finished = is_first_process() and composed.stage != "report" and is_finished(composed)
+        if from_first(finished):
+            tell(f"{title}: finished before, inputs and config unchanged")
             continue
-        print(f"{title}: {composed.description}", flush=True)
+        tell(f"{title}: {composed.description}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
         run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
 

@@ -1,8 +1,16 @@
-"""What libraries may print during a stage: warnings that a user can act on, nothing else."""
+"""What a run prints: our lines once, and warnings that a user can act on."""
 
 import logging
 import os
 import warnings
+
+from tdro_lightning.processes import is_first_process
+
+
+def tell(line: str) -> None:
+    """Print a line, in the first process of a run only."""
+    if is_first_process():
+        print(line, flush=True)
 
 
 def quiet_libraries() -> None:
@@ -19,5 +27,6 @@ def quiet_libraries() -> None:
         r"The 'train_dataloader' does not have many workers",  # data.workers is the user's choice
         r"You're resuming from a checkpoint that ended before the epoch",  # our datamodule can
         r".*isinstance\(treespec, LeafSpec\)",
+        r".*is_gradient_checkpointing",  # peft's call, not ours
     ):
         warnings.filterwarnings("ignore", message)

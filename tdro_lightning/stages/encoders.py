@@ -1,6 +1,7 @@
 """Encoders as the configuration wants them."""
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.parallel import checkpoint_activations
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.encoder import Encoder, load_encoder
 from tdro_lightning.schema import Config
@@ -18,7 +19,7 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         ConfigError: no such model, or one that cannot be pooled as asked.
     """
     lora = config.model.lora if trained else None
-    return load_encoder(
+    encoder = load_encoder(
         path,
         pooling=config.model.pooling,  # type: ignore[arg-type]
         query_tokens=config.data.query_tokens,
@@ -27,7 +28,11 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         attention=config.model.attention,  # type: ignore[arg-type]
         lora=Lora(lora.r, lora.alpha, lora.dropout) if lora else None,
         chunk_tokens=config.trainer.chunk_tokens,
+        kept_tokens=config.trainer.kept_tokens,
     )
+    if trained and config.strategy.activation_checkpointing:
+        checkpoint_activations(encoder)
+    return encoder
 
 
 def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import lightning
 import torch
 import wandb
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from tdro_lightning.callbacks.checkpoints import Checkpoints, newest_checkpoint, step_of
 from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.data.collator import Collator
@@ -30,7 +31,7 @@ from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import strategy
-from tdro_lightning.processes import is_first_process
+from tdro_lightning.processes import barrier, is_first_process, processes, processes_here
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.console import quiet_libraries
@@ -75,7 +76,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         measurement,
         settings.temperature,
         _optimisation(config),
-        settings.chunk_rows,
+        config.seed,
     )
     _train(config, module, data)
     if is_first_process():
@@ -95,13 +96,17 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     )
     _write_usage(config, data, mixture.probability)
     loss_scale = [mixture.loss_scale[name] for name in names]
-    module = FinetuneModule(encoder, names, loss_scale, settings.temperature, _optimisation(config))
+    module = FinetuneModule(
+        encoder, names, loss_scale, settings.temperature, _optimisation(config), config.seed
+    )
     _train(config, module, data)
-    if not is_first_process():
-        return
-    encoder.save(Path(config.run_dir) / "encoder")
+    folder = Path(config.run_dir) / "encoder"
+    encoder.save(folder)
+    barrier()
     if sets:
-        evaluate_and_print({mixture_label(config): dense(encoder)}, sets, Path(config.run_dir))
+        del module, encoder  # a sharded model cannot be used by one rank alone
+        retriever = dense(configured_encoder(config, str(folder)))
+        evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
 
 
 def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
@@ -178,23 +183,29 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
     Raises:
         KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
     """
+    checkpoints = Path(config.run_dir) / "checkpoints"
+    resumed = newest_checkpoint(checkpoints, config.trainer.resume)
+    data.step = step_of(resumed) if resumed else 0
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
-        devices=config.trainer.devices,
-        strategy=strategy(config.strategy.kind, config.trainer.devices),
+        devices=processes_here(),
+        num_nodes=processes() // processes_here(),
+        strategy=strategy(
+            config.strategy.kind, config.trainer.devices, config.strategy.cpu_offload
+        ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
-        logger=_loggers(config),
-        callbacks=[Progress(config.name)],
+        logger=_loggers(config, data.step),
+        callbacks=_callbacks(config, checkpoints),
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
-        enable_checkpointing=False,
+        enable_checkpointing=False,  # ours writes them
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
     try:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -204,8 +215,15 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
             wandb.finish()  # the next run of a chain or sweep must not write into this one
 
 
-def _loggers(config: Config) -> list[Logger]:
-    loggers: list[Logger] = [History(Path(config.run_dir))]
+def _callbacks(config: Config, checkpoints: Path) -> list[Callback]:
+    callbacks: list[Callback] = [Progress(config.name)]
+    if config.trainer.checkpoint_every is not None:
+        callbacks.append(Checkpoints(checkpoints, config.trainer.checkpoint_every))
+    return callbacks
+
+
+def _loggers(config: Config, start: int) -> list[Logger]:
+    loggers: list[Logger] = [History(Path(config.run_dir), start)]
     if config.logger.wandb != "disabled" and is_first_process():
         run = wandb.init(
             project=config.logger.project,

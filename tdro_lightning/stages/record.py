@@ -19,6 +19,7 @@ from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
 RECORD = "run.json"
+WITHOUT_EFFECT = ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume")
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
 
 
@@ -89,10 +90,15 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),
+        "plan": ("model", "data", "module", "trainer", "strategy"),
         "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
         + ("benchmark",),
     }[config["stage"]]
-    return {key: config[key] for key in ("stage", "seed", *sections)}
+    relevant = {key: config[key] for key in ("stage", "seed", *sections)}
+    if "trainer" in relevant:
+        kept = {k: v for k, v in config["trainer"].items() if k not in WITHOUT_EFFECT}
+        relevant["trainer"] = kept
+    return relevant
 
 
 def git_commit() -> str | None:

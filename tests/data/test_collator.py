@@ -49,21 +49,11 @@ def test_queries_and_passages_have_their_own_longest(tokenizer: TextTokenizer) -
     assert 9 in batch.passages.lengths
 
 
-def test_chunks_keep_rows_together(tokenizer: TextTokenizer) -> None:
-    for rows in (1, 2, 3, 5, 8):
-        chunks = collated(tokenizer).chunks(rows)
-        starts = range(0, len(EXAMPLES), rows)
-        assert len(chunks) == len(starts)
-        for start, chunk in zip(starts, chunks, strict=True):
-            assert_holds(tokenizer, chunk, EXAMPLES[start : start + rows])
-
-
-def test_slices_keep_rows_together(tokenizer: TextTokenizer) -> None:
+def test_all_texts_are_queries_then_passages(tokenizer: TextTokenizer) -> None:
     batch = collated(tokenizer)
-    for start, stop in ((0, 5), (1, 4), (4, 5), (-2, None), (None, 2), (3, 99)):
-        assert_holds(tokenizer, batch[start:stop], EXAMPLES[start:stop])
-    assert_holds(tokenizer, batch[1:4][1:], EXAMPLES[2:4])
-    assert len(batch[2:2]) == 0
+    both = [batch.queries.lengths, batch.passages.lengths]
+    assert batch.texts.lengths.tolist() == torch.cat(both).tolist()
+    assert batch.texts.ids.tolist() == [*batch.queries.ids.tolist(), *batch.passages.ids.tolist()]
 
 
 def test_to_a_device(tokenizer: TextTokenizer) -> None:

@@ -16,11 +16,12 @@ from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
-from tdro_lightning.retrieval.adapter import Lora
+from tdro_lightning.parallel import Single, checkpoint_activations
 from tdro_lightning.retrieval.encoder import Encoder, load_encoder
 from tests.made_up import tiny_model, write_domains
 
 NAMES = ["easy", "middle", "hard"]
+ENCODER = {"dtype", "lora", "chunk_tokens", "kept_tokens", "activation_checkpointing"}
 OPTIMISATION = Optimisation(
     steps=6, lr=1e-2, warmup_steps=2, min_lr_ratio=0.1, weight_decay=0.1, clip_norm=1.0
 )
@@ -34,16 +35,19 @@ class Parts:
     proxy_path: str
     reference_path: str
 
-    def encoder(self, path: str, lora: Lora | None = None, dtype: str = "float32") -> Encoder:
+    def encoder(self, path: str, **changes: Any) -> Encoder:
         """A fresh encoder of a folder, without dropout unless it has an adapter."""
+        checkpointing = changes.pop("activation_checkpointing", False)
         torch.manual_seed(7)
-        return load_encoder(
-            path, pooling="last", query_tokens=24, passage_tokens=24, dtype=dtype, lora=lora
-        )
+        encoder = load_encoder(path, pooling="last", query_tokens=24, passage_tokens=24, **changes)
+        if checkpointing:
+            checkpoint_activations(encoder)
+        return encoder
 
     def tdro(self, **changes: Any) -> TDROModule:
-        """A tDRO module on fresh encoders; `changes` go to its constructor."""
-        dtype, lora = changes.pop("dtype", "float32"), changes.pop("lora", None)
+        """A tDRO module on fresh encoders; `changes` go to its constructor or to the proxy."""
+        own = {key: changes.pop(key) for key in ENCODER & changes.keys()}
+        dtype = own.get("dtype", "float32")
         arguments: dict[str, Any] = {
             "weights": DomainWeights(NAMES, learning_rate=0.1),
             "measurement": Measurement("ratio"),
@@ -51,12 +55,13 @@ class Parts:
             "optimisation": OPTIMISATION,
             **changes,
         }
-        proxy = self.encoder(self.proxy_path, lora, dtype)
-        return TDROModule(proxy, self.encoder(self.reference_path, None, dtype), **arguments)
+        proxy = self.encoder(self.proxy_path, **own)
+        reference = self.encoder(self.reference_path, dtype=dtype)
+        return TDROModule(proxy, reference, **arguments)
 
     def finetune(self, **changes: Any) -> FinetuneModule:
-        """A fine-tuning module on a fresh encoder."""
-        dtype = changes.pop("dtype", "float32")
+        """A fine-tuning module on a fresh encoder; `changes` as for `tdro`."""
+        own = {key: changes.pop(key) for key in ENCODER & changes.keys()}
         arguments: dict[str, Any] = {
             "names": NAMES,
             "loss_scale": [1.0, 1.0, 1.0],
@@ -64,7 +69,7 @@ class Parts:
             "optimisation": OPTIMISATION,
             **changes,
         }
-        return FinetuneModule(self.encoder(self.proxy_path, None, dtype), **arguments)
+        return FinetuneModule(self.encoder(self.proxy_path, **own), **arguments)
 
     def heterogeneous(
         self, encoder: Encoder, workers: int = 0, batch_size: int = 12, steps: int = 6
@@ -73,9 +78,11 @@ class Parts:
         data = self._data(encoder, 3, workers)
         return HeterogeneousDataModule(**{**data, "batch_size": batch_size, "steps": steps})
 
-    def homogeneous(self, encoder: Encoder, workers: int = 0) -> HomogeneousDataModule:
+    def homogeneous(
+        self, encoder: Encoder, workers: int = 0, steps: int = 6
+    ) -> HomogeneousDataModule:
         """Batches of 12 of one domain, one hard negative a query."""
-        data = self._data(encoder, 1, workers)
+        data = self._data(encoder, 1, workers) | {"steps": steps}
         return HomogeneousDataModule(**data, probability=[0.5, 0.25, 0.25])
 
     def _data(self, encoder: Encoder, negatives: int, workers: int) -> dict[str, Any]:
@@ -109,8 +116,9 @@ def fit(tmp_path: Path) -> Callable[..., Trainer]:
             max_steps=steps,
             max_epochs=-1,
             accelerator="cpu",
-            devices=1,
+            strategy=Single("cpu"),
             logger=changes.pop("logger", False),
+            log_every_n_steps=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

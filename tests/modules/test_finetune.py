@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from tdro_lightning.callbacks.history import History
+from tests.modules.conftest import NAMES
+
 
 def test_the_loss_is_over_all_passages_of_the_batch(parts, fit) -> None:
     module = parts.finetune()
@@ -73,3 +76,12 @@ def test_a_nan_loss_stops_and_names_the_row(parts, fit) -> None:
     module.encoder.backbone.embed_tokens.weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="retriever losses are not finite"):
         fit(module, parts.homogeneous(module.encoder), steps=1)
+
+
+def test_each_step_logs_the_loss_of_its_own_domain_only(parts, fit, tmp_path) -> None:
+    module = parts.finetune()
+    data = parts.homogeneous(module.encoder)
+    fit(module, data, logger=History(tmp_path))
+    lines = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()[1:]]
+    of_domains = [(int(step), name) for step, name, _ in lines if name.startswith("loss/")]
+    assert of_domains == [(s, f"loss/{NAMES[d]}") for s, d in enumerate(data.sampler().domains)]

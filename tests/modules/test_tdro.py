@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from tdro_lightning.callbacks.history import History
 from tdro_lightning.data.samplers import HeterogeneousBatches
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.retrieval.adapter import Lora
 from tests.modules.conftest import NAMES, OPTIMISATION
+
+WHOLE = 1_000_000  # tokens: more than a batch has
 
 
 def state(module) -> dict[str, torch.Tensor]:
@@ -87,14 +90,12 @@ def test_one_step_equals_numpy(parts, fit) -> None:
 @pytest.mark.parametrize(
     ("dtype", "lr", "tolerance"), [("float64", 1e-2, 1e-10), ("float32", 1e-4, 1e-5)]
 )
-@pytest.mark.parametrize("chunk_rows", [24, 16, 5])
-def test_chunks_change_nothing(
-    parts, fit, chunk_rows: int, dtype: str, lr: float, tolerance: float
-) -> None:
-    """None of them divides the batch of 61; 16 is the accumulation of four parts."""
+@pytest.mark.parametrize("rows", [24, 16, 5])
+def test_chunks_change_nothing(parts, fit, rows: int, dtype: str, lr: float, tolerance: float):
+    """Chunks of so many rows' texts, all run twice but one; 16 is a quarter of the batch of 61."""
     plan = replace(OPTIMISATION, lr=lr)
-    whole = parts.tdro(dtype=dtype, optimisation=plan)
-    chunked = parts.tdro(dtype=dtype, optimisation=plan, chunk_rows=chunk_rows)
+    whole = parts.tdro(dtype=dtype, optimisation=plan, chunk_tokens=WHOLE)
+    chunked = parts.tdro(dtype=dtype, optimisation=plan, chunk_tokens=rows * 5 * 24)
     fit(whole, parts.heterogeneous(whole.proxy, batch_size=61))
     fit(chunked, parts.heterogeneous(chunked.proxy, batch_size=61))
     assert whole.weights.updates == chunked.weights.updates == 6
@@ -102,7 +103,8 @@ def test_chunks_change_nothing(
 
 
 def test_the_order_of_rows_inside_a_domain_changes_nothing(parts, fit, monkeypatch) -> None:
-    straight, shuffled = parts.tdro(dtype="float64"), parts.tdro(dtype="float64", chunk_rows=5)
+    straight = parts.tdro(dtype="float64")
+    shuffled = parts.tdro(dtype="float64", chunk_tokens=500)
     fit(straight, parts.heterogeneous(straight.proxy))
     in_order = HeterogeneousBatches.global_batch
 
@@ -116,19 +118,15 @@ def test_the_order_of_rows_inside_a_domain_changes_nothing(parts, fit, monkeypat
 
 
 def test_chunks_replay_dropout(parts, fit) -> None:
-    """The loss that is weighted must be the loss that was measured, dropout and all."""
-    module = parts.tdro(lora=Lora(r=2, alpha=4, dropout=0.5), chunk_rows=4)
-    seen: list[torch.Tensor] = []
-    losses = module.losses
-    module.losses = lambda encoder, batch: seen.append(losses(encoder, batch)) or seen[-1]
-    fit(module, parts.heterogeneous(module.proxy), steps=1)
-    reference, first, second = seen[:3], seen[3:6], seen[6:]
-    assert len(second) == 3
-    for without, with_graph in zip(first, second, strict=True):
-        assert torch.equal(without, with_graph)
-        assert with_graph.requires_grad
-        assert not without.requires_grad
-    assert not any(r.requires_grad for r in reference)
+    """The loss that is weighted is the one that was measured, with its graph kept or not."""
+    changes = {"lora": Lora(r=2, alpha=4, dropout=0.5), "chunk_tokens": 200, "dtype": "float64"}
+    kept, replayed = (parts.tdro(**changes, kept_tokens=tokens) for tokens in (WHOLE, 0))
+    fit(kept, parts.heterogeneous(kept.proxy))
+    fit(replayed, parts.heterogeneous(replayed.proxy))
+    assert_equal_runs(kept, replayed, 1e-12)
+    other = parts.tdro(**changes, seed=1)
+    fit(other, parts.heterogeneous(other.proxy))
+    assert not torch.allclose(other.weights.last, kept.weights.last, rtol=0, atol=1e-6)
 
 
 def test_data_workers_change_nothing(parts, fit) -> None:
@@ -181,14 +179,39 @@ def test_a_nan_loss_stops_before_either_update(parts, fit) -> None:
     assert module.weights.last.tolist() == pytest.approx([1 / 3] * 3)
 
 
-def test_every_curve_is_logged(parts, fit) -> None:
+def test_every_curve_is_logged(parts, fit, tmp_path: Path) -> None:
     module = parts.tdro()
-    trainer = fit(module, parts.heterogeneous(module.proxy), steps=2)
-    metrics = trainer.callback_metrics
-    for title in ("weights", "measurement", "loss/proxy", "loss/reference"):
-        assert {f"{title}/{name}" for name in NAMES} <= set(metrics)
-    assert sum(float(metrics[f"weights/{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-6)
-    assert {"loss", "lr", "grad_norm"} <= set(metrics)
+    fit(module, parts.heterogeneous(module.proxy), steps=2, logger=History(tmp_path))
+    lines = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()]
+    logged = {(step, metric): float(value) for step, metric, value in lines[1:]}
+    assert len(logged) == len(lines) - 1
+    for step in ("0", "1"):
+        for title in ("weights", "measurement", "loss/proxy", "loss/reference", "guarded"):
+            assert {(step, f"{title}/{name}") for name in NAMES} <= set(logged)
+        weights = [logged[step, f"weights/{name}"] for name in NAMES]
+        assert sum(weights) == pytest.approx(1, abs=1e-6)
+        assert {(step, name) for name in ("loss", "lr", "grad_norm")} <= set(logged)
+
+
+def test_a_domain_absent_from_a_step_has_no_curve_there(parts, fit, tmp_path, monkeypatch) -> None:
+    """Only its weight goes on; a repeated measurement or loss would look like a measured one."""
+    in_order = HeterogeneousBatches.global_batch
+
+    def without_the_easy(self, step: int):
+        drawn = in_order(self, step)
+        return [d._replace(domain=1, row=n) if step and not d.domain else d
+                for n, d in enumerate(drawn)]  # fmt: skip
+
+    monkeypatch.setattr(HeterogeneousBatches, "global_batch", without_the_easy)
+    module = parts.tdro()
+    fit(module, parts.heterogeneous(module.proxy), steps=3, logger=History(tmp_path))
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    easy = [tuple(line.split(",")[:2]) for line in lines if "/easy," in line]
+    curves = ("measurement", "loss/proxy", "loss/reference", "guarded")
+    assert {name for step, name in easy if step == "0"} >= {f"{c}/easy" for c in curves}
+    assert {(step, name) for step, name in easy if step != "0"} <= {
+        (step, f"{title}/easy") for step in "12" for title in ("weights", "measurement", "guarded")
+    }
 
 
 def test_without_a_reference_the_plain_loss_drives_the_weights(parts, fit) -> None:
@@ -205,7 +228,7 @@ def test_without_a_reference_the_plain_loss_drives_the_weights(parts, fit) -> No
 @pytest.mark.parametrize("name", ["ratio", "released", "difference", "plain"])
 def test_an_all_solved_batch_moves_no_weight(parts, fit, name: str) -> None:
     module = parts.tdro(measurement=Measurement(name))
-    module.losses = lambda encoder, batch: 0 * encoder(batch.queries).sum(1)
+    module.losses = lambda vectors, batch: 0 * vectors[: len(batch)].sum(1)
     fit(module, parts.heterogeneous(module.proxy), steps=2)
     torch.testing.assert_close(module.weights.last, torch.full((3,), 1 / 3, dtype=torch.float64))
     for parameter in module.proxy.parameters():

@@ -2,45 +2,37 @@ import pytest
 import torch
 from torch import nn
 
-from tdro_lightning.retrieval.replay import RandomState
+from tdro_lightning.retrieval.replay import seeded
 
 
-@pytest.fixture(autouse=True)
-def _own_generator() -> object:
+def test_the_same_key_gives_the_same_dropout() -> None:
+    dropout, ones = nn.Dropout(0.5), torch.ones(64)
+    drawn = []
+    for key in ((42, 0, 1), (42, 0, 1), (42, 1, 1), (42, 0), (0, 42, 1)):
+        with seeded(*key):
+            drawn.append(torch.stack([dropout(ones), dropout(ones)]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+    for other in drawn[2:]:
+        assert not torch.equal(drawn[0], other)
+
+
+def test_the_generators_go_on_from_where_they_were() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
-        yield
+        undisturbed = torch.rand(8)
+        torch.manual_seed(11)
+        first = torch.rand(4)
+        with seeded(3):
+            torch.rand(100)
+        assert torch.equal(torch.cat([first, torch.rand(4)]), undisturbed)
 
 
-def test_dropout_again_exactly_and_on_from_where_it_was() -> None:
-    dropout, ones = nn.Dropout(0.5), torch.ones(64)
-    state = RandomState()
-    first, second = dropout(ones), dropout(ones)
-    now = torch.get_rng_state()
-    with state.replayed():
-        again = [dropout(ones), dropout(ones)]
-    assert torch.equal(torch.get_rng_state(), now)
-    assert torch.equal(again[0], first)
-    assert torch.equal(again[1], second)
-    assert not torch.equal(first, second)
-
-
-def test_more_than_once_and_after_other_draws() -> None:
-    state = RandomState()
-    first = torch.rand(5)
-    torch.rand(1000)
-    for _ in range(2):
-        with state.replayed():
-            assert torch.equal(torch.rand(5), first)
-
-
-def test_an_exception_inside_leaves_the_generators_where_they_were() -> None:
-    state = RandomState()
-    torch.rand(3)
+def test_also_after_an_exception() -> None:
     now = torch.get_rng_state()
 
     def draw_and_fail() -> None:
-        with state.replayed():
+        with seeded(1):
             torch.rand(100)
             raise KeyError("inside")
 

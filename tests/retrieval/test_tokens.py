@@ -1,9 +1,8 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=12)
 
@@ -23,16 +22,11 @@ def test_padded_rows_are_the_sequences(sequences: list[list[int]], data: st.Data
     assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
 
 
-@given(SEQUENCES, st.integers(-14, 14), st.integers(-14, 14))
-def test_slices_like_a_list(sequences: list[list[int]], start: int, stop: int) -> None:
-    part, expected = Tokens.of(sequences)[start:stop], sequences[start:stop]
-    assert part.lengths.tolist() == [len(s) for s in expected]
-    assert part.ids.tolist() == [token for s in expected for token in s]
-
-
-def test_slices_with_a_step_are_refused() -> None:
-    with pytest.raises(AssertionError, match="consecutive"):
-        Tokens.of([[1], [2], [3]])[::2]
+@given(SEQUENCES, SEQUENCES)
+def test_one_after_the_other(first: list[list[int]], second: list[list[int]]) -> None:
+    joined = Tokens.of(first).followed_by(Tokens.of(second))
+    assert joined.lengths.tolist() == [len(s) for s in first + second]
+    assert joined.ids.tolist() == [token for s in first + second for token in s]
 
 
 def test_no_sequences_keep_the_dtypes() -> None:
@@ -63,3 +57,13 @@ def test_chunks_hold_every_row_once_within_the_budget(lengths: list[int], budget
 def test_chunks_by_hand() -> None:
     chunks = length_chunks(torch.tensor([2, 9, 2, 4, 4, 2]), 8)
     assert [chunk.tolist() for chunk in chunks] == [[1], [3, 4], [0, 2, 5]]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 60), st.data())
+def test_divided_chunks_hold_the_same_rows(lengths: list[int], budget: int, data) -> None:
+    chunks = length_chunks(torch.tensor(lengths), budget)
+    count = data.draw(st.integers(len(chunks), len(lengths)))
+    pieces = divided(chunks, count)
+    assert len(pieces) == count
+    assert all(len(piece) for piece in pieces)
+    assert torch.cat(pieces).tolist() == torch.cat(chunks).tolist()

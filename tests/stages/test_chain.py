@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.command import run
 
@@ -167,3 +168,68 @@ def test_bad_input_of_a_step_ends_the_chain(chain, capfd) -> None:
     ended = run(capfd, chain, *SMALL, "chain.steps.top70=[demo/finetune_top,'transfer.share=1']")
     assert ended.code == 2
     assert "transfer.share=1.0 keeps none of the 9 domains" in ended.err
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The same chain by two processes that share each model: folder and output."""
+    folder = tmp_path_factory.mktemp("spread")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ended = subprocess.run(
+        [*launcher, "--nproc-per-node=2", "-m", "tdro_lightning", *SMALL, *SHARDED],
+        cwd=folder, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return folder, ended.stdout
+
+
+SHARDED = ("strategy=fsdp", "trainer.checkpoint_every=2", "trainer.chunk_tokens=1000")
+
+
+def weights(run_folder: Path) -> dict[str, float]:
+    return json.loads((run_folder / "weights.json").read_text())["domain_weights"]
+
+
+def test_two_processes_run_the_chain_with_the_same_results(spread, finished) -> None:
+    folder, printed = spread
+    ours, theirs = (f / "runs/demo" for f in (finished[0], folder))
+    assert weights(theirs / "tdro") == pytest.approx(weights(ours / "tdro"), abs=1e-5)
+    for step in STEPS:
+        assert (theirs / step / "run.json").is_file()
+    assert printed.count("[6/9] tdro") == 1
+    assert (theirs / "rank-1.log").is_file()
+    for run_folder in ("reference", "top70", "reweighted"):
+        losses = [
+            (f / run_folder / "history.csv").read_text().splitlines()[1:] for f in (ours, theirs)
+        ]
+        for one, other in zip(*losses, strict=True):
+            assert one.split(",")[:2] == other.split(",")[:2]
+            assert float(other.split(",")[2]) == pytest.approx(float(one.split(",")[2]), abs=1e-3)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(spread, tmp_path: Path, capfd) -> None:
+    """From a checkpoint of sharded models: the next batches, the weights and the parameters."""
+    chain = Path(shutil.copytree(spread[0], tmp_path / "chain"))
+    for stage, experiment in (("tdro", "demo/tdro"), ("reference", "demo/reference")):
+        folder = chain / "runs/demo" / stage
+        two, four = sorted((folder / "checkpoints").iterdir())
+        expected = torch.load(four, weights_only=True)
+        history = (folder / "history.csv").read_text().splitlines()
+        four.unlink()
+        again = run(
+            capfd, chain, f"+experiment={experiment}", *(o for o in SMALL[2:] if "sets" not in o),
+            "chain_dir=runs/demo", f"run_dir=runs/demo/{stage}", "trainer.resume=must",
+            "trainer.checkpoint_every=2",
+        )  # fmt: skip
+        assert again.code == 0, again.err
+        assert "step 4/4" in again.out
+        got = torch.load(folder / "checkpoints" / four.name, weights_only=True)
+        assert got["state_dict"].keys() == expected["state_dict"].keys()
+        for name, value in expected["state_dict"].items():
+            torch.testing.assert_close(got["state_dict"][name], value, rtol=0, atol=1e-6, msg=name)
+        if stage == "tdro":
+            assert weights(folder) == pytest.approx(weights(spread[0] / "runs/demo/tdro"), abs=1e-6)
+        lines = (folder / "history.csv").read_text().splitlines()
+        assert [line.split(",")[:2] for line in lines] == [line.split(",")[:2] for line in history]
+        first_steps = [line for line in history if line.startswith(("0,", "1,"))]
+        assert [line for line in lines if line.startswith(("0,", "1,"))] == first_steps

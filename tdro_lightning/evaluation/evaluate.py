@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,34 +13,37 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
+from tdro_lightning.evaluation.encode import SHARD_TEXTS, encode
 from tdro_lightning.files import write_json
+from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
+from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.metrics import answer_accuracy, average, score
 from tdro_lightning.retrieval.search import exact_search
 
 DEPTH = 100
+EMBEDDINGS = "embeddings"
 
 logger = logging.getLogger(__name__)
+
+# From a depth to scores and document indices [Q, depth], best first; index -1 is no document.
+Search = Callable[[int], tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
 class Retriever(Protocol):
     """Anything that ranks documents for queries."""
 
-    def rank(
-        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return scores and document indices [Q, depth], best first; index -1 is no document."""
+    def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+        """Do what takes all processes, keeping files in a folder; the first process searches."""
         ...
 
 
 class Lexical:
     """BM25; it has no use for the prompt."""
 
-    def rank(
-        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return BM25 scores and document indices [Q, depth]."""
-        return BM25(documents).search(queries, depth)
+    def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+        """Return the search, which builds its index where it is called."""
+        return lambda depth: BM25(one.documents).search(one.queries, depth)
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,33 @@ class Dense:
     Attributes:
         embed_queries: texts and prompt to embeddings [Q, D].
         embed_documents: texts to embeddings [N, D].
+        fingerprint: of the encoder; embeddings of an interrupted run are taken over by it.
+        shard_texts: texts in one file of embeddings.
     """
 
     embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
     embed_documents: Callable[[Sequence[str]], NDArray[np.float32]]
+    fingerprint: str
+    shard_texts: int = SHARD_TEXTS
 
-    def rank(
-        self, queries: Sequence[str], documents: Sequence[str], depth: int, prompt: str | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return inner products and document indices [Q, depth]."""
-        return exact_search(
-            self.embed_queries(queries, prompt), self.embed_documents(documents), depth
+    def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+        """Embed queries and documents into the folder, each process its share."""
+        queries = encode(
+            one.queries,
+            lambda texts: self.embed_queries(texts, one.prompt),
+            folder / "queries",
+            self.fingerprint,
+            one.prompt,
+            self.shard_texts,
         )
+        documents = encode(
+            one.documents,
+            self.embed_documents,
+            folder / "documents",
+            self.fingerprint,
+            shard_texts=self.shard_texts,
+        )
+        return lambda depth: exact_search(queries[:], documents, depth)
 
 
 def evaluate(
@@ -68,8 +87,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate each retriever on each set.
 
+    Called by all processes together: they share the encoding, the first alone searches and writes.
     Writes `metrics.json` (averages over the queries of each set, and over the sets that have the
-    metric) and `per_query/<label>/<set>.json` to the folder `output`.
+    metric) and `per_query/<label>/<set>.json` to the folder `output`. Embeddings lie in
+    `embeddings/<label>/<set>` until all is done; a run that was interrupted goes on from them.
 
     Args:
         retrievers: by the label that the results carry.
@@ -77,7 +98,7 @@ def evaluate(
         output: the run folder.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`, on every process.
 
     Raises:
         ConfigError: there is no retriever or no set, or two names make the same file name.
@@ -89,11 +110,15 @@ def evaluate(
     for label, retriever in retrievers.items():
         by_set: dict[str, dict[str, float]] = {}
         for one in sets:
+            embeddings = output / EMBEDDINGS / folders[label] / files[one.name]
             try:
-                values = _evaluate_set(retriever, one)
+                search = retriever.prepare(one, embeddings)
+                values = from_first(_values(search, one) if rank() == 0 else {})
             except DataError as error:
                 raise DataError(f"{label} on {one.name}: {error}") from None
-            write_json(output / "per_query" / folders[label] / f"{files[one.name]}.json", values)
+            if rank() == 0:
+                file = output / "per_query" / folders[label] / f"{files[one.name]}.json"
+                write_json(file, values)
             by_set[one.name] = average(values.values())
             logger.info("%s on %s: ndcg@10 %.4f", label, one.name, by_set[one.name]["ndcg@10"])
         results[label] = {
@@ -101,12 +126,16 @@ def evaluate(
             "average": average(by_set.values()),
         }
     metrics = {"retrievers": results}
-    write_json(output / "metrics.json", metrics)
+    if rank() == 0:
+        write_json(output / "metrics.json", metrics)
+        if (output / EMBEDDINGS).exists():
+            shutil.rmtree(output / EMBEDDINGS)
+    barrier()
     return metrics
 
 
-def _evaluate_set(retriever: Retriever, one: RetrievalSet) -> dict[str, dict[str, float]]:
-    scores, indices = retriever.rank(one.queries, one.documents, DEPTH, one.prompt)
+def _values(search: Search, one: RetrievalSet) -> dict[str, dict[str, float]]:
+    scores, indices = search(DEPTH)
     found = {
         query: {place: float(value) for place, value in zip(*row, strict=True) if place >= 0}
         for query, *row in zip(one.query_ids, indices.tolist(), scores.tolist(), strict=True)

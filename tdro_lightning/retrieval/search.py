@@ -1,5 +1,7 @@
 """Exact inner-product search over embeddings, in bounded memory."""
 
+from typing import Protocol
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +11,22 @@ from tdro_lightning.errors import DataError
 QUERIES_AT_ONCE = 1024
 
 
+class Rows(Protocol):
+    """Embeddings [N, D] that are read by slices: an array, a memory map, or shards of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, D]."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]: ...
+
+
 def exact_search(
     queries: NDArray[np.float32],
-    documents: NDArray[np.float32],
+    documents: Rows,
     depth: int,
     *,
     block: int = 16384,
@@ -19,7 +34,7 @@ def exact_search(
     """Return the documents of largest inner product for each query, best first.
 
     Equal scores are ordered by index. The documents are gone through once, `block` at a time, so
-    they may be a memory map larger than memory.
+    they may lie in files larger than memory.
 
     Args:
         queries: embeddings [Q, D].
@@ -35,7 +50,7 @@ def exact_search(
         DataError: an embedding holds NaN or infinity, or has norm zero.
         ValueError: the shapes do not match, or depth or block is below 1.
     """
-    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
+    if queries.ndim != 2 or queries.shape[1:] != documents.shape[1:]:
         raise ValueError(
             f"queries {queries.shape} and documents {documents.shape} must be [Q, D] and [N, D]"
         )
@@ -81,7 +96,7 @@ def _top(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
-def _check(embeddings: NDArray[np.float32], name: str, block: int = 16384) -> None:
+def _check(embeddings: Rows, name: str, block: int = 16384) -> None:
     broken: list[int] = []
     zero: list[int] = []
     for first in range(0, len(embeddings), block):

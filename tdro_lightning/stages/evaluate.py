@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate
+from tdro_lightning.evaluation.fingerprint import encoder_fingerprint
+from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.schema import BenchmarkConfig, Config
 from tdro_lightning.stages.console import quiet_libraries
@@ -37,19 +39,22 @@ def benchmark_sets(benchmark: BenchmarkConfig) -> list[RetrievalSet]:
 
 
 def dense(encoder: Encoder) -> Dense:
-    """An encoder as a retriever, on the GPU where there is one."""
+    """An encoder as a retriever, on the process's GPU where there is one."""
     import torch
 
+    fingerprint = encoder_fingerprint(encoder)
     if torch.cuda.is_available():
         encoder = encoder.cuda()
-    return Dense(encoder.embed_queries, encoder.embed_passages)
+    return Dense(encoder.embed_queries, encoder.embed_passages, fingerprint)
 
 
 def evaluate_and_print(
     retrievers: Mapping[str, Retriever], sets: list[RetrievalSet], output: Path
 ) -> None:
-    """Evaluate, write the results, and print one line a retriever."""
+    """Evaluate with all processes, write the results, and print one line a retriever."""
     metrics = evaluate(retrievers, sets, output)
+    if rank() > 0:
+        return
     for label, result in metrics["retrievers"].items():
         scores = ", ".join(f"{n} {100 * s['ndcg@10']:.1f}" for n, s in result["sets"].items())
         average = 100 * result["average"]["ndcg@10"]

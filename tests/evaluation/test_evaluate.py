@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
-from tdro_lightning.evaluation.evaluate import Dense, Lexical, evaluate
+from tdro_lightning.evaluation.evaluate import Dense, Lexical, Search, evaluate
+from tdro_lightning.retrieval.distributed import rank
+from tests.evaluation.conftest import in_two_processes
 
 ANIMALS = RetrievalSet(
     name="animals",
@@ -22,6 +24,17 @@ ANIMALS = RetrievalSet(
     prompt="Find the animal",
 )
 PLAIN = replace(ANIMALS, name="plain", answers=None, prompt=None)
+WORDS = ("cat", "dog", "bird", "fish", "sleeps", "barks", "sings", "swims")
+LARGE = RetrievalSet(
+    name="large",
+    document_ids=tuple(f"d{i}" for i in range(61)),
+    documents=tuple(f"{WORDS[i % 8]} {WORDS[i % 7]} {WORDS[i % 3]} {i}" for i in range(61)),
+    query_ids=tuple(f"q{i}" for i in range(11)),
+    queries=tuple(f"{WORDS[i % 8]} {WORDS[(3 * i) % 8]}" for i in range(11)),
+    qrels={f"q{i}": {f"d{5 * i}": 1, f"d{7 * i % 61}": 2} for i in range(11)},
+    answers=None,
+    prompt="Find the animal",
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -61,8 +74,8 @@ def test_dense_ranks_by_inner_product_and_gets_the_prompt(tmp_path: Path) -> Non
         prompts.append(prompt)
         return letter_counts(texts)
 
-    dense = Dense(embed_queries, letter_counts)
-    _, indices = dense.rank(ANIMALS.queries, ANIMALS.documents, 3, None)
+    dense = Dense(embed_queries, letter_counts, "letters")
+    _, indices = dense.prepare(PLAIN, tmp_path / "shards")(3)
     products = letter_counts(ANIMALS.queries) @ letter_counts(ANIMALS.documents).T
     np.testing.assert_array_equal(indices, np.argsort(-products, axis=1, kind="stable"))
     metrics = evaluate({"dense": dense, "BM25": Lexical()}, [ANIMALS, PLAIN], tmp_path)
@@ -75,6 +88,7 @@ def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:
     dense = Dense(
         lambda texts, prompt: np.ones((len(texts), 2), np.float32),
         lambda texts: np.ones((len(texts), 2), np.float32),
+        "ones",
     )
     evaluate({"constant": dense}, [PLAIN], tmp_path)
     per_query = json.loads((tmp_path / "per_query/constant/plain.json").read_text())
@@ -106,7 +120,97 @@ def test_broken_embeddings_name_retriever_and_set(tmp_path: Path) -> None:
     dense = Dense(
         lambda texts, prompt: np.full((len(texts), 2), np.nan, np.float32),
         lambda texts: np.ones((len(texts), 2), np.float32),
+        "ones",
     )
     with pytest.raises(DataError, match="broken on plain: 2 of 2 query embeddings hold NaN"):
         evaluate({"broken": dense}, [PLAIN], tmp_path)
     assert not (tmp_path / "metrics.json").exists()
+
+
+class Watched:
+    """BM25 that notes down which process searches."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+        search = Lexical().prepare(one, folder)
+
+        def watched(depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            (self.folder / f"searched-{rank()}").touch()
+            return search(depth)
+
+        return watched
+
+
+def shared(folder: Path, output: str) -> list[tuple[str, ...]]:
+    """Evaluate on two sets with shards of 4 texts; the texts of each call to the encoder."""
+    calls: list[tuple[str, ...]] = []
+
+    def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        calls.append(tuple(texts))
+        return np.sqrt(letter_counts(texts) + 0.1 * len(prompt or ""))
+
+    dense = Dense(embed, embed, "letters", shard_texts=4)
+    metrics = evaluate({"BM25": Watched(folder), "dense": dense}, [LARGE, ANIMALS], folder / output)
+    (folder / f"{output}-{rank()}.json").write_text(json.dumps([metrics, calls]))
+    return calls
+
+
+def work(folder: Path) -> None:
+    shared(folder, "two")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
+    calls = shared(tmp_path, "one")
+    in_two_processes(work, tmp_path)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    files = [f"per_query/{r}/{s}.json" for r in ("BM25", "dense") for s in ("animals", "large")]
+    assert sorted(content(tmp_path / "one")) == ["metrics.json", *files]
+    metrics, (first, second) = zip(
+        *(json.loads((tmp_path / f"two-{number}.json").read_text()) for number in range(2)),
+        strict=True,
+    )
+    assert metrics[0] == metrics[1] == json.loads((tmp_path / "one/metrics.json").read_text())
+    assert 0 < metrics[0]["retrievers"]["dense"]["sets"]["large"]["ndcg@10"] < 1
+    assert sorted(map(tuple, first + second)) == sorted(calls)
+    assert [len(first), len(second)] == [2 + 8 + 1 + 1, 1 + 8]
+    assert (tmp_path / "searched-0").exists()
+    assert not (tmp_path / "searched-1").exists()
+
+
+def test_an_interrupted_run_embeds_only_what_is_missing(tmp_path: Path) -> None:
+    embedded: list[int] = []
+
+    def dense(last: int, fingerprint: str = "letters") -> Dense:
+        def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+            if len(embedded) == last:
+                raise KeyboardInterrupt
+            embedded.append(len(texts))
+            return letter_counts(texts)
+
+        return Dense(embed, embed, fingerprint, shard_texts=8)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"dense": dense(7)}, [PLAIN, LARGE], tmp_path / "run")
+    assert (tmp_path / "run/per_query/dense/plain.json").exists()
+    assert not (tmp_path / "run/metrics.json").exists()
+    evaluate({"dense": dense(-1)}, [PLAIN, LARGE], tmp_path / "run")
+    assert embedded == [2, 3] + [8, 3] + [8, 8, 8] + [8, 8, 8, 8, 5]
+    evaluate({"dense": dense(-1)}, [PLAIN, LARGE], tmp_path / "whole")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert not (tmp_path / "run/embeddings").exists()
+
+    embedded.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"dense": dense(3)}, [LARGE], tmp_path / "other")
+    evaluate({"dense": dense(-1, "other letters")}, [LARGE], tmp_path / "other")
+    assert embedded == [8, 3, 8] + [8, 3] + [8] * 7 + [5]

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from tdro_lightning.retrieval.shapes import from_architecture
+
 CONF = Path(__file__).parents[1] / "conf"
 CATALOGUES = sorted((CONF / "domains").glob("*.yaml"))
 BENCHMARKS = sorted((CONF / "benchmark").glob("*.yaml"))
@@ -218,26 +220,60 @@ def test_the_environment_says_where_tdro_mini_lies(
 @pytest.mark.parametrize("name", names(MODELS))
 def test_every_model_is_complete(name: str) -> None:
     model = read("model", name, resolve=False)
-    made = ["tiny"] if name == "tiny" else []
-    assert list(model) == ["path", "pooling", "dtype", "attention", "lora", *made]
+    own = {"tiny": ["tiny"], "minilm": []}.get(name, ["architecture"])
+    assert list(model) == ["path", "pooling", "dtype", "attention", "lora", *own]
     assert model["pooling"] in {"last", "mean"}
     assert model["dtype"] in {"float32", "bfloat16"}
     assert model["attention"] in {"auto", "flash_attention_2", "sdpa", "eager"}
     assert model["lora"] is None or list(model["lora"]) == ["r", "alpha", "dropout"]
 
 
-def test_the_models_of_the_paper() -> None:
-    paths = {
-        "qwen05b": "Qwen/Qwen1.5-0.5B",
-        "qwen18b": "Qwen/Qwen1.5-1.8B",
-        "qwen4b": "Qwen/Qwen1.5-4B",
-        "qwen7b": "Qwen/Qwen1.5-7B",
-        "mistral7b": "mistralai/Mistral-7B-v0.1",
-        "llama8b": "meta-llama/Meta-Llama-3-8B",
+# Parameters without the head: those of the published safetensors files, less `lm_head` where the
+# embeddings are not tied.
+PAPER_MODELS = {
+    "qwen05b": ("Qwen/Qwen1.5-0.5B", 463_987_712),
+    "qwen18b": ("Qwen/Qwen1.5-1.8B", 1_836_828_672 - 151_936 * 2048),
+    "qwen4b": ("Qwen/Qwen1.5-4B", 3_950_369_280 - 151_936 * 2560),
+    "qwen7b": ("Qwen/Qwen1.5-7B", 7_721_324_544 - 151_936 * 4096),
+    "mistral7b": ("mistralai/Mistral-7B-v0.1", 7_241_732_096 - 32_000 * 4096),
+    "llama8b": ("meta-llama/Meta-Llama-3-8B", 8_030_261_248 - 128_256 * 4096),
+}
+
+
+@pytest.mark.parametrize("name", PAPER_MODELS)
+def test_the_models_of_the_paper(name: str) -> None:
+    model = read("model", name)
+    assert model["path"] == PAPER_MODELS[name][0]
+    assert model["pooling"] == "last"
+    assert model["dtype"] == ("float32" if name == "qwen05b" else "bfloat16")
+    assert model["lora"] == {"r": 8, "alpha": 32, "dropout": 0.1}
+
+
+@pytest.mark.parametrize("name", PAPER_MODELS)
+def test_the_models_have_as_many_parameters_as_published(name: str) -> None:
+    architecture = read("model", name)["architecture"]
+    built = from_architecture(architecture, "meta")
+    count = sum(p.numel() for p in built.parameters())
+    assert count == parameters(architecture) == PAPER_MODELS[name][1]
+
+
+def parameters(architecture: dict[str, Any]) -> int:
+    """Parameters without a head: embeddings, layers, last norm."""
+    hidden, inner = architecture["hidden_size"], architecture["intermediate_size"]
+    keys = hidden * architecture["num_key_value_heads"] // architecture["num_attention_heads"]
+    biases = hidden + 2 * keys if architecture["model_type"] == "qwen2" else 0
+    attention = 2 * hidden * hidden + 2 * hidden * keys + biases
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    embeddings = architecture["vocab_size"] * hidden
+    return embeddings + architecture["num_hidden_layers"] * layer + hidden
+
+
+@pytest.mark.parametrize("name", PAPER_MODELS)
+def test_every_model_of_the_paper_can_train_whole(name: str) -> None:
+    assert sorted(names(sorted((CONF / "model/full").glob("*.yaml")))) == sorted(PAPER_MODELS)
+    whole = read("model/full", name, resolve=False)
+    assert whole == {
+        "defaults": [f"/model/{name}@_here_", "_self_"],
+        "dtype": "float32",  # an optimiser's steps are lost in bfloat16 weights
+        "lora": None,
     }
-    for name, path in paths.items():
-        model = read("model", name)
-        assert model["path"] == path
-        assert model["pooling"] == "last"
-        assert model["dtype"] == ("float32" if name == "qwen05b" else "bfloat16")
-        assert model["lora"] == {"r": 8, "alpha": 32, "dropout": 0.1}

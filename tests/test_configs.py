@@ -1,5 +1,6 @@
 """Every shipped experiment and option composes and passes the checks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,25 @@ def test_an_evaluation_without_benchmark_is_refused() -> None:
         composed("+experiment=evaluate")
 
 
+FULL = [f"full/{name}" for name in options("model/full")]
+
+
 @pytest.mark.parametrize("experiment", ["reference_qwen05b", "finetune_uniform"])
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("model", [*options("model"), *FULL])
 def test_every_model_can_be_fine_tuned(experiment: str, model: str) -> None:
     config = composed(f"+experiment={experiment}", f"model={model}", "chain_dir=runs/demo")
     assert config.model.path
+
+
+@pytest.mark.parametrize("model", FULL)
+def test_a_whole_model_is_its_namesake_in_float32_without_adapter(model: str) -> None:
+    whole = composed("+experiment=tdro_qwen05b", f"model={model}", "module.reference=r").model
+    small = composed("+experiment=finetune_uniform", f"model={model.removeprefix('full/')}").model
+    assert whole == replace(small, dtype="float32", lora=None)
+
+
+def test_a_plan_needs_no_reference() -> None:
+    assert composed("+experiment=tdro_qwen05b", "stage=plan").stage == "plan"
 
 
 def test_the_presets_are_what_their_sources_say() -> None:

@@ -1,0 +1,180 @@
+"""Memory of one device in a training stage, by arithmetic, before anything is loaded.
+
+Legend: T tokens whose activations are held at once; of a layer, h its width, f the inner width of
+its MLP, q and k the widths of its queries and keys; c bytes of a value in the forward pass; r bytes
+of a value between layers.
+
+Not counted: the CUDA context, fragments between allocations, buffers inside kernels and the
+gradients of activations on their way back. `cards_that_hold` leaves room for them.
+"""
+
+from dataclasses import dataclass
+
+GIGA = 10**9
+CARDS = (24, 40, 80, 141)  # GB of common GPUs
+USABLE = 0.9  # share of a card that the counted memory may take
+VECTOR_BYTES = 4  # embeddings are float32 whatever the model is
+HALF = 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the memory of a model depends on.
+
+    Args:
+        layers: transformer layers, all alike.
+        hidden: width between layers.
+        inner: width inside the MLP.
+        queries: heads times head width.
+        keys: key heads times head width.
+        heads: attention heads.
+        layer_values: parameters of one layer, adapter included.
+        frozen: parameters without gradient; with any, the rest is a LoRA adapter.
+        trained: parameters with gradient.
+        frozen_bytes: bytes of a frozen parameter.
+        trained_bytes: bytes of a trained parameter, of its gradient and of each AdamW moment.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    heads: int
+    layer_values: int
+    frozen: int
+    trained: int
+    frozen_bytes: int
+    trained_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parameters."""
+        return self.frozen * self.frozen_bytes + self.trained * self.trained_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of a value of the base model."""
+        return self.frozen_bytes if self.frozen else self.trained_bytes
+
+    @property
+    def outside(self) -> int:
+        """Parameters outside the layers, nearly all of them token embeddings."""
+        return self.frozen + self.trained - self.layers * self.layer_values
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the worst moment of a step.
+
+    `activations` and `update` are never held together, so the larger one counts.
+    """
+
+    parameters: int
+    gradients: int
+    optimiser: int
+    reference: int
+    activations: int
+    update: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        held = self.parameters + self.gradients + self.optimiser + self.reference
+        return held + max(self.activations, self.update)
+
+
+def estimate(
+    model: Model,
+    *,
+    tokens: int,
+    vectors: int,
+    mixed: bool,
+    checkpointing: bool,
+    devices: int = 1,
+    parameter_shards: int = 1,
+    reference: bool = False,
+) -> Memory:
+    """Estimated memory of one device while a model trains.
+
+    Args:
+        model: the model that trains.
+        tokens: padded tokens on this device whose activations are held at once.
+        vectors: embeddings of the batch on this device.
+        mixed: whether the forward pass computes in bfloat16 whatever the parameters are.
+        checkpointing: whether only the input of each layer is kept.
+        devices: devices that share the batch.
+        parameter_shards: devices that share the model: all of them under FSDP, else 1.
+        reference: whether a frozen copy of the model is held beside it, as tDRO does.
+
+    The parts, with P parameters, of which t are trained, on s shards:
+
+    * parameters: P / s. Unsharded float32 parameters that train in mixed precision have a bfloat16
+      copy beside them until the step ends. Sharded ones are gathered: two layers (the one that runs
+      and the next) and what lies outside the layers.
+    * gradients: t / s; sharded, also whole before they are reduced: an adapter's, which wait for
+      the last chunk, or one layer's, or those outside the layers.
+    * optimiser: two moments, 2 t / s.
+    * reference: P / s, and what lies outside the layers, gathered.
+    * activations: `activation_bytes`, and the embeddings with their gradients.
+    * update: AdamW's temporary, t / s; unsharded on several devices also the flat copy of the
+      gradients that is summed, t.
+    """
+    sharded = parameter_shards > 1
+    gathered_bytes = HALF if mixed else model.stored_bytes
+    trained_size = model.trained * model.trained_bytes
+    outside = model.outside * gathered_bytes if sharded else 0
+    parameters = model.size // parameter_shards + outside
+    gradients = trained_size // parameter_shards
+    if sharded:
+        parameters += 2 * model.layer_values * gathered_bytes
+        gradients += trained_size if model.frozen else 4 * max(model.layer_values, model.outside)
+    elif mixed and not model.frozen and model.trained_bytes > HALF:
+        parameters += model.layers * model.layer_values * HALF
+    flat = trained_size if devices > 1 and not sharded else 0
+    return Memory(
+        parameters=parameters,
+        gradients=gradients,
+        optimiser=2 * trained_size // parameter_shards,
+        reference=model.size // parameter_shards + outside if reference else 0,
+        activations=activation_bytes(
+            model, tokens, mixed=mixed, checkpointing=checkpointing, sharded=sharded
+        )
+        + 2 * vectors * model.hidden * VECTOR_BYTES,
+        update=trained_size // parameter_shards + flat,
+    )
+
+
+def activation_bytes(
+    model: Model, tokens: int, *, mixed: bool, checkpointing: bool, sharded: bool
+) -> int:
+    """What autograd keeps of a forward pass of T tokens, attention by flash or memory-efficient.
+
+    A token keeps in a layer: queries, keys, values and the attention's output, c (2q + 2k), with 4
+    bytes a head; gate, its activation, the other half and their product, c * 4f; inputs of the
+    linear layers, c * 5h where each one casts its own (mixed precision, LoRA), else c * 2h; each of
+    the two norms 4h in float32, twice that where the norm trains. LoRA adds a copy of the input of
+    the attention's output layer, c * q, and the dropout masks, 5h + q + f. Frozen float32 weights
+    that are cast to bfloat16 stay as copies, too.
+
+    With checkpointing every layer keeps its input, r * h, and one layer the whole.
+    """
+    compute = HALF if mixed else model.stored_bytes
+    # Sums with float32 embeddings stay float32 under autocast; FSDP gathers them in bfloat16.
+    between = compute if sharded else model.stored_bytes
+    adapter = model.frozen > 0
+    copies = 5 if mixed or adapter else 2
+    token = compute * (2 * model.queries + 2 * model.keys + 4 * model.inner + copies * model.hidden)
+    token += 4 * model.heads + 2 * 4 * model.hidden * (1 if adapter else 2)
+    if adapter:
+        token += compute * model.queries + 5 * model.hidden + model.queries + model.inner
+    cast = adapter and mixed and not sharded and model.frozen_bytes > HALF
+    layer = tokens * token + (model.layer_values * HALF if cast else 0)
+    if checkpointing:
+        return layer + model.layers * tokens * model.hidden * between
+    return model.layers * layer
+
+
+def cards_that_hold(total: int) -> tuple[int, ...]:
+    """The GPUs of `CARDS` on which so many counted bytes leave a tenth free."""
+    return tuple(card for card in CARDS if total <= USABLE * card * GIGA)

@@ -1,0 +1,63 @@
+"""Models of a published shape without their weights: nothing is downloaded."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
+
+from tdro_lightning.errors import ConfigError
+
+KEY = "model.architecture"
+LEGACY = {"rope_theta"}  # what transformers still accepts from older config files
+
+
+def from_architecture(
+    architecture: Mapping[str, Any],
+    device: str = "meta",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """An untrained model of a shape, without a head.
+
+    Args:
+        architecture: `model_type` and fields of that type's transformers configuration.
+        device: where its parameters lie; on `meta` they have a shape and nothing else.
+        dtype: dtype of the parameters.
+        seed: seed of the initial weights.
+
+    Raises:
+        ConfigError: an unknown model type or field, or a value of the wrong type.
+    """
+    kind = str(architecture.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(kind, list(CONFIG_MAPPING), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"{KEY}.model_type={kind} is not a model of transformers{hint}")
+    known = CONFIG_MAPPING[kind]().to_dict().keys() | LEGACY
+    unknown = sorted(architecture.keys() - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{KEY}.{unknown[0]} is not a field of {kind}{hint}")
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(dict(architecture))
+    except StrictDataclassError as error:
+        raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from None
+    return from_config(config, device, dtype, seed)
+
+
+def from_config(
+    config: PretrainedConfig,
+    device: str = "meta",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """An untrained model of a transformers configuration; arguments as `from_architecture`."""
+    config.use_cache = False
+    gpus = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=gpus), torch.device(device):
+        torch.manual_seed(seed)
+        return AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")

@@ -1,0 +1,200 @@
+"""Stage `plan`: what a training stage would need of each GPU; nothing is loaded or downloaded."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import write_json
+from tdro_lightning.memory import GIGA, USABLE, Memory, Model, cards_that_hold, estimate
+from tdro_lightning.report.tables import Column, Table, cells, terminal_table
+from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.shapes import from_architecture, from_config
+from tdro_lightning.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.stages.console import quiet_libraries, tell
+
+DEVICES = 8  # where the configuration names fewer than two
+SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to run the stage, and what it would take of each device."""
+
+    strategy: str
+    devices: int
+    checkpointing: bool
+    tokens: int
+    memory: Memory
+
+
+def run(config: Config) -> None:
+    """Write `plan.json` and print the table."""
+    quiet_libraries()
+    model = counted(untrained(config.model))
+    cases = list(_cases(config, model))
+    output = Path(config.run_dir) / "plan.json"
+    write_json(
+        output,
+        {
+            "model": config.model.path,
+            "module": config.module.kind,
+            "shape": asdict(model),
+            "cases": [_content(case) for case in cases],
+        },
+    )
+    tell(_headline(config, model))
+    tell(terminal_table(_table(cases)))
+    tell(_caption(config))
+    tell(f"All bytes: {output}")
+
+
+def untrained(model: ModelConfig) -> PreTrainedModel | PeftModel:
+    """The configured model with its adapter, as shapes without values.
+
+    Raises:
+        ConfigError: there is neither a local model folder nor an architecture.
+    """
+    folder, dtype = Path(model.path), getattr(torch, model.dtype)
+    if (folder / "config.json").is_file():
+        backbone = from_config(AutoConfig.from_pretrained(folder), "meta", dtype)
+    elif model.architecture is not None:
+        backbone = from_architecture(model.architecture, "meta", dtype)
+    else:
+        raise ConfigError(
+            f"model.architecture is not set, and model.path={model.path} is no folder with a "
+            "config.json; give the shape (as conf/model/qwen05b.yaml does) or a local folder"
+        )
+    if model.lora is None:
+        return backbone
+    return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
+
+
+def counted(backbone: PreTrainedModel | PeftModel) -> Model:
+    """What the memory of a model depends on, counted on its parameters.
+
+    Raises:
+        ConfigError: a kind of model whose sizes have other names.
+    """
+    config = backbone.config.get_text_config()
+    layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers or not all(hasattr(config, name) for name in SIZES):
+        raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
+    parameters = list(backbone.parameters())
+    frozen = [p for p in parameters if not p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return Model(
+        layers=len(layers),
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        queries=heads * width,
+        keys=key_heads * width,
+        heads=heads,
+        layer_values=sum(p.numel() for p in layers[0].parameters()),
+        frozen=sum(p.numel() for p in frozen),
+        trained=sum(p.numel() for p in trained),
+        frozen_bytes=frozen[0].element_size() if frozen else 0,
+        trained_bytes=trained[0].element_size(),
+    )
+
+
+def _cases(config: Config, model: Model) -> Iterator[Case]:
+    named = config.trainer.devices or 1
+    many = named if named > 1 else DEVICES
+    for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
+        tokens, vectors = _held(config, devices)
+        for checkpointing in (False, True):
+            memory = estimate(
+                model,
+                tokens=tokens,
+                vectors=vectors,
+                mixed=config.trainer.precision == "bf16-mixed",
+                checkpointing=checkpointing,
+                devices=devices,
+                parameter_shards=devices if strategy == "fsdp" else 1,
+                reference=_has_reference(config),
+            )
+            yield Case(strategy, devices, checkpointing, tokens, memory)
+
+
+def _held(config: Config, devices: int) -> tuple[int, int]:
+    """Padded tokens with activations, and embeddings, that one device holds at once at most."""
+    data, passages = config.data, 1 + config.data.negatives
+    rows = math.ceil(data.batch_size / devices)
+    batch = rows * (data.query_tokens + passages * data.passage_tokens)
+    tokens = min(batch, max(config.trainer.chunk_tokens, config.trainer.kept_tokens))
+    # Fine-tuning compares every query with the passages of all devices.
+    everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
+    return tokens, rows * (1 + passages) + everyone * passages
+
+
+def _has_reference(config: Config) -> bool:
+    settings = config.module
+    if not isinstance(settings, TDROConfig) or settings.reference is None:
+        return False
+    return Measurement(settings.measurement, settings.reference_floor).needs_reference  # type: ignore[arg-type]
+
+
+def _content(case: Case) -> dict[str, object]:
+    return {
+        "strategy": case.strategy,
+        "devices": case.devices,
+        "activation_checkpointing": case.checkpointing,
+        "tokens": case.tokens,
+        "bytes": {**asdict(case.memory), "total": case.memory.total},
+        "cards": cards_that_hold(case.memory.total),
+    }
+
+
+def _headline(config: Config, model: Model) -> str:
+    both = model.frozen + model.trained
+    how = "LoRA" if model.frozen else "every weight"
+    return (
+        f"{config.model.path}, {config.module.kind}: {both / 1e6:,.1f} M parameters, "
+        f"{model.trained / 1e6:,.1f} M of them trained ({how}); "
+        f"batch {config.data.batch_size}, {config.trainer.precision}\n"
+    )
+
+
+def _table(cases: list[Case]) -> Table:
+    parts = ("parameters", "gradients", "optimiser", "reference", "activations", "update", "total")
+    columns = (
+        Column("strategy", numeric=False),
+        Column("devices"),
+        Column("checkpointing", numeric=False),
+        *(Column(part) for part in parts),
+        Column("fits on", "cards, GB", numeric=False),
+    )
+    rows = tuple(
+        cells(
+            (
+                case.strategy,
+                str(case.devices),
+                "yes" if case.checkpointing else "no",
+                *(f"{getattr(case.memory, part) / GIGA:.1f}" for part in parts),
+                ", ".join(str(card) for card in cards_that_hold(case.memory.total)) or "none",
+            )
+        )
+        for case in cases
+    )
+    return Table("Memory", "", columns, rows)
+
+
+def _caption(config: Config) -> str:
+    held = max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
+    return (
+        "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
+        f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"
+        "fewer; they and update are never held together, so the total counts the larger one.\n"
+        f"A card fits where the total is at most {USABLE:.0%} of it."
+    )

@@ -78,6 +78,11 @@ def main() -> None:
         wrong = _start(arguments)
     except HydraException as error:
         wrong = [_explained(error, arguments)]
+    except ValueError as error:  # Hydra's, without a name of its own
+        if "Config group override must be" not in str(error):
+            raise
+        nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
+        wrong = [f"a group cannot be null; write {' '.join(f'~{name}' for name in nulls)}"]
     except InputError as error:
         wrong = [str(error)]
     except KeyboardInterrupt:

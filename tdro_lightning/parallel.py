@@ -131,6 +131,11 @@ class Sharded(WholeCheckpoints, ModelParallelStrategy):
         )
         self.offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
 
+    def model_to_device(self) -> None:
+        """Sharding has put everything in its place; what is offloaded must stay there."""
+        if not isinstance(self.offload, CPUOffloadPolicy):
+            super().model_to_device()
+
     def shard(self, encoder: Encoder) -> None:
         """Shard an encoder's backbone in place, a group a layer."""
         backbone = encoder.backbone
@@ -175,8 +180,11 @@ def strategy(kind: str, devices: int | None, cpu_offload: bool = False) -> Strat
         cpu_offload: of `fsdp`, keep the shards in the host's memory.
 
     Raises:
-        ConfigError: the number of processes started is not what the configuration says.
+        ConfigError: the number of processes started is not what the configuration says, or there
+            is no GPU to offload from.
     """
+    if cpu_offload and not torch.cuda.is_available():
+        raise ConfigError("strategy.cpu_offload=true needs a GPU: without one all is in the host")
     if kind == "single" and max(processes(), devices or 1) > 1:
         raise ConfigError(
             f"strategy=single is one process on one device, but {processes()} were started and "

@@ -63,6 +63,24 @@ def test_every_model_can_be_fine_tuned(experiment: str, model: str) -> None:
     assert config.model.path
 
 
+@pytest.mark.parametrize("model", [*options("model"), *FULL])
+@pytest.mark.parametrize("experiment", ["tdro_qwen05b", "finetune_top70"])
+def test_every_model_trains_sharded_by_changing_the_strategy_only(experiment: str, model: str):
+    config = composed(
+        f"+experiment={experiment}", f"model={model}", "chain_dir=runs/demo",
+        "strategy=fsdp", "trainer.devices=8", *REQUIRED[experiment],
+    )  # fmt: skip
+    assert (config.strategy.kind, config.trainer.devices) == ("fsdp", 8)
+    assert config.strategy.activation_checkpointing
+    assert config.data.batch_size == 2048
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_offloading_needs_sharding(strategy: str) -> None:
+    with pytest.raises(ConfigError, match="cpu_offload needs strategy=fsdp"):
+        composed("+experiment=demo/reference", f"strategy={strategy}", "strategy.cpu_offload=true")
+
+
 @pytest.mark.parametrize("model", FULL)
 def test_a_whole_model_is_its_namesake_in_float32_without_adapter(model: str) -> None:
     whole = composed("+experiment=tdro_qwen05b", f"model={model}", "module.reference=r").model

@@ -300,3 +300,43 @@ def test_gzipped_rows_are_read(command, folder: Path) -> None:
     path.unlink()
     ended = command("tdro_qwen05b", "domains.catalogue.hard.file=hard.jsonl.gz")
     assert ended.code == 0, ended.err
+
+
+def test_a_group_set_to_null_says_how_to_leave_it_out(command) -> None:
+    ended = command("finetune_top70", "benchmark=null")
+    assert ended.code == 2
+    assert ended.err == "error: a group cannot be null; write ~benchmark\n"
+
+
+def test_a_key_of_a_section_that_is_not_in_use_says_so(command) -> None:
+    ended = command("finetune_top70", "harvest.max_rows=3")
+    assert ended.code == 2
+    assert "the section `harvest` is not in use in this experiment" in ended.err
+
+
+def test_resume_must_needs_a_checkpoint(command) -> None:
+    ended = command("tdro_qwen05b", "trainer.resume=must")
+    assert ended.code == 2
+    assert "trainer.resume=must, but run/checkpoints holds no checkpoint" in ended.err
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_and_keeps_two(command, folder: Path) -> None:
+    whole = command("tdro_qwen05b", "trainer.checkpoint_every=1", "run_dir=whole")
+    assert whole.code == 0, whole.err
+    kept = sorted(path.name for path in (folder / "whole/checkpoints").iterdir())
+    assert kept == ["step-0000002.ckpt", "step-0000003.ckpt"]
+    (folder / "whole/checkpoints/step-0000003.ckpt").unlink()
+    shutil.copytree(folder / "whole", folder / "again")
+    again = command("tdro_qwen05b", "trainer.resume=auto", "run_dir=again")
+    assert again.code == 0, again.err
+    for name in ("weights.json", "history.csv"):
+        ours, theirs = ((folder / run / name).read_text() for run in ("whole", "again"))
+        assert ours == theirs
+
+
+def test_a_checkpoint_of_another_model_is_refused(command, folder: Path) -> None:
+    assert command("tdro_qwen05b", "trainer.checkpoint_every=3").code == 0
+    lora = ["model.lora={r: 2, alpha: 4, dropout: 0.0}"]
+    ended = command("tdro_qwen05b", "trainer.resume=auto", "trainer.steps=4", *lora)
+    assert ended.code == 2
+    assert "holds other trained parameters than this model" in ended.err

@@ -23,6 +23,7 @@ from tdro_lightning.modules import finetune
 from tdro_lightning.parallel import Sharded, Single, SummedGradients, strategy
 from tdro_lightning.processes import process_group
 from tdro_lightning.retrieval.adapter import Lora
+from tdro_lightning.retrieval.encoder import load_encoder
 from tests.made_up import tiny_model, write_domain_option, write_domains
 from tests.modules.conftest import OPTIMISATION, Parts
 
@@ -35,6 +36,9 @@ CASES: dict[str, dict] = {
     "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
     "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
 }
+
+
+LOADED = {"pooling": "last", "query_tokens": 24, "passage_tokens": 24}
 
 
 class Recorder(Callback):
@@ -81,6 +85,8 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
         callbacks=[recorder],
     )  # fmt: skip
     trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
+    if stage == "finetune" and isinstance(plan, Sharded):
+        encoder.save(folder / "saved" / case)
     weights = module.weights.state_dict() if stage == "tdro" else {}
     parameters = {name: value.detach() for name, value in whole(module)}
     return {"parameters": parameters, "weights": weights, "steps": recorder.steps}
@@ -142,6 +148,11 @@ def test_two_processes_equal_one(two_processes: Path, stage: str, case: str) -> 
     """Losses, gradients, parameters and domain weights."""
     alone = trained(two_processes, stage, case, Single("cpu"))
     assert len(alone["steps"]) == 5
+    if stage == "finetune":
+        saved = load_encoder(str(two_processes / "saved" / case), **LOADED, dtype="float64")
+        found = {f"encoder.{n}": p.detach() for n, p in saved.named_parameters()}
+        for name, value in alone["parameters"].items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, check_dtype=False)
     for kind in ("ddp", "fsdp"):
         for number in range(2):
             theirs = torch.load(two_processes / f"{kind} {stage} {case} {number}.pt")
@@ -246,6 +257,8 @@ def test_processes_and_configuration_must_agree(monkeypatch) -> None:
         strategy("single", 2)
     with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 2"):
         strategy("ddp", 2)
+    with pytest.raises(ConfigError, match="cpu_offload=true needs a GPU"):
+        strategy("fsdp", None, cpu_offload=True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for devices in (2, None):

@@ -5,11 +5,13 @@ import logging
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -51,7 +53,7 @@ def experiments() -> dict[str, str]:
 
 def run(composed: DictConfig, command: str) -> None:
     """Check the composed configuration and run its stage."""
-    from tdro_lightning.stages import run_stage
+    from tdro_lightning.stages import TOGETHER, run_stage
 
     job = HydraConfig.get()
     with open_dict(composed):
@@ -60,9 +62,33 @@ def run(composed: DictConfig, command: str) -> None:
         if processes() > 1:  # the folder's name may hold the time, which processes see differently
             composed.run_dir = from_first(composed.run_dir)
     config = checked(composed)
+    devices = config.trainer.devices or 1
+    if processes() == 1 < devices and config.stage in TOGETHER:
+        launch(devices, job, config.run_dir)
+        return
     if not is_first_process():
         log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
     run_stage(config, command)
+
+
+def launch(devices: int, job: HydraConf, run_dir: str) -> None:
+    """Start this job again as several processes, as torchrun would.
+
+    Raises:
+        ChildProcessError: they ended with an error, which they have printed.
+    """
+    given = [s.path for s in job.runtime.config_sources if s.provider == "command-line"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={devices}", "-m", "tdro_lightning"]
+    command += [*(f"--config-dir={path}" for path in given), *job.overrides.task]
+    process = subprocess.Popen([*command, f"run_dir={run_dir}"])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the terminal has told them too; they end in their own time
+        raise
+    if code:
+        raise ChildProcessError(f"the {devices} processes of {run_dir} ended with an error")
 
 
 def main() -> None:
@@ -78,21 +104,19 @@ def main() -> None:
         wrong = _start(arguments)
     except HydraException as error:
         wrong = [_explained(error, arguments)]
-    except ValueError as error:  # Hydra's, without a name of its own
-        if "Config group override must be" not in str(error):
-            raise
-        nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
-        wrong = [f"a group cannot be null; write {' '.join(f'~{name}' for name in nulls)}"]
     except InputError as error:
         wrong = [str(error)]
     except KeyboardInterrupt:
         print("interrupted; the same command continues a chain where it was", file=sys.stderr)
         sys.exit(130)
-    except Exception:
-        logging.getLogger(__name__).exception("failed")
-        if processes() > 1:
-            print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
-        raise
+    except Exception as error:
+        if "Config group override must be a string" not in str(error):  # Hydra's ValueError
+            logging.getLogger(__name__).exception("failed")
+            if processes() > 1:
+                print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
+            raise
+        nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
+        wrong = [f"a group cannot be null; write {' '.join(f'~{name}' for name in nulls)}"]
     rank = f"rank {rank_here()}: " if processes() > 1 else ""
     for message in wrong:
         print(f"error: {rank}{message}", file=sys.stderr)
@@ -109,11 +133,14 @@ def _start(arguments: list[str]) -> list[str]:
     command = "python -m tdro_lightning " + shlex.join(arguments)
     wrong: list[str] = []
 
+    started_by = os.getpid()
+
     def job(composed: DictConfig) -> None:
+        OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
         try:
             run(composed, command)
         except (InputError, HydraException) as error:
-            if processes() > 1:
+            if processes() > 1 or os.getpid() != started_by:  # a launcher's job tells by failing
                 raise
             wrong.append(str(error))
 
@@ -122,7 +149,6 @@ def _start(arguments: list[str]) -> list[str]:
         arguments += [f"hydra/{kind}_logging=none" for kind in ("job", "hydra")]
         arguments += [f"hydra.{kind}.dir={tempfile.gettempdir()}" for kind in ("run", "sweep")]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
-    OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
     sys.argv[1:] = arguments
     with process_group():
         hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()

@@ -108,6 +108,11 @@ def _check_values(config: Config) -> None:
     for key in ("data.negatives", "data.workers", "trainer.kept_tokens"):
         if _value(config, key) < 0:
             wrong.append(f"{key}={_value(config, key)} must be 0 or more")
+    if config.strategy.kind == "single" and (config.trainer.devices or 1) > 1:
+        wrong.append(
+            f"trainer.devices={config.trainer.devices} needs strategy=ddp or strategy=fsdp; "
+            "strategy=single is one process on one device"
+        )
     if config.strategy.cpu_offload and config.strategy.kind != "fsdp":
         wrong.append(f"strategy.cpu_offload needs strategy=fsdp, not {config.strategy.kind}")
     wrong += _check_stage(config)

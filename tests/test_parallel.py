@@ -221,25 +221,23 @@ SPREAD = ["strategy=ddp", "trainer.devices=2"]
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tDRO run by torchrun with two processes, and the same run with one."""
+    """A tDRO run with one process, and the same run that starts two by itself."""
     folder = tmp_path_factory.mktemp("launched")
     catalogue = write_domains(folder / "rows")
     tiny_model(folder / "model")
     tiny_model(folder / "reference", seed=1)
     write_domain_option(folder, catalogue)
     one = [sys.executable, "-m", "tdro_lightning"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two += ["-m", "tdro_lightning"]
-    for command, output, own in ((one, "one", []), (two, "two", SPREAD)):
+    for output, own in (("one", []), ("two", SPREAD)):
         ended = subprocess.run(
-            [*command, *ARGUMENTS, *own, f"run_dir={output}"],
+            [*one, *ARGUMENTS, *own, f"run_dir={output}"],
             cwd=folder, capture_output=True, text=True, timeout=200,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
     return folder
 
 
-def test_torchrun_writes_one_run_with_the_same_weights(launched: Path) -> None:
+def test_two_devices_write_one_run_with_the_same_weights(launched: Path) -> None:
     one, two = (json.loads((launched / d / "weights.json").read_text()) for d in ("one", "two"))
     for key in ("domain_weights", "mean_weights", "ema_weights"):
         assert two[key] == pytest.approx(one[key], abs=1e-5)
@@ -295,3 +293,14 @@ def test_a_rank_that_fails_ends_all_with_its_name(launched: Path) -> None:
     assert "MemoryError: no room on this device" in (launched / "broken/rank-1.log").read_text()
     assert json.loads((launched / "broken/run.json").read_text())["status"] != "finished"
     assert not (launched / "broken/weights.json").exists()
+
+
+def test_a_run_that_starts_several_processes_tells_that_one_failed(launched: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=uneven",
+         "data.batch_size=7"],
+        cwd=launched, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "data.batch_size=7 must be a positive multiple of the 2 processes" in ended.stderr
+    assert "the 2 processes of uneven ended with an error" in ended.stderr

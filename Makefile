@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/python -m tdro_lightning +experiment=demo
 
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/retrieval/*,tdro_lightning/data/*'
 
 lint: install

@@ -108,7 +108,8 @@ def _check_values(config: Config) -> None:
     for key in ("data.negatives", "data.workers", "trainer.kept_tokens"):
         if _value(config, key) < 0:
             wrong.append(f"{key}={_value(config, key)} must be 0 or more")
-    if config.strategy.kind == "single" and (config.trainer.devices or 1) > 1:
+    devices = config.trainer.devices or 1
+    if config.strategy.kind == "single" and devices > 1 and config.stage != "plan":
         wrong.append(
             f"trainer.devices={config.trainer.devices} needs strategy=ddp or strategy=fsdp; "
             "strategy=single is one process on one device"

@@ -10,6 +10,8 @@ gradients of activations on their way back. `cards_that_hold` leaves room for th
 
 from dataclasses import dataclass
 
+from tdro_lightning.retrieval.distributed import BUCKET
+
 GIGA = 10**9
 CARDS = (24, 40, 80, 141)  # GB of common GPUs
 USABLE = 0.9  # share of a card that the counted memory may take
@@ -65,23 +67,19 @@ class Model:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the worst moment of a step.
-
-    `activations` and `update` are never held together, so the larger one counts.
-    """
+    """Bytes on one device at the worst moment of a step."""
 
     parameters: int
     gradients: int
     optimiser: int
     reference: int
     activations: int
-    update: int
 
     @property
     def total(self) -> int:
         """Bytes in all."""
         held = self.parameters + self.gradients + self.optimiser + self.reference
-        return held + max(self.activations, self.update)
+        return held + self.activations
 
 
 def estimate(
@@ -112,13 +110,12 @@ def estimate(
     * parameters: P / s. Unsharded float32 parameters that train in mixed precision have a bfloat16
       copy beside them until the step ends. Sharded ones are gathered: two layers (the one that runs
       and the next) and what lies outside the layers.
-    * gradients: t / s; sharded, also whole before they are reduced: an adapter's, which wait for
-      the last chunk, or one layer's, or those outside the layers.
+    * gradients: t / s; unsharded on several devices, also the bucket that is being summed; sharded,
+      also whole before they are reduced: an adapter's, which wait for the last chunk, or one
+      layer's, or those outside the layers.
     * optimiser: two moments, 2 t / s.
     * reference: P / s, and what lies outside the layers, gathered.
     * activations: `activation_bytes`, and the embeddings with their gradients.
-    * update: AdamW's temporary, t / s; unsharded on several devices also the flat copy of the
-      gradients that is summed, t.
     """
     sharded = parameter_shards > 1
     gathered_bytes = HALF if mixed else model.stored_bytes
@@ -131,7 +128,8 @@ def estimate(
         gradients += trained_size if model.frozen else 4 * max(model.layer_values, model.outside)
     elif mixed and not model.frozen and model.trained_bytes > HALF:
         parameters += model.layers * model.layer_values * HALF
-    flat = trained_size if devices > 1 and not sharded else 0
+    if devices > 1 and not sharded:
+        gradients += min(model.trained, BUCKET) * model.trained_bytes
     return Memory(
         parameters=parameters,
         gradients=gradients,
@@ -141,7 +139,6 @@ def estimate(
             model, tokens, mixed=mixed, checkpointing=checkpointing, sharded=sharded
         )
         + 2 * vectors * model.hidden * VECTOR_BYTES,
-        update=trained_size // parameter_shards + flat,
     )
 
 

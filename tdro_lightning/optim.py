@@ -50,7 +50,7 @@ class Optimisation:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr)
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, fused=True)
 
     def update(
         self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int

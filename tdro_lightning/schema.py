@@ -88,6 +88,7 @@ class TDROConfig:
     gradient_norm: str = MISSING
     smoothing: float = MISSING
     ema: float = MISSING
+    reference_cache: str | None = None
 
 
 @dataclass

@@ -113,6 +113,24 @@ def test_the_presets_are_what_their_sources_say() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["measurement_tdro_mini", "measurement_pretrained"])
+def test_a_study_s_measurements_share_their_reference_losses(name: str) -> None:
+    chain = composed(f"+experiment={name}").chain
+    assert chain is not None
+    learned = [own for experiment, *own in chain.steps.values() if experiment == "demo/tdro"]
+    assert len(learned) == 5
+    steps = [
+        composed("+experiment=demo/tdro", *chain.overrides, *own, "chain_dir=study")
+        for own in learned
+    ]
+    assert {step.module.reference_cache for step in steps} == {"study/reference_losses"}
+    assert {step.module.reference for step in steps} == {"study/reference/encoder"}
+    # What the draws and the losses of the rows depend on.
+    same = [(step.data, step.domains, step.seed, step.trainer, step.model) for step in steps]
+    assert all(one == same[0] for one in same)
+    assert len({step.module.temperature for step in steps}) == 1
+
+
 def test_a_measurement_that_needs_a_reference_is_refused_without() -> None:
     with pytest.raises(ConfigError, match=r"module\.measurement=ratio needs module\.reference"):
         composed("+experiment=tdro_qwen05b", "module.reference=null")

@@ -155,6 +155,33 @@ def test_group_dro_needs_no_reference(command, folder: Path) -> None:
     assert "reference" not in record["inputs"]
 
 
+def test_a_second_run_finds_every_reference_loss(command, folder: Path) -> None:
+    """With all rows known or none, the weights are the same to the last byte."""
+    runs = {"without": "null", "first": "losses", "second": "losses"}
+    for name, place in runs.items():
+        ended = command("tdro_qwen05b", f"module.reference_cache={place}", f"run_dir={name}")
+        assert ended.code == 0, ended.err
+    for name, expected in (("without", []), ("first", ["0.0"] * 3), ("second", ["1.0"] * 3)):
+        lines = (folder / name / "history.csv").read_text().splitlines()
+        assert [x.split(",")[2] for x in lines if ",reference_cached," in x] == expected
+        curves = [line for line in lines if "weights/" in line or "loss" in line]
+        if name == "without":
+            plain, weights = curves, (folder / name / "weights.json").read_bytes()
+        assert curves == plain
+        assert (folder / name / "weights.json").read_bytes() == weights
+    (file,) = (folder / "losses").rglob("*.losses")
+    assert file.stat().st_size == 3 * 6 * 28
+    ended = command("tdro_qwen05b", "module.reference_cache=model/config.json")
+    assert ended.code == 2
+    assert_one_message(ended, r"module\.reference_cache=model/config\.json: a file stands there")
+
+
+def test_a_cache_that_nothing_would_read_is_not_made(command, folder: Path) -> None:
+    overrides = ["module.measurement=plain", "module.reference_cache=losses"]
+    assert command("tdro_qwen05b", *overrides).code == 0
+    assert not (folder / "losses").exists()
+
+
 def test_wandb_offline_needs_no_account(command, folder: Path) -> None:
     ended = command("tdro_qwen05b", "logger.wandb=offline")
     assert ended.code == 0, ended.err

@@ -12,6 +12,7 @@ from tdro_lightning.memory import (
     estimate,
 )
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.distributed import BUCKET
 from tdro_lightning.retrieval.shapes import from_architecture
 from tdro_lightning.stages.plan import counted
 
@@ -61,7 +62,7 @@ def test_the_hand_made_sizes_are_those_of_llama_3_8b() -> None:
 
 
 def test_full_adamw_holds_16_bytes_a_parameter() -> None:
-    found = estimate(FULL, **STEP | {"mixed": False}, devices=8)
+    found = estimate(FULL, **STEP | {"mixed": False})
     assert found.parameters == found.gradients == 4 * PARAMETERS == 30_019_698_688
     assert found.optimiser == 8 * PARAMETERS
     assert found.parameters + found.gradients + found.optimiser == 120_078_794_752
@@ -81,13 +82,11 @@ def test_a_lora_holds_its_frozen_base_and_little_else() -> None:
     assert found.optimiser == 2 * found.gradients == 167_772_160
 
 
-def test_the_update_needs_room_where_activations_have_gone() -> None:
+def test_several_devices_lay_some_gradients_flat_for_their_sum() -> None:
     single, ddp = (estimate(FULL, **STEP, devices=devices) for devices in (1, 8))
-    assert single.update == 4 * PARAMETERS  # AdamW's square roots
-    assert ddp.update == 8 * PARAMETERS  # and the gradients laid flat for their sum
-    held = ddp.parameters + ddp.gradients + ddp.optimiser
-    assert ddp.total == held + ddp.update
-    assert ddp.activations < ddp.update
+    assert ddp.gradients == single.gradients + 4 * BUCKET
+    single, ddp = (estimate(LORA, **STEP, devices=devices) for devices in (1, 8))
+    assert ddp.gradients == 2 * single.gradients
 
 
 def test_fsdp_divides_all_that_is_held_and_gathers_two_layers() -> None:
@@ -97,7 +96,6 @@ def test_fsdp_divides_all_that_is_held_and_gathers_two_layers() -> None:
     assert found.gradients == 4 * PARAMETERS // 8 + 4 * OUTSIDE
     assert found.optimiser == PARAMETERS
     assert found.reference == 4 * PARAMETERS // 8 + 2 * OUTSIDE
-    assert found.update == 4 * PARAMETERS // 8
     adapter = estimate(LORA, **STEP, devices=8, parameter_shards=8)
     assert adapter.gradients == 4 * ADAPTER // 8 + 4 * ADAPTER
 

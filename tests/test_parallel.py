@@ -22,6 +22,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.modules import finetune
 from tdro_lightning.parallel import Sharded, Single, SummedGradients, strategy
 from tdro_lightning.processes import process_group
+from tdro_lightning.retrieval import distributed
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.encoder import load_encoder
 from tests.made_up import tiny_model, write_domain_option, write_domains
@@ -118,6 +119,7 @@ def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
 def work(number: int, folder: Path, kind: str) -> None:
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    distributed.BUCKET = 500  # several collectives a step, also for a small model
     with process_group():
         if kind == "ddp":
             torch.save(five_hundred_batches(folder), folder / f"batches {number}.pt")

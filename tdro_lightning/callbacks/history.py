@@ -12,14 +12,20 @@ from lightning.pytorch.utilities import rank_zero_only
 HEADER = ("step", "metric", "value")
 
 
-def log_now(module: LightningModule, metrics: Mapping[str, float]) -> None:
+def log_now(module: LightningModule, metrics: Mapping[str, float], step: int | None = None) -> None:
     """Send values that only this step has to the loggers.
 
     `module.log` would repeat them at every later step that has no such value.
+
+    Args:
+        module: the module that trains.
+        metrics: values by name.
+        step: number of the step, from 0; None is the one that runs.
     """
-    if (module.global_step + 1) % module.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+    step = module.global_step if step is None else step
+    if (step + 1) % module.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
         for logger in module.loggers:
-            logger.log_metrics(dict(metrics), module.global_step)
+            logger.log_metrics(dict(metrics), step)
 
 
 class History(Logger):

@@ -35,6 +35,17 @@ class Batch:
         """All B + B * N token sequences, queries first."""
         return self.queries.followed_by(self.passages)
 
+    def chosen(self, rows: Tensor) -> "Batch":
+        """The queries at some indices [R], with their passages."""
+        each = len(self.passages) // len(self)
+        passages = (rows[:, None] * each + torch.arange(each)).flatten()
+        return Batch(
+            self.queries.chosen(rows),
+            self.passages.chosen(passages),
+            self.domain[rows.to(self.domain.device)],
+            tuple(self.query_ids[row] for row in rows.tolist()),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
         return Batch(

@@ -19,6 +19,7 @@ from tdro_lightning.retrieval.contrastive import hard_negative_losses, require_f
 from tdro_lightning.retrieval.distributed import gather_rows, rank, require_equal_on_all_ranks
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.grad_cache import CachedEmbeddings
+from tdro_lightning.retrieval.reference_cache import ReferenceLosses
 
 CHECK_EVERY = 50  # steps between two checks that all ranks hold the same domain weights
 
@@ -35,6 +36,7 @@ class TDROModule(LightningModule):
         temperature: softmax temperature of the contrastive loss.
         optimisation: how the proxy trains.
         seed: what dropout depends on besides step and rank.
+        reference_cache: losses that the reference need not be run for; None runs it for all.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TDROModule(LightningModule):
         temperature: float,
         optimisation: Optimisation,
         seed: int = 0,
+        reference_cache: ReferenceLosses | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -56,6 +59,7 @@ class TDROModule(LightningModule):
         self.temperature = temperature
         self.optimisation = optimisation
         self.seed = seed
+        self.reference_cache = reference_cache
 
     def configure_model(self) -> None:
         """Spread the encoders over devices where the strategy does that."""
@@ -69,9 +73,9 @@ class TDROModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Eq. 5, Eq. 4 and Eq. 6 on one global batch."""
+        reference = self.reference_losses(batch)
         cache = CachedEmbeddings(self.proxy, batch.texts, (self.seed, self.global_step, rank()))
         proxy = self.losses(cache.vectors, batch)
-        reference = self.reference_losses(batch)
         for losses, model in ((reference, "reference"), (proxy, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         coefficients = self.update_weights(proxy.detach(), reference, batch.domain)
@@ -90,9 +94,20 @@ class TDROModule(LightningModule):
     @torch.no_grad()
     def reference_losses(self, batch: Batch) -> Tensor:
         """The reference's losses, [B]; ones where the measurement does not look at it."""
-        if self.reference is None:
+        reference, cache = self.reference, self.reference_cache
+        if reference is None:
             return torch.ones(len(batch), device=self.device)
-        return self.losses(self.reference(batch.texts), batch)
+        if cache is None:
+            return self.losses(reference(batch.texts), batch)
+
+        def fresh(rows: Tensor) -> Tensor:
+            chosen = batch.chosen(rows)
+            return self.losses(reference(chosen.texts), chosen)
+
+        together = reference.sharded
+        losses, share = cache.completed(batch.queries, batch.passages, fresh, together=together)
+        log_now(self, {"reference_cached": share})
+        return losses.to(self.device)
 
     def update_weights(self, proxy: Tensor, reference: Tensor, domain: Tensor) -> Tensor:
         """Step the domain weights on the global batch; coefficients [B] of this rank's losses."""

@@ -22,6 +22,7 @@ from tdro_lightning.report.figures import (
 from tdro_lightning.report.health import health_table
 from tdro_lightning.report.results import ordered_results, result_tables, seed_note
 from tdro_lightning.report.runs import Run
+from tdro_lightning.report.speed import speed_table
 from tdro_lightning.report.tables import (
     NOTHING,
     Table,
@@ -85,7 +86,7 @@ def write_report(folders: Sequence[Path], output: Path, title: str) -> str:
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
     results = ordered_results(runs)
-    usage = usage_table(runs)
+    usage, speed = usage_table(runs), speed_table(runs)
     weighted = [_weight_block(run) for run in runs if run.weights or run.series("weights/")]
     curves = [_curve_block(run) for run in runs if run.series("measurement/")]
     losses = {
@@ -109,6 +110,7 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             (Block("", (), (training_curves(losses, "training"),)),) if losses else (),
         ),
         Section("data", "Data used", "", (Block("", (usage,)),) if usage else ()),
+        Section("speed", "Speed", "", (Block("", (speed,)),) if speed else ()),
     ]
 
 

@@ -1,12 +1,14 @@
 """Collectives over the processes of a run; each is the identity in a single process."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+BUCKET = 2**27  # values summed over processes at a time
 
 
 def world_size() -> int:
@@ -45,7 +47,7 @@ def largest(number: int) -> int:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes, in one collective.
+    """Replace each gradient by its sum over all processes, some together in each collective.
 
     A sum, not a mean: losses are divided by counts of the global batch. Gradients of sharded
     parameters have been summed in the backward pass.
@@ -54,11 +56,23 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     gradients = [gradient for gradient in found if not isinstance(gradient, DTensor)]
     if world_size() == 1 or not gradients:
         return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive gradients of at most `BUCKET` values, so that few are held twice."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    yield bucket
 
 
 def require_equal_on_all_ranks(values: Tensor, what: str) -> None:

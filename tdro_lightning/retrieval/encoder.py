@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         Texts are run in chunks of like length, so that a vector depends on its own text only.
         """
         chunks = self.chunks(tokens)
-        vectors = torch.cat([self.embed(*tokens.padded(rows)) for rows in chunks])
+        vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[torch.cat(chunks).argsort()]
 
     @property
@@ -111,6 +111,10 @@ class Encoder(nn.Module):
         if self.sharded and isinstance(self.backbone, PeftModel):
             self.backbone.set_requires_gradient_sync(last)
 
+    def embed_rows(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Unit vectors of some texts in one forward pass, [R, D]."""
+        return self._embed_first(*tokens.padded(rows))
+
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of one padded chunk.
 
@@ -125,6 +129,10 @@ class Encoder(nn.Module):
             # Positions are counted from the left, so each text must start there.
             tokens_first = mask.long().argsort(dim=1, descending=True, stable=True)
             ids, mask = ids.gather(1, tokens_first), mask.gather(1, tokens_first)
+        return self._embed_first(ids, mask)
+
+    def _embed_first(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of a chunk that is padded on the right."""
         # In a causal model nothing looks at padding on the right; without a mask the fast attention
         # kernels run.
         attention_mask = None if self.causal else mask.long()

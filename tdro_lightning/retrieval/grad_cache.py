@@ -52,14 +52,16 @@ class CachedEmbeddings:
         """
         gradient = self.vectors.grad
         assert gradient is not None, "run the loss's backward pass first"
-        for number, rows in enumerate(self._chunks):
-            self._encoder.reduce_gradients(last=number == len(self._chunks) - 1)
+        sizes = [len(rows) for rows in self._chunks]
+        shares = gradient[torch.cat(self._chunks)].split(sizes)
+        for number, share in enumerate(shares):
+            self._encoder.reduce_gradients(last=number == len(shares) - 1)
             vectors = self._graphs[number]
             self._graphs[number] = None  # lets its activations go with its backward pass
             if vectors is None:
                 vectors = self._embed(number)
-            backward((vectors * gradient[rows]).sum())
+            backward((vectors * share).sum())
 
     def _embed(self, number: int) -> Tensor:
         with seeded(*self._seed, number):
-            return self._encoder.embed(*self._tokens.padded(self._chunks[number]))
+            return self._encoder.embed_rows(self._tokens, self._chunks[number])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ class Tokens:
     """N token sequences laid end to end.
 
     Args:
-        ids: [sum of lengths] int64 token ids.
-        lengths: [N] int64, each at least 1.
+        ids: [sum of lengths] int64 token ids, on any device.
+        lengths: [N] int64, each at least 1; always in the host's memory, where shapes are decided,
+            so that no GPU is waited for.
     """
 
     ids: Tensor
@@ -34,16 +36,25 @@ class Tokens:
         """These sequences, then the others."""
         return Tokens(torch.cat([self.ids, others.ids]), torch.cat([self.lengths, others.lengths]))
 
+    @cached_property
+    def starts(self) -> Tensor:
+        """[N] place of each sequence's first token."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def chosen(self, rows: Tensor) -> "Tokens":
+        """The sequences at some indices [R], in their order."""
+        lengths = self.lengths[rows]
+        shifts = self.starts[rows] - (lengths.cumsum(0) - lengths)  # from new places to old ones
+        places = torch.arange(int(lengths.sum())) + shifts.repeat_interleave(lengths)
+        return Tokens(self.ids[places.to(self.ids.device)], lengths)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device."""
-        return Tokens(
-            self.ids.to(device, non_blocking=non_blocking),
-            self.lengths.to(device, non_blocking=non_blocking),
-        )
+        return Tokens(self.ids.to(device, non_blocking=non_blocking), self.lengths)
 
     def pin_memory(self) -> "Tokens":
         """The same tokens in page-locked memory, for faster copies to a GPU."""
-        return Tokens(self.ids.pin_memory(), self.lengths.pin_memory())
+        return Tokens(self.ids.pin_memory(), self.lengths)
 
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen rows, padded on the right with 0 to the longest of them.
@@ -54,11 +65,14 @@ class Tokens:
         Returns:
             token ids [R, L] int64 and mask [R, L] bool, true where a token stands.
         """
-        lengths = self.lengths[rows]
-        ends = self.lengths.cumsum(0)[rows]
-        columns = torch.arange(int(lengths.max()), device=self.ids.device)
+        longest = int(self.lengths[rows].max())
+        places = torch.stack([self.starts[rows], self.lengths[rows]])
+        if self.ids.is_cuda:
+            places = places.pin_memory()
+        starts, lengths = places.to(self.ids.device, non_blocking=True)
+        columns = torch.arange(longest, device=self.ids.device)
         mask = columns < lengths[:, None]
-        source = (ends - lengths)[:, None] + columns
+        source = starts[:, None] + columns
         return self.ids[source.clamp(max=len(self.ids) - 1)] * mask, mask
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate
-from tdro_lightning.evaluation.fingerprint import encoder_fingerprint
 from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
 from tdro_lightning.schema import BenchmarkConfig, Config
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.encoders import configured_encoder

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from tdro_lightning.callbacks.checkpoints import Checkpoints, newest_checkpoint, step_of
 from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
+from tdro_lightning.callbacks.throughput import Throughput
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
@@ -33,11 +34,13 @@ from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import strategy
 from tdro_lightning.processes import barrier, is_first_process, processes, processes_here
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, require_same_tokenizer
 from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
+from tdro_lightning.stages.record import WITHOUT_EFFECT
 
 
 def run(config: Config) -> None:
@@ -77,8 +80,9 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         settings.temperature,
         _optimisation(config),
         config.seed,
+        _reference_cache(config, settings, reference),
     )
-    _train(config, module, data)
+    _train(config, module, data, Throughput(proxy, references=0 if reference is None else 1))
     if is_first_process():
         _write_weights(config, settings, domains, weights)
 
@@ -99,12 +103,12 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     module = FinetuneModule(
         encoder, names, loss_scale, settings.temperature, _optimisation(config), config.seed
     )
-    _train(config, module, data)
+    _train(config, module, data, Throughput(encoder, references=0))
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()
     if sets:
-        del module, encoder  # a sharded model cannot be used by one rank alone
+        del module, encoder  # the evaluation needs their room, and no shards
         retriever = dense(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
 
@@ -151,6 +155,15 @@ def mixture_label(config: Config) -> str:
     return f"{label}, noise {noise:g}" if noise and weighted else label
 
 
+def _reference_cache(
+    config: Config, settings: TDROConfig, reference: Encoder | None
+) -> ReferenceLosses | None:
+    if settings.reference_cache is None or reference is None:
+        return None
+    known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
+    return ReferenceLosses(Path(settings.reference_cache), known)
+
+
 def _domains(config: Config) -> list[Domain]:
     domains = configured_domains(config)
     if config.data.negatives:
@@ -177,7 +190,9 @@ def _optimisation(config: Config) -> Optimisation:
     return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
 
 
-def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -> None:
+def _train(
+    config: Config, module: LightningModule, data: RetrievalDataModule, throughput: Throughput
+) -> None:
     """Run the Trainer to the configured step.
 
     Raises:
@@ -196,7 +211,7 @@ def _train(config: Config, module: LightningModule, data: RetrievalDataModule) -
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=_loggers(config, data.step),
-        callbacks=_callbacks(config, checkpoints),
+        callbacks=[throughput, *_callbacks(config, checkpoints)],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them
@@ -264,7 +279,7 @@ def _write_weights(
         "domains": {domain.name: domain.fingerprint for domain in domains},
         "steps": weights.updates,
         "absences": dict(zip(weights.names, weights.absences.tolist(), strict=True)),
-        "module": asdict(settings),
+        "module": {k: v for k, v in asdict(settings).items() if k not in WITHOUT_EFFECT["module"]},
         "seed": config.seed,
     }
     content = WeightsFile(

@@ -167,7 +167,7 @@ def _headline(config: Config, model: Model) -> str:
 
 
 def _table(cases: list[Case]) -> Table:
-    parts = ("parameters", "gradients", "optimiser", "reference", "activations", "update", "total")
+    parts = ("parameters", "gradients", "optimiser", "reference", "activations", "total")
     columns = (
         Column("strategy", numeric=False),
         Column("devices"),
@@ -195,6 +195,6 @@ def _caption(config: Config) -> str:
     return (
         "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
         f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"
-        "fewer; they and update are never held together, so the total counts the larger one.\n"
+        "fewer.\n"
         f"A card fits where the total is at most {USABLE:.0%} of it."
     )

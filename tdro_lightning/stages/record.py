@@ -19,7 +19,10 @@ from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
 RECORD = "run.json"
-WITHOUT_EFFECT = ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume")
+WITHOUT_EFFECT = {  # on results
+    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume"),
+    "module": ("reference_cache",),
+}
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
 
 
@@ -95,9 +98,9 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         + ("benchmark",),
     }[config["stage"]]
     relevant = {key: config[key] for key in ("stage", "seed", *sections)}
-    if "trainer" in relevant:
-        kept = {k: v for k, v in config["trainer"].items() if k not in WITHOUT_EFFECT}
-        relevant["trainer"] = kept
+    for section in WITHOUT_EFFECT.keys() & relevant.keys():
+        ignored = WITHOUT_EFFECT[section]
+        relevant[section] = {k: v for k, v in config[section].items() if k not in ignored}
     return relevant
 
 

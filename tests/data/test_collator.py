@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from tdro_lightning.data.collator import Batch, Collator
@@ -56,10 +57,16 @@ def test_all_texts_are_queries_then_passages(tokenizer: TextTokenizer) -> None:
     assert batch.texts.ids.tolist() == [*batch.queries.ids.tolist(), *batch.passages.ids.tolist()]
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 0, 4]])
+def test_chosen_rows_keep_their_passages(tokenizer: TextTokenizer, rows: list[int]) -> None:
+    chosen = collated(tokenizer).chosen(torch.tensor(rows))
+    assert_holds(tokenizer, chosen, [EXAMPLES[row] for row in rows])
+
+
 def test_to_a_device(tokenizer: TextTokenizer) -> None:
     batch = collated(tokenizer)
     assert_holds(tokenizer, batch.to("cpu"), EXAMPLES)
     moved = batch.to("meta", non_blocking=True)
-    tensors = (moved.queries.ids, moved.queries.lengths, moved.passages.ids, moved.domain)
+    tensors = (moved.queries.ids, moved.passages.ids, moved.domain)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.query_ids == batch.query_ids

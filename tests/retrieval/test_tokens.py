@@ -29,6 +29,16 @@ def test_one_after_the_other(first: list[list[int]], second: list[list[int]]) ->
     assert joined.ids.tolist() == [token for s in first + second for token in s]
 
 
+@given(SEQUENCES, st.data())
+def test_chosen_rows_are_the_sequences(sequences: list[list[int]], data: st.DataObject) -> None:
+    row = st.integers(0, len(sequences) - 1)
+    rows = data.draw(st.lists(row, max_size=15))
+    chosen = Tokens.of(sequences).chosen(torch.tensor(rows, dtype=torch.long))
+    assert chosen.lengths.tolist() == [len(sequences[r]) for r in rows]
+    assert chosen.ids.tolist() == [token for r in rows for token in sequences[r]]
+    assert (chosen.ids.dtype, chosen.lengths.dtype) == (torch.int64, torch.int64)
+
+
 def test_no_sequences_keep_the_dtypes() -> None:
     tokens = Tokens.of([])
     assert len(tokens) == 0
@@ -37,7 +47,7 @@ def test_no_sequences_keep_the_dtypes() -> None:
 
 def test_on_another_device() -> None:
     moved = Tokens.of([[5, 6], [7]]).to("meta")
-    assert (moved.ids.device.type, moved.lengths.device.type) == ("meta", "meta")
+    assert (moved.ids.device.type, moved.lengths.device.type) == ("meta", "cpu")
     assert (moved.ids.shape, moved.lengths.shape) == ((3,), (2,))
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdro_lightning.evaluation.fingerprint import encoder_fingerprint
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
 from tests.made_up import tiny_model
 
 

@@ -1,0 +1,85 @@
+"""How fast a run is, and where its time goes, at every step."""
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from tdro_lightning.callbacks.history import log_now
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.tokens import length_chunks
+
+GIGA = 10**9
+# Dense bf16 teraflops a second, from the makers' data sheets.
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2}
+
+
+class Throughput(Callback):
+    """Logs speed, padding, time spent waiting for data, memory, and MFU on a known GPU.
+
+    * `passages_per_second`, `tokens_per_second`: over all processes; passages without queries,
+      tokens without padding.
+    * `padding`: share of padded tokens that are padding, on this process.
+    * `data_wait`: share of the time between two ends of a step in which the loader was waited for.
+    * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
+      the weights are frozen and only an adapter trains, 2 for a reference; without embeddings,
+      attention scores and what runs twice.
+    * `peak_memory_gb`: most memory PyTorch has held on this GPU; on a CPU it is not logged.
+
+    Args:
+        trained: the encoder that trains.
+        references: encoders that run forward on every batch.
+    """
+
+    def __init__(self, trained: Encoder, references: int) -> None:
+        self.trained = trained
+        self.flops_per_token = useful_flops(trained, references)
+        self._ended = self._began = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._ended = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """The data is here."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
+    ) -> None:
+        """Log the figures of the step; it has waited for its gradient norm, so the GPU is done."""
+        now = time.perf_counter()
+        seconds, step = now - self._ended, now - self._began
+        texts, processes = batch.texts, trainer.world_size
+        tokens = int(texts.lengths.sum())
+        chunks = length_chunks(texts.lengths, self.trained.chunk_tokens)
+        padded = sum(len(rows) * int(texts.lengths[rows].max()) for rows in chunks)
+        figures = {
+            "passages_per_second": processes * len(batch.passages) / seconds,
+            "tokens_per_second": processes * tokens / seconds,
+            "padding": 1 - tokens / padded,
+            "data_wait": 1 - step / seconds,
+        }
+        if torch.cuda.is_available():
+            figures["peak_memory_gb"] = torch.cuda.max_memory_allocated() / GIGA
+            name = torch.cuda.get_device_name()
+            for known, teraflops in PEAK_TFLOPS.items():
+                if known in name:
+                    used = self.flops_per_token * tokens / seconds
+                    figures["mfu"] = used / (teraflops * 1e12)
+        named = {f"speed/{name}": value for name, value in figures.items()}
+        log_now(pl_module, named, trainer.global_step - 1)
+        self._ended = time.perf_counter()
+
+
+def useful_flops(trained: Encoder, references: int) -> int:
+    """FLOPs a token of a training step, nothing counted twice (see `Throughput`)."""
+    embeddings = trained.backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
+    named = list(trained.backbone.named_parameters())
+    dense = sum(p.numel() for name, p in named if "lora_" not in name) - embeddings
+    adapter = any("lora_" in name for name, _ in named)
+    return dense * ((4 if adapter else 6) + 2 * references)

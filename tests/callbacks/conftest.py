@@ -1,0 +1,3 @@
+from tests.modules.conftest import fit, parts
+
+__all__ = ["fit", "parts"]

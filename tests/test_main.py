@@ -357,7 +357,8 @@ def test_a_run_goes_on_from_its_newest_checkpoint_and_keeps_two(command, folder:
     again = command("tdro_qwen05b", "trainer.resume=auto", "run_dir=again")
     assert again.code == 0, again.err
     for name in ("weights.json", "history.csv"):
-        ours, theirs = ((folder / run / name).read_text() for run in ("whole", "again"))
+        texts = [(folder / run / name).read_text().splitlines() for run in ("whole", "again")]
+        ours, theirs = ([line for line in text if "speed/" not in line] for text in texts)
         assert ours == theirs
 
 

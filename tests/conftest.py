@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -18,3 +19,9 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.config.HF_DATASETS_CACHE = folder
     os.environ["HF_DATASETS_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def logging_level() -> None:
+    """A command that ran in this process before has set the root logger to its own level."""
+    logging.getLogger().setLevel(logging.WARNING)

@@ -92,6 +92,8 @@ def estimate(
     devices: int = 1,
     parameter_shards: int = 1,
     reference: bool = False,
+    shared: bool = False,
+    domains: int = 0,
 ) -> Memory:
     """Estimated memory of one device while a model trains.
 
@@ -104,6 +106,8 @@ def estimate(
         devices: devices that share the batch.
         parameter_shards: devices that share the model: all of them under FSDP, else 1.
         reference: whether a frozen copy of the model is held beside it, as tDRO does.
+        shared: whether that copy is another adapter on the same base.
+        domains: domains whose gradients are held apart, as tDRO in one pass does.
 
     The parts, with P parameters, of which t are trained, on s shards:
 
@@ -112,9 +116,9 @@ def estimate(
       and the next) and what lies outside the layers.
     * gradients: t / s; unsharded on several devices, also the bucket that is being summed; sharded,
       also whole before they are reduced: an adapter's, which wait for the last chunk, or one
-      layer's, or those outside the layers.
+      layer's, or those outside the layers. One more for each domain where they are held apart.
     * optimiser: two moments, 2 t / s.
-    * reference: P / s, and what lies outside the layers, gathered.
+    * reference: P / s, and what lies outside the layers, gathered; t where the base is shared.
     * activations: `activation_bytes`, and the embeddings with their gradients.
     """
     sharded = parameter_shards > 1
@@ -122,7 +126,8 @@ def estimate(
     trained_size = model.trained * model.trained_bytes
     outside = model.outside * gathered_bytes if sharded else 0
     parameters = model.size // parameter_shards + outside
-    gradients = trained_size // parameter_shards
+    gradients = trained_size // parameter_shards + domains * trained_size
+    frozen_copy = trained_size if shared else model.size // parameter_shards + outside
     if sharded:
         parameters += 2 * model.layer_values * gathered_bytes
         gradients += trained_size if model.frozen else 4 * max(model.layer_values, model.outside)
@@ -134,7 +139,7 @@ def estimate(
         parameters=parameters,
         gradients=gradients,
         optimiser=2 * trained_size // parameter_shards,
-        reference=model.size // parameter_shards + outside if reference else 0,
+        reference=frozen_copy if reference else 0,
         activations=activation_bytes(
             model, tokens, mixed=mixed, checkpointing=checkpointing, sharded=sharded
         )

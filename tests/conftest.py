@@ -1,11 +1,14 @@
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 import transformers
+
+from tests.made_up import unrounded_norms
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
 transformers.utils.logging.disable_progress_bar()
@@ -25,3 +28,10 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logging_level() -> None:
     """A command that ran in this process before has set the root logger to its own level."""
     logging.getLogger().setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def float64_norms() -> Iterator[None]:
+    """Qwen2's norms in the model's own precision."""
+    with unrounded_norms():
+        yield

@@ -1,8 +1,13 @@
 """Small made-up domains and models for tests that train."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.retrieval.tiny import build_tiny_model
@@ -66,3 +71,16 @@ def tiny_model(folder: Path, seed: int = 0, layers: int = 1) -> str:
     texts = [row["query"] for row in rows("easy", 50, 2)]
     build_tiny_model(texts, folder, vocabulary=300, width=16, layers=layers, heads=2, seed=seed)
     return str(folder)
+
+
+@contextmanager
+def unrounded_norms() -> Iterator[None]:
+    """Qwen2's norms in the model's precision; they round to float32 even in a float64 model."""
+
+    def forward(self: Qwen2RMSNorm, states: torch.Tensor) -> torch.Tensor:
+        shape, epsilon = self.weight.shape, self.variance_epsilon
+        return torch.nn.functional.rms_norm(states, shape, self.weight, epsilon)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Qwen2RMSNorm, "forward", forward)
+        yield

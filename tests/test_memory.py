@@ -82,6 +82,14 @@ def test_a_lora_holds_its_frozen_base_and_little_else() -> None:
     assert found.optimiser == 2 * found.gradients == 167_772_160
 
 
+def test_a_shared_base_is_held_once_and_domains_have_gradients() -> None:
+    alone = estimate(LORA, **STEP)
+    found = estimate(LORA, **STEP, reference=True, shared=True, domains=25)
+    assert found.reference == 4 * ADAPTER == 83_886_080
+    assert found.gradients == 26 * 4 * ADAPTER
+    assert found.total - alone.total == 26 * 4 * ADAPTER
+
+
 def test_several_devices_lay_some_gradients_flat_for_their_sum() -> None:
     single, ddp = (estimate(FULL, **STEP, devices=devices) for devices in (1, 8))
     assert ddp.gradients == single.gradients + 4 * BUCKET

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.tokens import length_chunks
+from tdro_lightning.retrieval.tokens import length_chunks, padded_tokens
 
 GIGA = 10**9
 # Dense bf16 teraflops a second, from the makers' data sheets.
@@ -57,7 +57,7 @@ class Throughput(Callback):
         texts, processes = batch.texts, trainer.world_size
         tokens = int(texts.lengths.sum())
         chunks = length_chunks(texts.lengths, self.trained.chunk_tokens)
-        padded = sum(len(rows) * int(texts.lengths[rows].max()) for rows in chunks)
+        padded = padded_tokens(texts.lengths, chunks)
         figures = {
             "passages_per_second": processes * len(batch.passages) / seconds,
             "tokens_per_second": processes * tokens / seconds,

@@ -35,6 +35,12 @@ class Batch:
         """All B + B * N token sequences, queries first."""
         return self.queries.followed_by(self.passages)
 
+    @property
+    def lengths(self) -> Tensor:
+        """[B, 1 + N] tokens of each query and of its passages, in the host's memory."""
+        passages = self.passages.lengths.view(len(self), -1)
+        return torch.cat([self.queries.lengths[:, None], passages], dim=1)
+
     def chosen(self, rows: Tensor) -> "Batch":
         """The queries at some indices [R], with their passages."""
         each = len(self.passages) // len(self)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.dro.diagnostics import concentration
+from tdro_lightning.dro.gradients import OnePass, row_gradients
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.dro.weights import DomainWeights
@@ -18,7 +19,6 @@ from tdro_lightning.parallel import shard
 from tdro_lightning.retrieval.contrastive import hard_negative_losses, require_finite_losses
 from tdro_lightning.retrieval.distributed import gather_rows, rank, require_equal_on_all_ranks
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.grad_cache import CachedEmbeddings
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses
 
 CHECK_EVERY = 50  # steps between two checks that all ranks hold the same domain weights
@@ -74,21 +74,20 @@ class TDROModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Eq. 5, Eq. 4 and Eq. 6 on one global batch."""
         reference = self.reference_losses(batch)
-        cache = CachedEmbeddings(self.proxy, batch.texts, (self.seed, self.global_step, rank()))
-        proxy = self.losses(cache.vectors, batch)
-        for losses, model in ((reference, "reference"), (proxy, "proxy")):
+        seed = (self.seed, self.global_step, rank())
+        proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward)
+        for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
-        coefficients = self.update_weights(proxy.detach(), reference, batch.domain)
-        self.manual_backward((coefficients * proxy).sum())
-        cache.backward(self.manual_backward)
+        proxy.backward(self.update_weights(proxy.losses, reference, batch.domain))
+        log_now(self, {"one_pass": float(isinstance(proxy, OnePass))})
         self.log_dict(
             self.optimisation.update(self.optimizers(), self.proxy.parameters(), self.global_step)
         )
 
-    def losses(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Per-sample losses against hard negatives only, [B] (Eq. 2)."""
-        queries, passages = vectors.tensor_split([len(batch)])
-        rows = passages.view(len(batch), -1, passages.shape[-1])
+    def losses(self, vectors: Tensor, count: int) -> Tensor:
+        """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""
+        queries, passages = vectors.tensor_split([count])
+        rows = passages.view(count, -1, passages.shape[-1])
         return hard_negative_losses(queries, rows, self.temperature)
 
     @torch.no_grad()
@@ -98,11 +97,10 @@ class TDROModule(LightningModule):
         if reference is None:
             return torch.ones(len(batch), device=self.device)
         if cache is None:
-            return self.losses(reference(batch.texts), batch)
+            return self.losses(reference(batch.texts), len(batch))
 
         def fresh(rows: Tensor) -> Tensor:
-            chosen = batch.chosen(rows)
-            return self.losses(reference(chosen.texts), chosen)
+            return self.losses(reference(batch.chosen(rows).texts), len(rows))
 
         together = reference.sharded
         losses, share = cache.completed(batch.queries, batch.passages, fresh, together=together)

@@ -19,17 +19,18 @@ from transformers import AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.adapter import Lora, add_adapter, attach_lora, switched
 from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.pooling import Pooling, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
-from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks
+from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks, padded_tokens
 
 logger = logging.getLogger(__name__)
 
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
-CONFIGS = ("config.json", "adapter_config.json")  # one of them makes a folder a model's
+ADAPTER = "adapter_config.json"
+CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
 
@@ -44,7 +45,9 @@ class Encoder(nn.Module):
         passage_tokens: longest passage in tokens, special tokens included.
         chunk_tokens: padded tokens in one forward pass; it changes memory and speed, not results.
         kept_tokens: padded tokens of a training batch whose activations stay in memory until its
-            backward pass; the rest of the batch runs twice, with the same result.
+            backward pass.
+        adapter: the backbone's adapter that this encoder uses, where the backbone is another
+            encoder's; None where it is its own.
     """
 
     def __init__(
@@ -56,9 +59,14 @@ class Encoder(nn.Module):
         passage_tokens: int,
         chunk_tokens: int = 16384,
         kept_tokens: int = 0,
+        adapter: str | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        if adapter is None:
+            self.backbone = backbone
+        else:  # a submodule of the other encoder only, so that no parameter is found twice
+            self.__dict__["backbone"] = backbone
+        self.adapter = adapter
         self.tokenizer = tokenizer
         self.pooling: Pooling = pooling
         self.query_tokens = query_tokens
@@ -78,8 +86,9 @@ class Encoder(nn.Module):
 
         Texts are run in chunks of like length, so that a vector depends on its own text only.
         """
-        chunks = self.chunks(tokens)
-        vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
+        chunks = self.chunks(tokens.lengths)
+        with switched(self.backbone, self.adapter):
+            vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[torch.cat(chunks).argsort()]
 
     @property
@@ -87,17 +96,17 @@ class Encoder(nn.Module):
         """Whether the backbone's parameters are spread over the processes of the run."""
         return isinstance(self.backbone, FSDPModule)
 
-    def chunks(self, tokens: Tokens) -> list[Tensor]:
-        """Row indices of the forward passes that a batch needs.
+    def chunks(self, lengths: Tensor) -> list[Tensor]:
+        """Row indices of the forward passes that texts of such lengths [N] need.
 
         A forward pass of a sharded backbone is a collective, so then all ranks make equally many.
         """
-        chunks = length_chunks(tokens.lengths, self.chunk_tokens)
+        chunks = length_chunks(lengths, self.chunk_tokens)
         return divided(chunks, largest(len(chunks))) if self.sharded else chunks
 
-    def kept_chunks(self, tokens: Tokens, chunks: list[Tensor]) -> int:
+    def kept_chunks(self, lengths: Tensor, chunks: list[Tensor]) -> int:
         """How many of a batch's chunks keep their graph, from the first on; at least the one."""
-        sizes = [len(rows) * int(tokens.lengths[rows].max()) for rows in chunks]
+        sizes = [padded_tokens(lengths, [rows]) for rows in chunks]
         fitting = sum(1 for total in accumulate(sizes) if total <= self.kept_tokens)
         kept = max(fitting, 1)
         return -largest(-kept) if self.sharded else kept
@@ -152,7 +161,7 @@ class Encoder(nn.Module):
     def _embed_texts(self, texts: Sequence[str], max_tokens: int) -> NDArray[np.float32]:
         was_training = self.training
         self.eval()
-        device = next(self.parameters()).device
+        device = next(self.backbone.parameters()).device
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         blocks = []
         for start in range(0, len(texts), ENCODE_BLOCK):
@@ -229,10 +238,7 @@ def load_encoder(
         )
     described = Path(path) / DESCRIPTION
     if described.is_file():
-        description = read_json(described)
-        pooling = description["pooling"]
-        query_tokens = description["query_tokens"]
-        passage_tokens = description["passage_tokens"]
+        pooling, query_tokens, passage_tokens = _description(described)
     try:
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
@@ -249,6 +255,42 @@ def load_encoder(
     return Encoder(
         backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens, kept_tokens
     )
+
+
+def load_beside(encoder: Encoder, path: str) -> Encoder | None:
+    """Load an adapter folder onto the base model that another encoder holds already.
+
+    Both then share the base; the new one is frozen, and in eval mode whatever mode the other is in.
+
+    Args:
+        encoder: the encoder with the base model, and an adapter on it.
+        path: folder written by `Encoder.save`.
+
+    Returns:
+        the encoder, or None where the folder is no adapter, or of another base model.
+    """
+    adapter, described = Path(path) / ADAPTER, Path(path) / DESCRIPTION
+    if not (adapter.is_file() and described.is_file() and isinstance(encoder.backbone, PeftModel)):
+        return None
+    bases = {read_json(adapter)["base_model_name_or_path"]}
+    bases |= {config.base_model_name_or_path for config in encoder.backbone.peft_config.values()}
+    if len(bases) > 1:
+        return None
+    pooling, query_tokens, passage_tokens = _description(described)
+    return Encoder(
+        encoder.backbone,
+        TextTokenizer.load(path, pooling),
+        pooling,
+        query_tokens,
+        passage_tokens,
+        encoder.chunk_tokens,
+        adapter=add_adapter(encoder.backbone, path),
+    )
+
+
+def _description(path: Path) -> tuple[Pooling, int, int]:
+    described = read_json(path)
+    return described["pooling"], described["query_tokens"], described["passage_tokens"]
 
 
 def chosen_attention(attention: Attention) -> str:
@@ -270,7 +312,7 @@ def chosen_attention(attention: Attention) -> str:
 
 
 def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
-    adapter = Path(path) / "adapter_config.json"
+    adapter = Path(path) / ADAPTER
     base = read_json(adapter)["base_model_name_or_path"] if adapter.is_file() else path
     backbone, report = AutoModel.from_pretrained(
         base,

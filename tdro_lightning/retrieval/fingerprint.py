@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from tdro_lightning.retrieval.encoder import Encoder
 
@@ -12,9 +14,11 @@ def encoder_fingerprint(encoder: Encoder) -> str:
     """SHA-256 of everything that decides an encoder's embeddings.
 
     These are the values and dtypes of its weights, its configuration and adapter, its attention
-    kernels, its tokenizer, pooling and token limits. Device and chunk size are left out.
+    kernels, its tokenizer, pooling and token limits. Device, chunk size and other adapters on the
+    same base model are left out.
     """
     backbone = encoder.backbone
+    own = encoder.adapter or getattr(backbone, "active_adapter", None)
     tokenizer = json.loads(encoder.tokenizer.tokenizer.backend_tokenizer.to_str())
     settings = {
         "pooling": encoder.pooling,
@@ -23,14 +27,26 @@ def encoder_fingerprint(encoder: Encoder) -> str:
         "attention": backbone.config._attn_implementation,
         # The scale of an adapter is in no tensor.
         "scaling": {
-            n: str(m.scaling) for n, m in backbone.named_modules() if hasattr(m, "scaling")
+            name: module.scaling[own] if isinstance(module.scaling, dict) else module.scaling
+            for name, module in backbone.named_modules()
+            if hasattr(module, "scaling")
         },
         # Truncation and padding are those of the last call.
         "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("truncation", "padding")},
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in backbone.state_dict().items():
+    for name, value in _own_values(encoder, own):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().view(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _own_values(encoder: Encoder, own: str | None) -> Iterator[tuple[str, Tensor]]:
+    """The weights, with those of the encoder's own adapter under one name whatever it is called."""
+    adapters = getattr(encoder.backbone, "peft_config", {})
+    for name, value in encoder.backbone.state_dict().items():
+        parts = name.split(".")
+        of_adapter = adapters.keys() & set(parts)
+        if not of_adapter or own in of_adapter:
+            yield ".".join("adapter" if part == own else part for part in parts), value

@@ -32,8 +32,8 @@ class CachedEmbeddings:
 
     def __init__(self, encoder: Encoder, tokens: Tokens, seed: tuple[int, ...]) -> None:
         self._encoder, self._tokens, self._seed = encoder, tokens, seed
-        self._chunks = encoder.chunks(tokens)
-        kept = encoder.kept_chunks(tokens, self._chunks)
+        self._chunks = encoder.chunks(tokens.lengths)
+        kept = encoder.kept_chunks(tokens.lengths, self._chunks)
         self._graphs: list[Tensor | None] = []
         values = []
         for number in range(len(self._chunks)):

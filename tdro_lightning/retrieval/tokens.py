@@ -100,6 +100,11 @@ def length_chunks(lengths: Tensor, budget: int) -> list[Tensor]:
     return chunks
 
 
+def padded_tokens(lengths: Tensor, chunks: Iterable[Tensor]) -> int:
+    """Tokens that are run, padding included, where texts of lengths [N] are run in chunks."""
+    return sum(len(rows) * int(lengths[rows].max()) for rows in chunks)
+
+
 def divided(chunks: list[Tensor], count: int) -> list[Tensor]:
     """The chunks, those with the most rows cut in two until there are `count` of them.
 

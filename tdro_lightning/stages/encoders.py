@@ -1,10 +1,14 @@
 """Encoders as the configuration wants them."""
 
+import logging
+
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.parallel import checkpoint_activations
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder, load_beside, load_encoder
 from tdro_lightning.schema import Config
+
+logger = logging.getLogger(__name__)
 
 
 def configured_encoder(config: Config, path: str, *, trained: bool = False) -> Encoder:
@@ -33,6 +37,22 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     if trained and config.strategy.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder
+
+
+def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
+    """Load the reference; where it is an adapter on the proxy's base, that base is held once.
+
+    Under FSDP each holds its own shards, since the base is gathered for one of them at a time.
+
+    Raises:
+        ConfigError: no such model, or its tokenizer, pooling or token limits are not the proxy's.
+    """
+    shared = None if config.strategy.kind == "fsdp" else load_beside(proxy, path)
+    if shared is not None:
+        logger.info("%s: an adapter on the proxy's base model, which is held once", path)
+    reference = shared or configured_encoder(config, path)
+    require_same_tokenizer(proxy, reference)
+    return reference
 
 
 def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:

@@ -38,7 +38,7 @@ from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_finge
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
-from tdro_lightning.stages.encoders import configured_encoder, require_same_tokenizer
+from tdro_lightning.stages.encoders import configured_encoder, configured_reference
 from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
 from tdro_lightning.stages.record import WITHOUT_EFFECT
 
@@ -68,8 +68,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
     proxy = configured_encoder(config, config.model.path, trained=True)
     reference = None
     if settings.reference is not None and measurement.needs_reference:
-        reference = configured_encoder(config, settings.reference)
-        require_same_tokenizer(proxy, reference)
+        reference = configured_reference(config, settings.reference, proxy)
     data = HeterogeneousDataModule(**_data_arguments(config, domains, proxy))
     _write_usage(config, data, dict.fromkeys(weights.names, 1 / len(domains)))
     module = TDROModule(

@@ -113,6 +113,7 @@ def _cases(config: Config, model: Model) -> Iterator[Case]:
     many = named if named > 1 else DEVICES
     for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
         tokens, vectors = _held(config, devices)
+        sharded = strategy == "fsdp"
         for checkpointing in (False, True):
             memory = estimate(
                 model,
@@ -121,8 +122,10 @@ def _cases(config: Config, model: Model) -> Iterator[Case]:
                 mixed=config.trainer.precision == "bf16-mixed",
                 checkpointing=checkpointing,
                 devices=devices,
-                parameter_shards=devices if strategy == "fsdp" else 1,
+                parameter_shards=devices if sharded else 1,
                 reference=_has_reference(config),
+                shared=not sharded and _is_adapter(config, model),
+                domains=0 if sharded else _gradients_apart(config, model, devices),
             )
             yield Case(strategy, devices, checkpointing, tokens, memory)
 
@@ -131,11 +134,35 @@ def _held(config: Config, devices: int) -> tuple[int, int]:
     """Padded tokens with activations, and embeddings, that one device holds at once at most."""
     data, passages = config.data, 1 + config.data.negatives
     rows = math.ceil(data.batch_size / devices)
-    batch = rows * (data.query_tokens + passages * data.passage_tokens)
-    tokens = min(batch, max(config.trainer.chunk_tokens, config.trainer.kept_tokens))
+    tokens = min(_batch_tokens(config, devices), _kept_tokens(config))
     # Fine-tuning compares every query with the passages of all devices.
     everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
     return tokens, rows * (1 + passages) + everyone * passages
+
+
+def _batch_tokens(config: Config, devices: int) -> int:
+    """Tokens of a device's share of a batch whose texts are all as long as allowed."""
+    data = config.data
+    texts = data.query_tokens + (1 + data.negatives) * data.passage_tokens
+    return math.ceil(data.batch_size / devices) * texts
+
+
+def _kept_tokens(config: Config) -> int:
+    return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
+
+
+def _is_adapter(config: Config, model: Model) -> bool:
+    """Whether the reference is another adapter, as the same model configuration makes it."""
+    reference = getattr(config.module, "reference", None) or ""
+    return bool(model.frozen) and not (Path(reference) / "config.json").is_file()
+
+
+def _gradients_apart(config: Config, model: Model, devices: int) -> int:
+    """Domains that keep a gradient of their own, where a batch is run in one pass."""
+    fits = _batch_tokens(config, devices) <= _kept_tokens(config)
+    if fits or not model.frozen or not isinstance(config.module, TDROConfig):
+        return 0
+    return len(config.domains.only or config.domains.catalogue)
 
 
 def _has_reference(config: Config) -> bool:
@@ -191,7 +218,7 @@ def _table(cases: list[Case]) -> Table:
 
 
 def _caption(config: Config) -> str:
-    held = max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
+    held = _kept_tokens(config)
     return (
         "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
         f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"

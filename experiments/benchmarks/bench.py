@@ -32,9 +32,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "model": str(Path(__file__).with_name("small.yaml")),
         "lora_model": str(Path(__file__).with_name("wide.yaml")),
         "tdro_batch": 25,
-        "finetune_batch": 64,
+        "finetune_batch": 128,
         "texts": 512,
-        "chunk_tokens": 512,
+        "chunk_tokens": 768,
         "kept_tokens": 10**9,
     },
     "cuda": {

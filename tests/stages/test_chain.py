@@ -61,7 +61,11 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, st
 def finished(interrupted: tuple[Path, int, str]) -> tuple[Path, str]:
     """The same chain, run again to its end: folder and output."""
     folder = interrupted[0]
-    process = started(folder)
+    refused = started(folder)  # it was to have 2000 steps, and has done more than 4
+    printed = refused.communicate(timeout=280)[0]
+    assert refused.returncode == 2, printed
+    assert "already at step" in printed
+    process = started(folder, "trainer.resume=never")
     printed = process.communicate(timeout=280)[0]
     assert process.returncode == 0, printed
     return folder, printed
@@ -84,10 +88,10 @@ def table(printed: str) -> str:
 def test_sigint_ends_with_130_and_says_how_to_go_on(interrupted) -> None:
     folder, code, printed = interrupted
     assert code == 130, printed
-    assert "the same command continues" in printed
+    assert "the same command with this run_dir goes on" in printed
     assert "Traceback" not in printed
     record = json.loads((folder / "runs/demo/reference/run.json").read_text())
-    assert record["status"] == "interrupted"
+    assert record["status"] == "stopped"
 
 
 def test_the_next_run_continues_at_the_first_unfinished_step(finished) -> None:

@@ -30,6 +30,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
+    "benchmark.layout": ("beir", "miracl", "mkqa"),
 }
 POSITIVE = (
     "data.batch_size",
@@ -46,6 +47,7 @@ POSITIVE = (
     "simulate.steps",
     "simulate.rows",
     "simulate.margin_std",
+    "benchmark.depth",
 )
 
 

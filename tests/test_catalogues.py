@@ -170,15 +170,19 @@ def test_every_domain_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", names(BENCHMARKS))
 def test_every_set_is_complete(name: str) -> None:
     config = read("benchmark", name, resolve=False)
-    assert list(config) == ["root", "sets"]
-    folders = [entry["folder"] for entry in config["sets"].values()]
-    assert folders
-    assert len(set(folders)) == len(folders)
+    assert list(config) == ["root", "layout", "depth", "sets"]
+    key = "folder" if config["layout"] == "beir" else "language"
+    parts = [(entry[key], entry.get("split")) for entry in config["sets"].values()]
+    assert parts
+    assert len(set(parts)) == len(parts)
     for entry in config["sets"].values():
-        assert list(entry) == ["folder", "split", "prompt"]
-        assert not Path(entry["folder"]).is_absolute()
-        assert ".." not in Path(entry["folder"]).parts
+        assert isinstance(entry[key], str)
+        assert not Path(entry[key]).is_absolute()
+        assert ".." not in Path(entry[key]).parts
         assert entry["prompt"] == entry["prompt"].strip() != ""
+        if key == "folder" and config["root"] is None:
+            assert re.fullmatch(r"[\w-]+/[\w-]+", entry["hub"])
+            assert re.fullmatch(r"[0-9a-f]{40}", entry["revision"])
 
 
 def test_beir_covers_15_benchmarks_with_12_forums() -> None:

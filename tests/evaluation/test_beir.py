@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import load_set
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Cats", "text": "They sleep."},
@@ -34,6 +35,12 @@ def write_set(
         (folder / f"{name}.jsonl").write_text(lines)
     (folder / "qrels/test.tsv").write_text(qrels)
     return folder
+
+
+def load_set(
+    name: str, folder: Path, split: str = "test", prompt: str | None = None
+) -> RetrievalSet:
+    return joined(name, beir_corpus(folder), beir_questions(folder, split), prompt=prompt)
 
 
 def test_reads_a_set(tmp_path: Path) -> None:
@@ -68,7 +75,7 @@ def test_sets_without_answers(tmp_path: Path) -> None:
         ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: `_id` 'd1' stands twice"),
         (
             {"documents": [{"_id": "d1", "title": " ", "text": ""}]},
-            r"corpus\.jsonl:1: document 'd1' has neither title nor text",
+            r"corpus\.jsonl: document 'd1' has neither title nor text",
         ),
         ({"documents": [{"_id": 7, "text": "x"}]}, r"corpus\.jsonl:1: `_id` must be a string"),
         ({"documents": [{"_id": "d1"}]}, r"corpus\.jsonl:1: `text` must be a string, is None"),

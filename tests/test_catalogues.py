@@ -198,6 +198,35 @@ def test_beir_covers_15_benchmarks_with_12_forums() -> None:
     )
 
 
+def test_miracl_has_18_languages_and_mkqa_25() -> None:
+    miracl, mkqa = read("benchmark", "miracl"), read("benchmark", "mkqa")
+    assert (miracl["layout"], mkqa["layout"]) == ("miracl", "mkqa")
+    for name, sets in (("miracl", miracl["sets"]), ("mkqa", mkqa["sets"])):
+        assert list(sets) == [f"{name}-{entry['language']}" for entry in sets.values()]
+        assert {entry["prompt"] for entry in sets.values()} == {
+            "Given a question, retrieve Wikipedia passages that answer the question"
+        }
+    languages = "ar bn de en es fa fi fr hi id ja ko ru sw te th yo zh"
+    assert [entry["language"] for entry in miracl["sets"].values()] == languages.split()
+    assert {entry["split"] for entry in miracl["sets"].values()} == {"dev"}
+    languages = "ar da de es fi fr he hu it ja km ko ms nl no pl pt ru sv th tr vi"
+    chinese = ["zh_cn", "zh_hk", "zh_tw"]
+    assert [entry["language"] for entry in mkqa["sets"].values()] == [*languages.split(), *chinese]
+
+
+def test_the_fast_sets_are_four_of_beir() -> None:
+    fast, whole = read("benchmark", "beir_fast")["sets"], read("benchmark", "beir15")["sets"]
+    assert list(fast) == ["fiqa", "nfcorpus", "scidocs", "scifact"]
+    assert all(whole[name] == entry for name, entry in fast.items())
+
+
+def test_trec_dl_ranks_1000_and_needs_grade_2() -> None:
+    benchmark = read("benchmark", "trec_dl")
+    assert benchmark["depth"] == 1000
+    lowest = {name: entry.get("relevant", 1) for name, entry in benchmark["sets"].items()}
+    assert lowest == {"msmarco_dev": 1, "trec_dl_2019": 2, "trec_dl_2020": 2}
+
+
 def test_tdro_mini_has_8_evaluation_sets() -> None:
     assert set(read("benchmark", "tdro_mini")["sets"]) == {
         "agnews_heldout",

@@ -22,9 +22,14 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
 
 
 def is_hub_copy(folder: Path) -> bool:
-    """Whether the folder was taken from the hub, where the README lists the tables."""
+    """Whether the folder was taken from the hub, where the README lists the tables.
+
+    The hub's library cannot read BEIR's own files, judgements as `.tsv` beside `.jsonl`.
+    """
     readme = folder / "README.md"
-    return readme.is_file() and "config_name:" in readme.read_text(encoding="utf-8")
+    if not readme.is_file() or any(folder.glob("qrels/*.tsv*")):
+        return False
+    return "config_name:" in readme.read_text(encoding="utf-8")
 
 
 def hub_corpus(folder: Path) -> Corpus:
@@ -111,7 +116,8 @@ def _judgement(row: dict[str, Any], place: str) -> Judgement:
 def _tables(folder: Path) -> list[str]:
     import datasets
 
-    return datasets.get_dataset_config_names(str(folder))
+    names: list[str] = datasets.get_dataset_config_names(str(folder))
+    return names
 
 
 def _with_text_id(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +88,45 @@ def test_dense_ranks_by_inner_product_and_gets_the_prompt(tmp_path: Path) -> Non
     assert prompts == [None, "Find the animal", None]
     assert list(metrics["retrievers"]) == ["dense", "BM25"]
     assert metrics["retrievers"]["dense"]["sets"]["animals"]["recall@100"] == 1.0
+
+
+def test_documents_that_sets_share_are_embedded_once(tmp_path: Path) -> None:
+    embedded: list[int] = []
+
+    def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        embedded.append(len(texts))
+        return letter_counts(texts)
+
+    shared = [replace(PLAIN, name=name, corpus="animals") for name in ("a", "b")]
+    metrics = evaluate({"dense": Dense(embed, embed, "letters")}, sets(*shared), tmp_path)
+    assert embedded == [2, 3, 2]
+    assert len({str(v) for v in metrics["retrievers"]["dense"]["sets"].values()}) == 1
+
+
+def test_sets_are_loaded_one_after_the_other(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Noted(Lexical):
+        def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+            events.append(f"search {one.name}")
+            return super().prepare(one, folder)
+
+    def loader(one: RetrievalSet) -> Callable[[], RetrievalSet]:
+        return lambda: (events.append(f"load {one.name}"), one)[1]
+
+    lazy = Sets({one.name: loader(one) for one in (ANIMALS, PLAIN)})
+    evaluate({"a": Noted(), "b": Noted()}, lazy, tmp_path)
+    assert events == [
+        *("load animals", "search animals", "search animals"),
+        *("load plain", "search plain", "search plain"),
+    ]
+
+
+def test_a_set_may_have_answers_only(tmp_path: Path) -> None:
+    answered = replace(ANIMALS, qrels={})
+    metrics = evaluate({"BM25": Lexical()}, sets(answered), tmp_path)["retrievers"]["BM25"]
+    accuracy = {"accuracy@10": 0.5, "accuracy@100": 0.5}
+    assert metrics == {"sets": {"animals": accuracy | {"queries": 2}}, "average": accuracy}
 
 
 def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def evaluate(retrievers: Mapping[str, Retriever], sets: Sets, output: Path) -> d
             main = main_metric(scores[label][one.name])
             value = scores[label][one.name][main]
             logger.info("%s on %s: %s %.4f", label, one.name, main, value)
-        del one  # its documents may fill the memory, and the next set is loaded before they go
+        del one, search  # or the documents stay in memory while the next ones are loaded
     results = {
         label: {
             "sets": {name: by_set[name] | {"queries": queries[name]} for name in by_set},

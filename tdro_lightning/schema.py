@@ -219,10 +219,11 @@ class SimulateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run folders one page shows."""
+    """Which run folders one page shows, and the retriever that others are compared with."""
 
     title: str = MISSING
     runs: list[str] = MISSING
+    baseline: str = "uniform"
 
 
 @dataclass
@@ -230,8 +231,10 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
+    `source` is the folder of a finished chain whose files the steps read.
     """
 
+    source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
 

@@ -1,7 +1,6 @@
 """Rank the evaluation sets with one or more retrievers and write their metrics."""
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.encode import SHARD_TEXTS, encode
-from tdro_lightning.files import write_json
+from tdro_lightning.files import slug, write_json
 from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.distributed import rank
@@ -157,13 +156,13 @@ def _slugs(names: Sequence[str], kind: str) -> dict[str, str]:
         raise ConfigError(f"evaluation needs at least one {kind}")
     slugs: dict[str, str] = {}
     for name in names:
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-        if not slug:
+        short = slug(name)
+        if not short:
             raise ConfigError(f"{kind} {name!r}: the name needs a letter or digit (A-Z, a-z, 0-9)")
-        other = next((n for n, s in slugs.items() if s.lower() == slug.lower()), None)
+        other = next((n for n, s in slugs.items() if s.lower() == short.lower()), None)
         if name in slugs or other is not None:
             raise ConfigError(
-                f"{kind}s {other!r} and {name!r} would share the file name {slug!r}; rename one"
+                f"{kind}s {other!r} and {name!r} would share the file name {short!r}; rename one"
             )
-        slugs[name] = slug
+        slugs[name] = short
     return slugs

@@ -135,7 +135,7 @@ def _sections(
         ),
         Section(
             "layouts",
-            "In the paper's layout",
+            "Layouts of the paper",
             "",
             (Block("", tuple(layouts)),) if layouts else (),
         ),

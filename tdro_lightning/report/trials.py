@@ -1,8 +1,7 @@
 """Retrievers as trials: one way to train, over the seeds with which it was run."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,7 +17,7 @@ class Trial:
     """A retriever's evaluations by seed, under the name that tables show.
 
     Attributes:
-        name: the label, with the run's name where several trials have that label.
+        name: the label, with the step, model or run where several trials have that label.
         label: what the evaluation called it.
         run: name of the runs, which is the same for all seeds.
         model: what training began from, where the runs say.
@@ -169,15 +168,23 @@ def _without_copies(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _named(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that share a label get the step's name too, or the run's where they share that."""
-    labels = Counter(trial.label for trial in trials)
-    steps = Counter((trial.label, _step(trial)) for trial in trials)
-    named = []
-    for trial in trials:
-        place = _step(trial) if steps[trial.label, _step(trial)] == 1 else trial.run
-        name = trial.label if labels[trial.label] == 1 else f"{trial.label} ({place})"
-        named.append(dataclasses.replace(trial, name=name))
-    return named
+    """Trials that share a label get, behind it, the first of these that tells them apart."""
+    places: tuple[Callable[[Trial], str | None], ...] = (
+        _step,
+        lambda trial: trial.model,
+        lambda trial: trial.run,
+        lambda trial: f"{trial.run}, {trial.model}",
+    )
+    named: dict[int, str] = {}
+    for label in {trial.label for trial in trials}:
+        own = [i for i, trial in enumerate(trials) if trial.label == label]
+        names = [label] * len(own)
+        for place in places:
+            if len(set(names)) == len(names):
+                break
+            names = [f"{label} ({place(trials[i])})" for i in own]
+        named.update(zip(own, names, strict=True))
+    return [dataclasses.replace(trial, name=named[i]) for i, trial in enumerate(trials)]
 
 
 def _rank(trial: Trial) -> int:

@@ -60,6 +60,7 @@ class DomainsConfig:
     root: str | None = None
     hub: str | None = None
     only: list[str] | None = None
+    rows: dict[str, int] | None = None
     catalogue: dict[str, DomainConfig] = MISSING
 
 

@@ -20,14 +20,14 @@ def main() -> None:
     print("| tested | comparisons | t-test | randomisation | interval without 0 |")
     print("|---|--:|--:|--:|--:|")
     rng = np.random.default_rng(0)
-    for queries, count in ((50, 10_000), (300, 4_000)):
+    for queries, count in ((50, 10_000), (300, 10_000)):
         tests = [tested([difference(rng, queries)], i) for i in range(count)]
         print_row(f"one set of {queries} queries", tests)
-    tests = [tested([difference(rng, size) for size in SETS], i) for i in range(2_000)]
+    tests = [tested([difference(rng, size) for size in SETS], i) for i in range(5_000)]
     print_row(f"the average over {len(SETS)} sets of 50 to 300 queries", tests)
     seeds = [seed_test(rng.normal(0, 1, 3).tolist()) for _ in range(10_000)]
     print_row("three seeds", seeds)
-    starred, count = 0, 2_000
+    starred, count = 0, 5_000
     for i in range(count):
         tests = [tested([difference(rng, 50)], i) for _ in SETS]
         starred += min(holm([one.randomisation or 0.0 for one in tests])) < LEVEL

@@ -10,6 +10,7 @@ What is tested and how: docs/statistics.md.
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tdro_lightning.report.trials import Trial, all_trials
 
 METRIC = "ndcg@10"
 TITLE = "nDCG@10"
+Weights = dict[int | None, dict[str, float]]
 SHARE = 70  # per cent of the domains whose selection is compared between seeds
 
 
@@ -36,7 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = collect_runs([arguments.folder, *arguments.also])
     trials = by_step(all_trials(runs))
-    print_weights(runs)
+    weights = learned(runs)
+    print_weights(weights)
+    print_agreement(weights)
     print_sets(list(trials.values()))
     for baseline in arguments.baselines:
         if baseline not in trials:
@@ -68,40 +72,59 @@ def print_sets(trials: Sequence[Trial]) -> None:
     print()
 
 
-def print_weights(runs: Sequence[Run]) -> None:
+def print_weights(found: Mapping[str, Weights]) -> None:
     """Print a table of the learned weights: concentration, and agreement between seeds."""
     print(
         "| weights | max/min | effective domains | Spearman between seeds | kept by two seeds "
         "| heaviest three |"
     )
     print("|---|--:|--:|--:|--:|---|")
-    for step, named in learned(runs).items():
-        if len(named) < 2:
-            continue
-        names = list(named[0])
-        weights = np.array([[one[name] for name in names] for one in named])
-        pairs = [(i, j) for i in range(len(named)) for j in range(i)]
-        agreement = [stats.spearmanr(weights[i], weights[j]).statistic for i, j in pairs]
-        count = len(names) * SHARE // 100
-        kept = [set(np.argsort(-one)[:count]) for one in weights]
-        shared = np.mean([len(kept[i] & kept[j]) for i, j in pairs])
-        effective = np.exp(-(weights * np.log(weights)).sum(axis=1)).mean()
-        heaviest = [names[i] for i in np.argsort(-weights.mean(axis=0))[:3]]
-        print(
-            f"| {step} | {(weights.max(1) / weights.min(1)).mean():,.0f} | "
-            f"{effective:.1f} | {np.mean(agreement):.2f} ({min(agreement):.2f} to "
-            f"{max(agreement):.2f}) | {shared:.1f} of {count} | {', '.join(heaviest)} |"
-        )
+    for step, by_seed in found.items():
+        if len(by_seed) > 1:
+            weights = np.array([list(one.values()) for one in by_seed.values()])
+            effective = np.exp(-(weights * np.log(weights)).sum(axis=1)).mean()
+            names = list(next(iter(by_seed.values())))
+            heaviest = [names[i] for i in np.argsort(-weights.mean(axis=0))[:3]]
+            print(
+                f"| {step} | {(weights.max(1) / weights.min(1)).mean():,.0f} | {effective:.1f} | "
+                f"{agreement(list(combinations(by_seed.values(), 2)))} | {', '.join(heaviest)} |"
+            )
     print()
 
 
-def learned(runs: Sequence[Run]) -> dict[str, list[Mapping[str, float]]]:
-    """The weights that each step learned, one mapping a seed."""
-    found: dict[str, list[Mapping[str, float]]] = {}
+def print_agreement(found: Mapping[str, Weights]) -> None:
+    """Print a table of the agreement between the weights of two steps of the same seed."""
+    print("| weights | and | seeds | Spearman | kept by both |")
+    print("|---|---|--:|--:|--:|")
+    for one, other in combinations(found, 2):
+        seeds = [seed for seed in found[one] if seed in found[other]]
+        if seeds:
+            pairs = [(found[one][seed], found[other][seed]) for seed in seeds]
+            print(f"| {one} | {other} | {len(seeds)} | {agreement(pairs)} |")
+    print()
+
+
+def agreement(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> str:
+    """Mean and range of the rank correlation, and how many domains both keep, as two cells."""
+    names = list(pairs[0][0])
+    count = len(names) * SHARE // 100
+    ranks, shared = [], []
+    for pair in pairs:
+        one, other = ([weights[name] for name in names] for weights in pair)
+        ranks.append(stats.spearmanr(one, other).statistic)
+        kept = [set(np.argsort(-np.array(values))[:count]) for values in (one, other)]
+        shared.append(len(kept[0] & kept[1]))
+    spread = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})"
+    return f"{spread} | {np.mean(shared):.1f} of {count}"
+
+
+def learned(runs: Sequence[Run]) -> dict[str, Weights]:
+    """The weights that each step learned, by seed."""
+    found: dict[str, Weights] = {}
     for run in runs:
         if run.weights:
-            step = run.folder.name
-            found.setdefault(step, []).append({one.domain: one.last for one in run.weights})
+            weights = {one.domain: one.last for one in run.weights}
+            found.setdefault(run.folder.name, {})[run.seed] = weights
     return found
 
 

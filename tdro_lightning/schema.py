@@ -60,6 +60,7 @@ class DomainsConfig:
     root: str | None = None
     hub: str | None = None
     only: list[str] | None = None
+    rows: dict[str, int] | None = None
     catalogue: dict[str, DomainConfig] = MISSING
 
 
@@ -226,10 +227,11 @@ class SimulateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run folders one page shows."""
+    """Which run folders one page shows, and the retriever that others are compared with."""
 
     title: str = MISSING
     runs: list[str] = MISSING
+    baseline: str = "uniform"
 
 
 @dataclass
@@ -237,8 +239,10 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
+    `source` is the folder of a finished chain whose files the steps read.
     """
 
+    source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import check_row, read_rows
+from tdro_lightning.data.randomness import generator
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -89,6 +91,7 @@ def load_domains(
     root: str,
     hub: str | None,
     only: list[str] | None,
+    rows: Mapping[str, int] | None = None,
 ) -> list[Domain]:
     """Load the rows of the catalogued domains, every line checked once.
 
@@ -97,17 +100,20 @@ def load_domains(
         root: folder of the files.
         hub: hub dataset (or folder in its layout) that holds the files instead of `root`.
         only: the domains to load; None loads all.
+        rows: domain name to the number of rows to keep, drawn by the name; others keep all.
 
     Raises:
-        ConfigError: `only` names a domain that the catalogue lacks.
+        ConfigError: `only` or `rows` names a domain that the catalogue lacks, or `rows` asks for
+            no row or for more than there are.
         DataError: a missing file or a row that breaks the format.
     """
     chosen = list(catalogue) if only is None else only
-    unknown = [name for name in chosen if name not in catalogue]
-    if unknown:
-        raise ConfigError(
-            f"domains.only names {unknown}, not in the catalogue; it has {list(catalogue)}"
-        )
+    for key, names in (("only", chosen), ("rows", rows or {})):
+        unknown = [name for name in names if name not in catalogue]
+        if unknown:
+            raise ConfigError(
+                f"domains.{key} names {unknown}, not in the catalogue; it has {list(catalogue)}"
+            )
     loaded = []
     for name in chosen:
         entry = catalogue[name]
@@ -115,10 +121,24 @@ def load_domains(
         table, content = (
             _hub_table(hub, entry["file"]) if hub else _file_table(Path(root) / entry["file"])
         )
+        if rows and name in rows:
+            table, content = _part(name, table, content, rows[name])
         prompts = tuple(entry["prompts"])
         loaded.append(Domain(name, place, prompts, bool(entry["symmetric"]), table, content))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded
+
+
+def _part(
+    name: str, table: datasets.Dataset, content: str, count: int
+) -> tuple[datasets.Dataset, str]:
+    """So many rows of a table in its order, drawn by the domain's name alone."""
+    if not 1 <= count <= len(table):
+        raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
+    drawn = sorted(generator(0, f"rows {name}").permutation(len(table))[:count].tolist())
+    with _without_bars():
+        kept = table.select(drawn).flatten_indices()
+    return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
 
 
 def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
@@ -142,19 +162,27 @@ def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
 
 
 def _arrow(arguments: dict[str, Any], content: str) -> datasets.Dataset:
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     try:
-        return datasets.Dataset.from_generator(
-            checked_rows,
-            features=FEATURES,
-            gen_kwargs=arguments,
-            fingerprint=hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32],
-        )
+        with _without_bars():
+            return datasets.Dataset.from_generator(
+                checked_rows,
+                features=FEATURES,
+                gen_kwargs=arguments,
+                fingerprint=hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32],
+            )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library's progress bars off the terminal."""
+    progress = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
     finally:
         if progress:
             datasets.enable_progress_bars()

@@ -1,7 +1,6 @@
 """Rank the evaluation sets with one or more retrievers and write their metrics."""
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.encode import SHARD_TEXTS, encode
-from tdro_lightning.files import write_json
+from tdro_lightning.files import slug, write_json
 from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.distributed import rank
@@ -80,7 +79,7 @@ class Dense:
         queries = encode(
             one.queries,
             lambda texts: self.embed_queries(texts, one.prompt),
-            folder / "queries" / _slug(one.name),
+            folder / "queries" / slug(one.name),
             self.fingerprint,
             one.prompt,
             self.shard_texts,
@@ -88,7 +87,7 @@ class Dense:
         documents = encode(
             one.documents,
             self.embed_documents,
-            folder / "documents" / _slug(one.corpus or one.name),
+            folder / "documents" / slug(one.corpus or one.name),
             self.fingerprint,
             shard_texts=self.shard_texts,
         )
@@ -192,17 +191,13 @@ def _slugs(names: Sequence[str], kind: str) -> dict[str, str]:
         raise ConfigError(f"evaluation needs at least one {kind}")
     slugs: dict[str, str] = {}
     for name in names:
-        slug = _slug(name)
-        if not slug:
+        short = slug(name)
+        if not short:
             raise ConfigError(f"{kind} {name!r}: the name needs a letter or digit (A-Z, a-z, 0-9)")
-        other = next((n for n, s in slugs.items() if s.lower() == slug.lower()), None)
+        other = next((n for n, s in slugs.items() if s.lower() == short.lower()), None)
         if name in slugs or other is not None:
             raise ConfigError(
-                f"{kind}s {other!r} and {name!r} would share the file name {slug!r}; rename one"
+                f"{kind}s {other!r} and {name!r} would share the file name {short!r}; rename one"
             )
-        slugs[name] = slug
+        slugs[name] = short
     return slugs
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.runs import Retriever, Run
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table
 
 BASELINE = "uniform"
 UNTRAINED = ("bm25", "untrained")
@@ -77,7 +77,7 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
 
 
 def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:
-    """The main table, the table over seeds where a retriever has several, then other metrics."""
+    """The main table, then other metrics."""
     if not results:
         return ()
     measured = {
@@ -89,8 +89,7 @@ def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:
     further = [score_table(results, metric) for metric in FURTHER_METRICS if metric in measured]
     if MAIN_METRIC not in measured:  # MKQA counts answers only
         return tuple(further)
-    over_seeds = [seed_table(results)] if max(seed_counts(results).values(), default=0) > 1 else []
-    return (score_table(results, MAIN_METRIC), *over_seeds, *further)
+    return (score_table(results, MAIN_METRIC), *further)
 
 
 def score_table(results: Sequence[Result], metric: str) -> Table:
@@ -138,50 +137,6 @@ def seed_note(results: Sequence[Result]) -> str:
     return (
         f"Seeds per trained retriever: {counts or 'none'}. A difference seen with one seed is "
         "within noise and no evidence of a gain unless several seeds agree."
-    )
-
-
-def seed_table(results: Sequence[Result]) -> Table:
-    """A row a trained label: spread of the average over its seeds, and the paired difference.
-
-    Seeds are compared with the baseline of the same seed only.
-    """
-    shared = _shared(results, MAIN_METRIC)
-    by_label: dict[str, dict[int | None, list[float]]] = {}
-    for result in results:
-        average = _average(result, shared, MAIN_METRIC)
-        if result.trained and average is not None:
-            by_label.setdefault(result.label, {}).setdefault(result.seed, []).append(average)
-    means = {
-        label: {seed: fmean(values) for seed, values in seeds.items()}
-        for label, seeds in by_label.items()
-    }
-    baseline = next((m for label, m in means.items() if label.casefold() == BASELINE), {})
-    rows = []
-    for label, seeds in means.items():
-        differences = [seeds[seed] - baseline[seed] for seed in seeds if seed in baseline]
-        compared = label.casefold() != BASELINE and bool(differences)
-        above = sum(difference > 0 for difference in differences)
-        rows.append(
-            cells(
-                [
-                    label,
-                    str(len(seeds)),
-                    f"{fmean(seeds.values()):.1f}",
-                    f"{min(seeds.values()):.1f}",
-                    f"{max(seeds.values()):.1f}",
-                    _signed(fmean(differences)) if compared else NOTHING,
-                    f"{above} of {len(differences)}" if compared else NOTHING,
-                ]
-            )
-        )
-    titles = ("Seeds", "Mean", "Lowest", "Highest", f"vs {BASELINE}", f"Seeds above {BASELINE}")
-    return Table(
-        "nDCG@10 over seeds",
-        "Average nDCG@10 × 100 over the seeds of each trained retriever. The last two columns "
-        f"compare each seed with the {BASELINE} retriever of the same seed.",
-        (Column("Retriever", numeric=False), *(Column(title) for title in titles)),
-        tuple(rows),
     )
 
 

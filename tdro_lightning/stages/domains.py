@@ -21,4 +21,5 @@ def configured_domains(config: Config) -> list[Domain]:
         root=config.domains.root or "",
         hub=config.domains.hub,
         only=config.domains.only,
+        rows=config.domains.rows or {},
     )

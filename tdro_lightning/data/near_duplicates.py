@@ -1,6 +1,6 @@
 """Which evaluation texts a text repeats: exactly, by SimHash, or by MinHash."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -74,7 +74,7 @@ class EvaluationIndex:
             raise ConfigError(f"jaccard={jaccard} must be from 0.6 to 1")
         self._texts = texts
         self._radius, self._jaccard = simhash_distance, jaccard
-        self._shingler = Shingler()
+        self._shingler = Shingler(PERMUTATIONS)
         self._exact: dict[str, list[int]] = {}
         blocks = simhash_distance + 1
         self._simhash = faiss.IndexBinaryMultiHash(BITS, blocks, BITS // blocks)
@@ -98,30 +98,29 @@ class EvaluationIndex:
 
     def _add(self, places: range) -> None:
         texts = [normalise(self._texts[place].text) for place in places]
-        sets, simhashes = self._shingler(texts)
-        for place, text, own in zip(places, texts, sets, strict=True):
+        made = self._shingler(texts)
+        for place, text, own in zip(places, texts, made.sets, strict=True):
             self._exact.setdefault(text, []).append(place)
             self._shingles.append(np.fromiter(own, dtype=np.uint32))
-        for place, minhash in zip(places, _minhashes(sets), strict=True):
-            if minhash is not None:
-                self._lsh.insert(place, minhash)
-                self._signatures[place] = minhash.hashvalues
-        with_words = [i for i, own in enumerate(sets) if own]
-        self._simhash.add(_bytes(simhashes[with_words]))
+        with_words = [i for i, own in enumerate(made.sets) if own]
+        for i in with_words:
+            self._lsh.insert(places[i], made.minhashes[i])
+            self._signatures[places[i]] = made.minhashes[i].hashvalues
+        self._simhash.add(_bytes(made.simhashes[with_words]))
         self._with_words += [places[i] for i in with_words]
 
     def _find(self, texts: Sequence[str]) -> list[tuple[Match, ...]]:
-        sets, simhashes = self._shingler(texts)
+        made = self._shingler(texts)
         # The library's radius is exclusive.
-        ends, bits, near = self._simhash.range_search(_bytes(simhashes), self._radius + 1)
+        ends, bits, near = self._simhash.range_search(_bytes(made.simhashes), self._radius + 1)
         found = []
-        for i, (text, minhash) in enumerate(zip(texts, _minhashes(sets), strict=True)):
+        for i, text in enumerate(texts):
             matches = [(0, 0.0, place) for place in self._exact.get(text, ())]
-            if minhash is not None:
+            if made.sets[i]:
                 hits = slice(ends[i], ends[i + 1])
                 places = (self._with_words[hit] for hit in near[hits])
                 matches += [(1, float(d), p) for d, p in zip(bits[hits], places, strict=True)]
-                matches += self._similar(minhash, sets[i])
+                matches += self._similar(made.minhashes[i], made.sets[i])
             found.append(self._nearest(matches))
         return found
 
@@ -145,12 +144,6 @@ class EvaluationIndex:
             text = self._texts[place]
             best.setdefault(text.set, Match(text, METHODS[method], distance))
         return tuple(best.values())
-
-
-def _minhashes(sets: Sequence[frozenset[int]]) -> Iterator[MinHash | None]:
-    """MinHashes of the sets, none of an empty one; shingles are hashes already."""
-    made = MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=int)
-    return (minhash if own else None for own, minhash in zip(sets, made, strict=True))
 
 
 def _bytes(simhashes: NDArray[np.uint64]) -> NDArray[np.uint8]:

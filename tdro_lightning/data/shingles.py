@@ -2,10 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from datasketch import MinHash
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -13,7 +16,7 @@ from tdro_lightning.retrieval.characters import UNSPACED, WORD
 
 WIDTH = 3
 NUMBER_WEIGHT = 6
-WORDS_KEPT = 1 << 18
+WORDS_KEPT = 1 << 17  # 120 MB
 
 _TOKEN = re.compile(rf"([{UNSPACED}]+)|({WORD})")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")  # what the above finds in ASCII, in a quarter of the time
@@ -51,46 +54,88 @@ def shingles(word: str) -> list[str]:
     return [marked[i : i + WIDTH] for i in range(len(marked) - WIDTH + 1)]
 
 
-class Shingler:
-    """Shingles of many normalised texts; what a word gives is computed once."""
+@dataclass(frozen=True)
+class Shingles:
+    """What is compared of N texts; a text without a word has no shingles and the SimHash 0.
 
-    def __init__(self) -> None:
+    Attributes:
+        sets: distinct shingles of each text, as 32-bit hashes.
+        simhashes: [N]; bit b of 64 is set where more than half of the shingles of a text's distinct
+            words have bit b set in their hash (Charikar, STOC 2002). Counted as often as they stand
+            there, function words alone would make long texts of one language alike.
+        minhashes: MinHash of each text's set.
+    """
+
+    sets: list[frozenset[int]]
+    simhashes: NDArray[np.uint64]
+    minhashes: list[MinHash]
+
+
+class Shingler:
+    """Shingles of many normalised texts; what a word gives is computed once.
+
+    A text's MinHash is the least of its words', which saves nine tenths of the library's time.
+
+    Args:
+        permutations: of a MinHash.
+    """
+
+    def __init__(self, permutations: int) -> None:
+        self._empty = MinHash(permutations, hashfunc=int)  # shingles are hashes already
         self._forget()
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[frozenset[int]], NDArray[np.uint64]]:
-        """The distinct shingles of each of N texts, as 32-bit hashes, and the SimHashes [N].
-
-        A text without a word has no shingles, and SimHash 0. SimHash (Charikar, STOC 2002): bit b
-        of 64 is set where more than half of the shingles of a text's distinct words have bit b set
-        in their hash. Counted as often as they stand there, function words alone would make long
-        texts of one language alike.
-        """
+    def __call__(self, texts: Sequence[str]) -> Shingles:
+        """Shingles of N texts."""
         if len(self._rows) > WORDS_KEPT:
             self._forget()
-        by_text = [[self._row(word) for word in dict.fromkeys(words(text))] for text in texts]
+        by_text = [[*map(self._rows.__getitem__, dict.fromkeys(words(text)))] for text in texts]
         columns = np.fromiter(chain.from_iterable(by_text), dtype=np.int32)
         ends = np.cumsum([0, *map(len, by_text)])
         shape = (len(texts), len(self._signs))
         counts = csr_array((np.ones(len(columns), dtype=np.float32), columns, ends), shape=shape)
         bits = np.packbits(counts @ self._signs > 0, axis=1, bitorder="little")
-        sets = [frozenset().union(*[self._pieces[row] for row in rows]) for rows in by_text]
-        return sets, bits.view("<u8").ravel()
+        return Shingles(
+            sets=[frozenset().union(*[self._pieces[row] for row in rows]) for rows in by_text],
+            simhashes=bits.view("<u8").ravel(),
+            minhashes=[self._minhash(rows) for rows in by_text],
+        )
 
     def _forget(self) -> None:
-        self._rows: dict[str, int] = {}
+        self._rows = _Rows(self._add)
         self._pieces: list[frozenset[int]] = []
         self._signs = np.zeros((1024, 64), dtype=np.float32)
+        self._least = np.zeros((1024, len(self._empty)), dtype=np.uint32)
 
-    def _row(self, word: str) -> int:
-        row = self._rows.get(word)
-        if row is None:
-            row = self._rows[word] = len(self._rows)
-            if row == len(self._signs):
-                self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
-            hashes = np.array([_hash(piece) for piece in shingles(word)], dtype="<u8")
-            self._pieces.append(frozenset((hashes & 0xFFFFFFFF).tolist()))
-            bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
-            self._signs[row] = 2 * bits.sum(axis=0, dtype=np.float32) - len(hashes)
+    def _add(self, word: str) -> int:
+        row = len(self._pieces)
+        if row == len(self._signs):
+            self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
+            self._least = np.concatenate([self._least, np.zeros_like(self._least)])
+        hashes = np.array([_hash(piece) for piece in shingles(word)], dtype="<u8")
+        self._pieces.append(frozenset((hashes & 0xFFFFFFFF).tolist()))
+        bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+        self._signs[row] = 2 * bits.sum(axis=0, dtype=np.float32) - len(hashes)
+        minhash = self._empty.copy()
+        minhash.update_batch(self._pieces[row])
+        self._least[row] = minhash.hashvalues
+        return row
+
+    def _minhash(self, rows: list[int]) -> MinHash:
+        minhash = copy(self._empty)
+        if rows:
+            minhash.hashvalues = self._least[rows].min(axis=0)
+        return minhash
+
+
+class _Rows(dict[str, int]):
+    """The row of each word seen so far; looking up another one adds it."""
+
+    def __init__(self, add: Callable[[str], int]) -> None:
+        super().__init__()
+        self._add = add
+
+    def __missing__(self, word: str) -> int:
+        row = self[word] = self._add(word)
         return row
 
 

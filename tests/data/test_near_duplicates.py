@@ -72,7 +72,7 @@ def test_methods_and_distances(index: EvaluationIndex) -> None:
     edited = "Weimar, in Germany: which river flows through town"
     exact, near = index.find([QUERY, edited])
     assert exact == (Match(TEXTS[0], "exact", 0.0),)
-    (one, other), _ = Shingler()([normalise(QUERY), normalise(edited)])
+    one, other = Shingler(2)([normalise(QUERY), normalise(edited)]).sets
     distance = round(1 - len(one & other) / len(one | other), 4)
     assert 0 < distance < 0.3
     assert near == (Match(TEXTS[0], "minhash", distance),)
@@ -117,11 +117,11 @@ def test_all_pairs_are_compared_as_by_brute_force(distance: int, jaccard: float)
     random = np.random.default_rng(0)
     texts = made_up(200, random)
     asked = [changed(text, random) for text in texts] + made_up(100, random)
-    sets, simhashes = Shingler()(texts)
-    asked_sets, asked_simhashes = Shingler()(asked)
+    held, given = Shingler(2)(texts), Shingler(2)(asked)
     expected = set()
-    for i, (own, own_hash) in enumerate(zip(asked_sets, asked_simhashes.tolist(), strict=True)):
-        for j, (other, other_hash) in enumerate(zip(sets, simhashes.tolist(), strict=True)):
+    for i, own in enumerate(given.sets):
+        for j, other in enumerate(held.sets):
+            own_hash, other_hash = int(given.simhashes[i]), int(held.simhashes[j])
             if (own_hash ^ other_hash).bit_count() <= distance:
                 expected.add((i, j, "simhash"))
             elif len(own & other) >= jaccard * len(own | other):

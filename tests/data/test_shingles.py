@@ -2,6 +2,7 @@ import hashlib
 import random
 
 import pytest
+from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,21 +55,26 @@ TEXTS = ["the cat saw the cats", "", "日本 in 2024", "a b c d e f", "?!", "x" 
 
 
 def test_sets_and_simhashes_are_those_of_the_definition() -> None:
-    sets, simhashes = Shingler()(TEXTS)
-    for text, own, value in zip(TEXTS, sets, simhashes.tolist(), strict=True):
+    made = Shingler(10)(TEXTS)
+    for i, text in enumerate(TEXTS):
         pieces = {piece for word in words(text) for piece in shingles(word)}
-        assert own == {hash_64(piece) & 0xFFFFFFFF for piece in pieces}
-        assert value == simhash(text)
+        hashes = {hash_64(piece) & 0xFFFFFFFF for piece in pieces}
+        assert made.sets[i] == hashes
+        assert made.simhashes[i] == simhash(text)
+        minhash = MinHash(10, hashfunc=int)
+        minhash.update_batch(hashes)
+        assert made.minhashes[i] == minhash
 
 
 def test_neither_order_nor_batches_nor_what_was_seen_before_matters(monkeypatch) -> None:
     monkeypatch.setattr(module, "WORDS_KEPT", 3)
-    shingler = Shingler()
+    shingler = Shingler(10)
     alone = [shingler([text]) for text in TEXTS]
-    sets, simhashes = Shingler()(TEXTS)
-    assert [one[0][0] for one in alone] == sets
-    assert [one[1][0] for one in alone] == simhashes.tolist()
+    together = Shingler(10)(TEXTS)
+    assert [one.sets[0] for one in alone] == together.sets
+    assert [one.simhashes[0] for one in alone] == together.simhashes.tolist()
+    assert [one.minhashes[0] for one in alone] == together.minhashes
     mixed = TEXTS[0].split()
     random.Random(0).shuffle(mixed)
-    (own,), (value,) = shingler([" ".join(mixed)])
-    assert (own, value) == (sets[0], simhashes[0])
+    made = shingler([" ".join(mixed)])
+    assert (made.sets[0], made.simhashes[0]) == (together.sets[0], together.simhashes[0])

@@ -17,6 +17,7 @@ BITS = 64
 BANDS, BAND_SIZE = 25, 5  # 99 % of the pairs of Jaccard similarity 0.7 share a band
 PERMUTATIONS = BANDS * BAND_SIZE
 ESTIMATE_MARGIN = 0.12  # three standard deviations of the estimate at 0.7
+SIMHASH_JACCARD = 0.5  # below it, close SimHashes are chance: there are very many pairs
 TEXTS_AT_ONCE = 4096
 
 
@@ -53,8 +54,9 @@ class EvaluationIndex:
     """Finds the evaluation texts that others repeat.
 
     SimHashes are compared exactly up to the distance, by faiss, which looks up `distance + 1`
-    blocks of bits of which one must be equal (Manku et al., WWW 2007). MinHash (Broder, 1997)
-    finds candidates with datasketch's LSH; their Jaccard similarity is then counted.
+    blocks of bits of which one must be equal (Manku et al., WWW 2007); matches must share half
+    their shingles too. MinHash (Broder, 1997) finds candidates with datasketch's LSH; their
+    Jaccard similarity is then counted.
 
     Args:
         texts: the evaluation texts.
@@ -119,7 +121,11 @@ class EvaluationIndex:
             if made.sets[i]:
                 hits = slice(ends[i], ends[i + 1])
                 places = (self._with_words[hit] for hit in near[hits])
-                matches += [(1, float(d), p) for d, p in zip(bits[hits], places, strict=True)]
+                matches += [
+                    (1, float(distance), place)
+                    for distance, place in zip(bits[hits], places, strict=True)
+                    if self._similarity(made.sets[i], place) >= SIMHASH_JACCARD
+                ]
                 matches += self._similar(made.minhashes[i], made.sets[i])
             found.append(self._nearest(matches))
         return found
@@ -131,12 +137,15 @@ class EvaluationIndex:
         equal = (self._signatures[candidates] == minhash.hashvalues).mean(axis=1)
         found = []
         for i in np.flatnonzero(equal >= self._jaccard - ESTIMATE_MARGIN).tolist():
-            other = self._shingles[candidates[i]].tolist()
-            shared = len(own.intersection(other))
-            similarity = shared / (len(own) + len(other) - shared)
+            similarity = self._similarity(own, candidates[i])
             if similarity >= self._jaccard:
                 found.append((2, round(1 - similarity, 4), candidates[i]))
         return found
+
+    def _similarity(self, own: frozenset[int], place: int) -> float:
+        other = self._shingles[place].tolist()
+        shared = len(own.intersection(other))
+        return shared / (len(own) + len(other) - shared)
 
     def _nearest(self, matches: list[tuple[int, float, int]]) -> tuple[Match, ...]:
         best: dict[str, Match] = {}

@@ -74,7 +74,7 @@ class Shingles:
 class Shingler:
     """Shingles of many normalised texts; what a word gives is computed once.
 
-    A text's MinHash is the least of its words', which saves nine tenths of the library's time.
+    A text's MinHash is the least of its words', which saves most of the library's time.
 
     Args:
         permutations: of a MinHash.

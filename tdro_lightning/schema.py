@@ -195,12 +195,36 @@ class HarvestConfig:
 
 
 @dataclass
+class SourceConfig:
+    """Training data of another project, and the domain it becomes."""
+
+    layout: str = MISSING
+    path: str | None = None
+    corpus: str | None = None
+    split: str = MISSING
+    name: str | None = None
+    language: str = MISSING
+    category: str = MISSING
+    symmetric: bool = MISSING
+    prompts: list[str] = MISSING
+
+
+@dataclass
 class MineConfig:
     """Hard negatives by BM25."""
 
     input: str = MISSING
     negatives: int = MISSING
     depth: int = MISSING
+
+
+@dataclass
+class DecontaminateConfig:
+    """What counts as a repetition of an evaluation text."""
+
+    documents: str = MISSING
+    simhash_distance: int = MISSING
+    jaccard: float = MISSING
 
 
 @dataclass
@@ -268,8 +292,10 @@ class Config:
     logger: LoggerConfig = MISSING
     benchmark: BenchmarkConfig | None = None
     evaluate: EvaluateConfig | None = None
+    source: SourceConfig | None = None
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
+    decontaminate: DecontaminateConfig | None = None
     simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     chain: ChainConfig | None = None

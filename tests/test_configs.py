@@ -20,6 +20,7 @@ REQUIRED = {
     "finetune_top70": ["transfer.weights=weights.json"],
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
+    "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
 }
 

@@ -107,15 +107,13 @@ def load_domains(
             no row or for more than there are.
         DataError: a missing file or a row that breaks the format.
     """
-    chosen = list(catalogue) if only is None else only
-    for key, names in (("only", chosen), ("rows", rows or {})):
-        unknown = [name for name in names if name not in catalogue]
-        if unknown:
+    for name in rows or {}:
+        if name not in catalogue:
             raise ConfigError(
-                f"domains.{key} names {unknown}, not in the catalogue; it has {list(catalogue)}"
+                f"domains.rows names {[name]}, not in the catalogue; it has {list(catalogue)}"
             )
     loaded = []
-    for name in chosen:
+    for name in chosen_domains(catalogue, only):
         entry = catalogue[name]
         place = f"{hub}:{entry['file']}" if hub else str(Path(root) / entry["file"])
         table, content = (
@@ -141,24 +139,64 @@ def _part(
     return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
 
 
-def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
-    """Rows of a local file through the Arrow cache, which is keyed by content, not by time."""
+def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
+    """Names of the domains to load, in index order.
+
+    Raises:
+        ConfigError: `only` names a domain that the catalogue lacks.
+    """
+    chosen = list(catalogue) if only is None else only
+    unknown = [name for name in chosen if name not in catalogue]
+    if unknown:
+        raise ConfigError(
+            f"domains.only names {unknown}, not in the catalogue; it has {list(catalogue)}"
+        )
+    return chosen
+
+
+def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Row]]:
+    """A domain's fingerprint, and its rows one after the other, each checked as it comes.
+
+    Args:
+        file: of the domain, in the folder `root` or in the hub dataset.
+        root, hub: as in `load_domains`.
+
+    Raises:
+        DataError: as in `load_domains`, for bad rows when they come.
+    """
+    if hub:
+        source = _hub_source(hub, file)
+        return source._fingerprint, (row for _, row in _numbered(f"{hub}:{file}", source))
+    path = _existing(Path(root) / file)
+    return fingerprint(path), (row for _, row in _numbered(str(path), None))
+
+
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file; set domains.root to the folder of the domain files")
-    content = fingerprint(path)
+    return path
+
+
+def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
+    """Rows of a local file through the Arrow cache, which is keyed by content, not by time."""
+    content = fingerprint(_existing(path))
     return _arrow({"path": str(path)}, content), content
 
 
 def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
     """Rows of one file of a hub dataset, or of a folder in a hub dataset's layout."""
+    source = _hub_source(hub, file)
+    content = source._fingerprint
+    return _arrow({"path": f"{hub}:{file}", "source": source}, content), content
+
+
+def _hub_source(hub: str, file: str) -> datasets.Dataset:
     try:
-        source = datasets.load_dataset(hub, data_files=file, split="train")
+        return datasets.load_dataset(hub, data_files=file, split="train")
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"domains.hub={hub}: cannot read {file} ({error})") from None
     except StopIteration:  # the library's answer to an empty file
         raise DataError(f"{hub}:{file}: no rows in it") from None
-    content = source._fingerprint
-    return _arrow({"path": f"{hub}:{file}", "source": source}, content), content
 
 
 def _arrow(arguments: dict[str, Any], content: str) -> datasets.Dataset:
@@ -194,6 +232,11 @@ def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[
     Raises:
         DataError: a bad row, a query id that stands twice, or no row at all.
     """
+    for line, row in _numbered(path, source):
+        yield {"line": line, **row}
+
+
+def _numbered(path: str, source: datasets.Dataset | None) -> Iterator[tuple[int, Row]]:
     numbered: Iterator[tuple[int, Row]]
     if source is None:
         numbered = read_rows(Path(path))
@@ -204,7 +247,7 @@ def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[
     for line, row in numbered:
         hashes.append(hash(row["query_id"]))
         lines.append(line)
-        yield {"line": line, **row}
+        yield line, row
     if not lines:
         raise DataError(f"{path}: no rows in it")
     _refuse_twins(np.array(hashes), np.array(lines), path)

@@ -1,8 +1,6 @@
 """BM25 hard negatives: what a lexical search finds for a query besides its positives."""
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +12,13 @@ import numpy as np
 
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.data.jsonl import read_rows, write_rows
+from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import write_json
 from tdro_lightning.retrieval.bm25 import BM25, analyse
 
 NEAR_DUPLICATE_JACCARD = 0.8
 QUERIES_AT_ONCE = 1024
-
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,6 @@ class Pool:
         """Indices of the pool passages with this passage's docid or normalised text."""
         same_docid = self.by_docid.get(passage["docid"], set())
         return same_docid | {self.by_text[normalise(passage_text(passage))]}
-
-
-def normalise(text: str) -> str:
-    """Text as it is compared: NFKC, lower case, single spaces."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).lower()).strip()
 
 
 def near_duplicates(one: str, other: str) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.stages.benchmarks import benchmark_places
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:
@@ -20,7 +22,9 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
     if config.stage == "harvest":
         return {"environment": {"path": sys.prefix, "sha256": _environment()}}
     paths = {
+        "import": _imported,
         "mine": _mined,
+        "decontaminate": lambda config: _domains(config) | _sets(config),
         "init_model": _domains,
         "fit": _fitted,
         "evaluate": _evaluated,
@@ -33,8 +37,10 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
 
 
 def _described(label: str, path: str) -> dict[str, str | None]:
-    is_hub_name = label.startswith(("model", "encoder")) and not Path(path).exists()
-    return {"path": path, "sha256": None if is_hub_name else fingerprint(Path(path))}
+    is_hub_name = label.startswith(("model", "encoder", "hub", "source"))
+    if is_hub_name and not Path(path).exists():
+        return {"path": path, "sha256": None}
+    return {"path": path, "sha256": fingerprint(Path(path))}
 
 
 def _nothing(config: Config) -> dict[str, str]:
@@ -48,6 +54,14 @@ def _domains(config: Config) -> dict[str, str]:
     root = Path(config.domains.root or ".")
     found = {n: config.domains.catalogue[n] for n in names if n in config.domains.catalogue}
     return {f"domain {name}": str(root / entry.file) for name, entry in found.items()}
+
+
+def _imported(config: Config) -> dict[str, str]:
+    assert config.source is not None
+    if config.source.path is None:
+        return _domains(config)
+    paths = {"source": config.source.path, "source corpus": config.source.corpus}
+    return {label: path for label, path in paths.items() if path is not None}
 
 
 def _mined(config: Config) -> dict[str, str]:
@@ -83,8 +97,14 @@ def _evaluated(config: Config) -> dict[str, str]:
 def _sets(config: Config) -> dict[str, str]:
     if config.benchmark is None:
         return {}
-    root = Path(config.benchmark.root)
-    return {f"set {name}": str(root / s.folder) for name, s in config.benchmark.sets.items()}
+    found = {}
+    for label, place in benchmark_places(config.benchmark).items():
+        if place.folder is None:
+            found[f"hub {label}"] = place.name
+        else:
+            with mended_by_download(place):
+                found[label] = str(files(place))
+    return found
 
 
 def _reported(config: Config) -> dict[str, str]:

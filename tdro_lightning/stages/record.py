@@ -94,7 +94,9 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     """The sections of the configuration that the stage's results depend on."""
     sections = {
         "harvest": ("harvest",),
+        "import": ("source",),
         "mine": ("mine",),
+        "decontaminate": ("decontaminate", "domains", "benchmark"),
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),

@@ -39,7 +39,9 @@ def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[s
         entry = config.domains.catalogue[name]
         values[f"domains.{name}.prompts"] = list(entry.prompts)
         values[f"domains.{name}.symmetric"] = entry.symmetric
-    read = {label: found for label, found in inputs.items() if not label.startswith("set ")}
+        values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
+    evaluated = ("set ", "corpus ", "hub ")
+    read = {label: found for label, found in inputs.items() if not label.startswith(evaluated)}
     return values | {f"content of {n}": f["sha256"] or f["path"] for n, f in read.items()}
 
 

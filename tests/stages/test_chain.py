@@ -166,7 +166,24 @@ def test_a_sweep_over_the_top_share_ends_in_one_table(chain, capfd) -> None:
     # top 70 was trained by the chain too, with the same seed.
     for share in (50, 60, 80):
         assert f"top {share}" in rows
-    assert sum(row.startswith("top 70") for row in rows) == 2
+    main = table(ended.out).partition("Gain in")[0].splitlines()
+    assert sum(row.startswith("top 70") for row in main) == 2
+
+
+def test_a_step_s_own_seed_stands_above_the_command_line_s(chain, capfd) -> None:
+    step = "+chain.steps.again=[demo/reference,'seed=7','trainer.steps=2']"
+    ended = run(capfd, chain, *SMALL, "seed=42", step)
+    assert ended.code == 0, ended.err
+    assert skipped(ended.out) == STEPS
+    record = json.loads((chain / "runs/demo/again/run.json").read_text())
+    assert (record["seed"], record["config"]["trainer"]["steps"]) == (7, 4)
+
+
+def test_a_chain_that_reads_another_s_files_says_which(tmp_path: Path, capfd) -> None:
+    ended = run(capfd, tmp_path, "+experiment=robustness_tdro_mini", "seed=3")
+    assert ended.code == 2
+    assert "chain.source=runs/measurement_tdro_mini/seed3: no such folder" in ended.err
+    assert "finished chain of this seed" in ended.err
 
 
 def test_bad_input_of_a_step_ends_the_chain(chain, capfd) -> None:

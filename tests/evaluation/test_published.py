@@ -206,7 +206,7 @@ def test_from_the_hub_by_name(evaluated, cache: Path, tmp_path: Path) -> None:
 
 def test_what_the_hub_does_not_give_ends_with_a_command(evaluated, cache: Path) -> None:
     ended = evaluated("miracl")
-    assert ended.code == 2
+    assert ended.code == 3
     assert "miracl/miracl/miracl-v1.0-ar: not in the cache of the hub, and the hub" in ended.err
     assert ended.err.endswith(
         "this command gets it: "
@@ -248,7 +248,7 @@ def test_a_broken_beir_set_ends_with_file_and_command(
         (folder / damage).unlink()
     (tmp_path / "data").mkdir(exist_ok=True)
     ended = evaluated("beir_fast", "benchmark.root=data", *without("beir_fast", "scifact"))
-    assert ended.code == 2
+    assert ended.code == 3
     assert ended.err.startswith(f"error: {message}")
     assert ended.err.endswith(beir_remedy(Path("data")))
 
@@ -260,7 +260,7 @@ def test_a_half_downloaded_copy_of_the_hub_s(evaluated, tmp_path: Path) -> None:
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
     ended = evaluated("beir_fast", *only)
-    assert ended.code == 2
+    assert ended.code == 3
     assert ended.err.startswith("error: data/scifact: corpus cannot be read after row 0")
     assert ended.err.endswith(beir_remedy(Path("data")))
     first.unlink()
@@ -311,7 +311,7 @@ def test_a_broken_miracl_ends_with_file_and_command(
     else:
         (tmp_path / "data" / damage).unlink()
     ended = evaluated("miracl", "benchmark.root=data", *without("miracl", "miracl-sw"))
-    assert ended.code == 2
+    assert ended.code == 3
     assert ended.err.startswith(f"error: {message}")
     assert ended.err.endswith(f"this command gets it: hf download {remedy}\n")
 
@@ -320,7 +320,7 @@ def test_a_missing_mkqa_ends_with_file_and_command(evaluated, tmp_path: Path) ->
     write_mkqa(tmp_path / "data")
     (tmp_path / "data/mkqa/mkqa.jsonl.gz").unlink()
     ended = evaluated("mkqa", "benchmark.root=data")
-    assert ended.code == 2
+    assert ended.code == 3
     assert ended.err == (
         "error: data/mkqa/mkqa.jsonl.gz: no such file\n"
         "this command gets it: hf download apple/mkqa --repo-type dataset "
@@ -334,7 +334,7 @@ def test_a_missing_mkqa_ends_with_file_and_command(evaluated, tmp_path: Path) ->
 
 def test_a_set_that_is_on_no_hub_names_the_key(evaluated, tmp_path: Path) -> None:
     ended = evaluated("tdro_mini", "benchmark.root=data")
-    assert ended.code == 2
+    assert ended.code == 3
     assert ended.err == (
         "error: data/agnews_heldout: no such folder\n"
         "benchmark.root must be the folder that holds the folder agnews_heldout\n"

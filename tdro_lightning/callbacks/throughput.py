@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
@@ -25,7 +26,7 @@ class Throughput(Callback):
     * `data_wait`: share of the time between two ends of a step in which the loader was waited for.
     * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
       the weights are frozen and only an adapter trains, 2 for a reference; without embeddings,
-      attention scores and what runs twice.
+      attention scores, what runs twice and what runs for pooled tokens only.
     * `peak_memory_gb`: most memory PyTorch has held on this GPU; on a CPU it is not logged.
 
     Args:
@@ -79,7 +80,10 @@ class Throughput(Callback):
 def useful_flops(trained: Encoder, references: int) -> int:
     """FLOPs a token of a training step, nothing counted twice (see `Throughput`)."""
     embeddings = trained.backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
-    named = list(trained.backbone.named_parameters())
-    dense = sum(p.numel() for name, p in named if "lora_" not in name) - embeddings
-    adapter = any("lora_" in name for name, _ in named)
+    dense = _dense(trained.backbone) - embeddings - sum(map(_dense, trained.pooled_only))
+    adapter = any("lora_" in name for name, _ in trained.backbone.named_parameters())
     return dense * ((4 if adapter else 6) + 2 * references)
+
+
+def _dense(module: nn.Module) -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if "lora_" not in name)

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,8 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.retrieval.adapter import Lora, add_adapter, attach_lora, switched
 from tdro_lightning.retrieval.distributed import largest, rank
-from tdro_lightning.retrieval.pooling import Pooling, pool
+from tdro_lightning.retrieval.last_layer import last_layer
+from tdro_lightning.retrieval.pooling import Pooling, last_positions, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
 from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks, padded_tokens
 
@@ -73,6 +75,7 @@ class Encoder(nn.Module):
         self.passage_tokens = passage_tokens
         self.chunk_tokens = chunk_tokens
         self.kept_tokens = kept_tokens
+        self._last_layer = last_layer(backbone) if pooling == "last" else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
         self.causal = (
@@ -95,6 +98,11 @@ class Encoder(nn.Module):
     def sharded(self) -> bool:
         """Whether the backbone's parameters are spread over the processes of the run."""
         return isinstance(self.backbone, FSDPModule)
+
+    @property
+    def pooled_only(self) -> list[nn.Module]:
+        """Blocks of the backbone that only the pooled tokens pass."""
+        return [self._last_layer.feed_forward] if self._last_layer else []
 
     def chunks(self, lengths: Tensor) -> list[Tensor]:
         """Row indices of the forward passes that texts of such lengths [N] need.
@@ -145,7 +153,9 @@ class Encoder(nn.Module):
         # In a causal model nothing looks at padding on the right; without a mask the fast attention
         # kernels run.
         attention_mask = None if self.causal else mask.long()
-        states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+        lean = self._last_layer.only(last_positions(mask)) if self._last_layer else nullcontext()
+        with lean:
+            states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             return F.normalize(pool(states, mask, self.pooling), dim=-1)
 

@@ -21,8 +21,13 @@ def pool(states: Tensor, mask: Tensor, how: Pooling) -> Tensor:
     """
     wide = torch.promote_types(states.dtype, torch.float32)
     if how == "last":
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        last = (positions * mask).argmax(dim=1)
-        return states[torch.arange(len(states), device=states.device), last].to(wide)
+        rows = torch.arange(len(states), device=states.device)
+        return states[rows, last_positions(mask)].to(wide)
     kept = mask.unsqueeze(-1).to(wide)
     return (states.to(wide) * kept).sum(1) / kept.sum(1)
+
+
+def last_positions(mask: Tensor) -> Tensor:
+    """Position [R] of each row's last token, whichever side of mask [R, L] is padded."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return (positions * mask).argmax(dim=1)

@@ -34,7 +34,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tdro_batch": 25,
         "finetune_batch": 128,
         "texts": 512,
-        "chunk_tokens": 768,
+        "chunk_tokens": 512,
         "kept_tokens": 10**9,
     },
     "cuda": {

@@ -1,6 +1,5 @@
 """The ordered catalogue of domains, and their rows as memory-mapped tables."""
 
-import hashlib
 import logging
 from array import array
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import check_row, read_rows
+from tdro_lightning.data.tables import cached_table
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -122,11 +122,11 @@ def load_domains(
 
 
 def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
-    """Rows of a local file through the Arrow cache, which is keyed by content, not by time."""
+    """Rows of a local file through the Arrow cache."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; set domains.root to the folder of the domain files")
     content = fingerprint(path)
-    return _arrow({"path": str(path)}, content), content
+    return cached_table(checked_rows, {"path": str(path)}, FEATURES, content), content
 
 
 def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
@@ -138,26 +138,8 @@ def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
     except StopIteration:  # the library's answer to an empty file
         raise DataError(f"{hub}:{file}: no rows in it") from None
     content = source._fingerprint
-    return _arrow({"path": f"{hub}:{file}", "source": source}, content), content
-
-
-def _arrow(arguments: dict[str, Any], content: str) -> datasets.Dataset:
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        return datasets.Dataset.from_generator(
-            checked_rows,
-            features=FEATURES,
-            gen_kwargs=arguments,
-            fingerprint=hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32],
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
-    finally:
-        if progress:
-            datasets.enable_progress_bars()
+    arguments = {"path": f"{hub}:{file}", "source": source}
+    return cached_table(checked_rows, arguments, FEATURES, content), content
 
 
 def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[dict[str, Any]]:

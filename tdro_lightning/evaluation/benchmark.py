@@ -1,12 +1,15 @@
 """Evaluation sets in BEIR's layout: a corpus, queries, and graded judgements."""
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.example import Passage, passage_text
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.corpus import Corpus, Document, document_text, stored_corpus
+from tdro_lightning.files import fingerprint
+from tdro_lightning.processes import from_first, is_first_process
 
 HEADER = "query-id\tcorpus-id\tscore"
 
@@ -24,8 +27,8 @@ class RetrievalSet:
     """
 
     name: str
-    document_ids: tuple[str, ...]
-    documents: tuple[str, ...]
+    document_ids: Sequence[str]
+    documents: Sequence[str]
     query_ids: tuple[str, ...]
     queries: tuple[str, ...]
     qrels: dict[str, dict[str, int]]
@@ -38,14 +41,16 @@ def load_set(
 ) -> RetrievalSet:
     """Read `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, each also as `.gz`.
 
+    Called by all processes together.
+
     Raises:
         DataError: a file is missing, empty or malformed, an id stands twice, a judgement names an
             unknown query or document, or only some of the judged queries have answers.
     """
-    documents = _documents(_file(folder, "corpus.jsonl"))
+    corpus = _corpus(_file(folder, "corpus.jsonl"))
     queries_file = _file(folder, "queries.jsonl")
     queries, answers = _queries(queries_file)
-    qrels = _qrels(_file(folder, f"qrels/{split}.tsv"), queries, documents)
+    qrels = _qrels(_file(folder, f"qrels/{split}.tsv"), queries, corpus)
     judged = [query for query in queries if query in qrels]
     answered = {query: answers[query] for query in judged if query in answers}
     if answered and len(answered) < len(judged):
@@ -56,8 +61,8 @@ def load_set(
         )
     return RetrievalSet(
         name=name,
-        document_ids=tuple(documents),
-        documents=tuple(documents.values()),
+        document_ids=corpus.ids,
+        documents=corpus.texts,
         query_ids=tuple(judged),
         queries=tuple(queries[query] for query in judged),
         qrels={query: qrels[query] for query in judged},
@@ -78,20 +83,20 @@ def _file(folder: Path, name: str) -> Path:
     return plain if plain.exists() else zipped
 
 
-def _documents(path: Path) -> dict[str, str]:
-    documents: dict[str, str] = {}
+def _corpus(path: Path) -> Corpus:
+    content = from_first(fingerprint(path) if is_first_process() else "")
+    return stored_corpus(lambda: _documents(path), str(path), f"beir {content}")
+
+
+def _documents(path: Path) -> Iterator[Document]:
     for number, value in read_objects(path):
         place = f"{path}:{number}"
-        identifier = _new_id(value, documents, place)
+        identifier = _id(value, place)
         title = _string(value, "title", place) if value.get("title") is not None else ""
         text = _string(value, "text", place)
-        whole = passage_text(Passage(docid=identifier, title=title, text=text)).strip()
-        if not whole:
+        if not document_text(title, text):
             raise DataError(f"{place}: document {identifier!r} has neither title nor text")
-        documents[identifier] = whole
-    if not documents:
-        raise DataError(f"{path}: no documents in it")
-    return documents
+        yield Document(place, identifier, title, text)
 
 
 def _queries(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
@@ -122,10 +127,9 @@ def _answers(value: Any, place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _qrels(
-    path: Path, queries: dict[str, str], documents: dict[str, str]
-) -> dict[str, dict[str, int]]:
+def _qrels(path: Path, queries: Collection[str], corpus: Corpus) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
+    places: dict[str, str] = {}
     for number, ended in read_lines(path):
         line, place = ended.rstrip("\r\n"), f"{path}:{number}"
         if number == 1:
@@ -140,8 +144,7 @@ def _qrels(
         query, document, grade = cells
         if query not in queries:
             raise DataError(f"{place}: query {query!r} is not among the queries")
-        if document not in documents:
-            raise DataError(f"{place}: document {document!r} is not in the corpus")
+        places.setdefault(document, place)
         judged = qrels.setdefault(query, {})
         if document in judged:
             raise DataError(f"{place}: query {query!r} and document {document!r} stand twice")
@@ -151,15 +154,24 @@ def _qrels(
             raise DataError(f"{place}: the score must be a whole number, is {grade!r}") from None
     if not qrels:
         raise DataError(f"{path}: no judgements in it")
+    known = corpus.ids.among(places)
+    for document, place in places.items():
+        if document not in known:
+            raise DataError(f"{place}: document {document!r} is not in the corpus")
     return qrels
 
 
 def _new_id(value: dict[str, Any], known: dict[str, str], place: str) -> str:
+    identifier = _id(value, place)
+    if identifier in known:
+        raise DataError(f"{place}: `_id` {identifier!r} stands twice")
+    return identifier
+
+
+def _id(value: dict[str, Any], place: str) -> str:
     identifier = _string(value, "_id", place)
     if not identifier:
         raise DataError(f"{place}: `_id` is empty")
-    if identifier in known:
-        raise DataError(f"{place}: `_id` {identifier!r} stands twice")
     return identifier
 
 

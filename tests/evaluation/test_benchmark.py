@@ -39,8 +39,8 @@ def write_set(
 def test_reads_a_set(tmp_path: Path) -> None:
     one = load_set("tiny", write_set(tmp_path), "test", "Find it")
     assert (one.name, one.prompt) == ("tiny", "Find it")
-    assert one.document_ids == ("d1", "d2", "d3", "d4")
-    assert one.documents == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
+    assert tuple(one.document_ids) == ("d1", "d2", "d3", "d4")
+    assert tuple(one.documents) == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
     assert one.query_ids == ("q2", "q1")
     assert one.queries == ("who barks", "who sleeps")
     assert one.qrels == {"q2": {"d2": 1}, "q1": {"d1": 2, "d2": 0}}

@@ -177,6 +177,7 @@ class EvaluateConfig:
 
     encoders: dict[str, str] = MISSING
     bm25: bool = MISSING
+    embeddings: str | None = None
 
 
 @dataclass

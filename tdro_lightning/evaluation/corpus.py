@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import datasets
 import numpy as np
@@ -43,8 +43,9 @@ class Ids(Sequence[str]):
     @overload
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        found = self.column[place]
-        return found.to_pylist() if isinstance(place, slice) else found.as_py()
+        found: Any = self.column[place]
+        values: str | list[str] = found.to_pylist() if isinstance(place, slice) else found.as_py()
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return (value for chunk in self.column.chunks for value in chunk.to_pylist())

@@ -1,6 +1,5 @@
 """The benchmark script on a CPU, with a model of a few thousand parameters."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from tdro_lightning.errors import ConfigError
+from tests.experiments.conftest import EXPERIMENTS, loaded
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "gpu_step.py"
+SCRIPT = EXPERIMENTS / "benchmarks" / "gpu_step.py"
 SMALL = """\
 dtype: bfloat16
 architecture: {model_type: qwen2, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2,
@@ -27,13 +27,7 @@ SIZES = ("--batch=50", "--query-tokens=4", "--passage-tokens=8", "--steps=2", "-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_step", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_step"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded("benchmarks/gpu_step.py")
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def follow(
             time.sleep(random.random())
             process.send_signal(signal.SIGKILL)
             process.wait()
-        time.sleep(0.05)
+        time.sleep(0.1)
     if (process.returncode == 0) != (shards is None):
         raise RuntimeError(f"a run ended with {process.returncode}")
     seconds = round(time.monotonic() - began, 1)

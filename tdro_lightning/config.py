@@ -17,6 +17,7 @@ from omegaconf.errors import (
 
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.evaluation.published import LAYOUTS
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, TDROConfig
 
 STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain", "plan")
@@ -30,6 +31,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
+    "benchmark.layout": LAYOUTS,
 }
 POSITIVE = (
     "data.batch_size",
@@ -46,6 +48,7 @@ POSITIVE = (
     "simulate.steps",
     "simulate.rows",
     "simulate.margin_std",
+    "benchmark.depth",
 )
 
 
@@ -129,6 +132,9 @@ def _check_stage(config: Config) -> list[str]:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage == "evaluate" and config.benchmark is None:
         wrong.append("stage=evaluate needs a benchmark: benchmark=NAME")
+    for name, entry in (config.benchmark.sets if config.benchmark else {}).items():
+        if entry.relevant < 1:
+            wrong.append(f"benchmark.sets.{name}.relevant={entry.relevant} must be 1 or more")
     if config.simulate is not None and len(set(config.simulate.seeds)) < 2:
         wrong.append(
             f"simulate.seeds={config.simulate.seeds} must be two different seeds or more: "

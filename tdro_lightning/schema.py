@@ -156,18 +156,25 @@ class LoggerConfig:
 
 @dataclass
 class BenchmarkSetConfig:
-    """One evaluation set in BEIR layout."""
+    """One evaluation set: a folder in BEIR's layout, or a language in the others."""
 
-    folder: str = MISSING
-    split: str = MISSING
+    folder: str | None = None
+    language: str | None = None
+    split: str = "test"
     prompt: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    relevant: int = 1
+    skip_own_id: bool = False
 
 
 @dataclass
 class BenchmarkConfig:
     """Evaluation sets."""
 
-    root: str = MISSING
+    root: str | None = None
+    layout: str = "beir"
+    depth: int = 100
     sets: dict[str, BenchmarkSetConfig] = MISSING
 
 

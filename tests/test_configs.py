@@ -157,6 +157,17 @@ def test_every_benchmark_can_be_evaluated(benchmark: str) -> None:
     assert config.benchmark.sets
 
 
+def test_wrong_benchmark_settings_come_in_one_message() -> None:
+    wrong = ["benchmark.layout=trec", "benchmark.depth=0", "+benchmark.sets.scifact.relevant=0"]
+    with pytest.raises(ConfigError) as error:
+        composed("+experiment=evaluate", "benchmark=beir_fast", *wrong)
+    assert str(error.value).splitlines() == [
+        "benchmark.layout='trec' must be one of beir, miracl, mkqa",
+        "benchmark.depth=0 must be above 0",
+        "benchmark.sets.scifact.relevant=0 must be 1 or more",
+    ]
+
+
 def test_a_misspelt_key_in_an_experiment_file_is_refused(tmp_path: Path) -> None:
     GlobalHydra.instance().clear()
     folder = tmp_path / "experiment"

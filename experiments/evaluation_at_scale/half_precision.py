@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
 from tdro_lightning.evaluation.encode import encode
 from tdro_lightning.retrieval.encoder import load_encoder
 from tdro_lightning.retrieval.metrics import average, score
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> list[list[float]]:
     print("|---|--:|--:|--:|--:|--:|--:|")
     rows = []
     for name in given.sets:
-        one = load_set(name, given.root / name)
+        place = given.root / name
+        one = joined(name, beir_corpus(place), beir_questions(place, "test"))
         queries = encoder.embed_queries(one.queries, None)
         found = []
         for half_from in (len(one.documents) + 1, 1):

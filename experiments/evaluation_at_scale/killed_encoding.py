@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from tdro_lightning.evaluation.benchmark import load_set
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.evaluation.benchmark import joined
 from tdro_lightning.evaluation.encode import SHARD_TEXTS
 from tdro_lightning.retrieval.encoder import load_encoder
 from tdro_lightning.retrieval.tiny import build_tiny_model
@@ -84,7 +85,8 @@ def make_set(folder: Path, passages: int, queries: int, random: np.random.Genera
 
 def run(folder: Path, name: str) -> dict[str, Any]:
     """One start that ends: encode what is missing, search, and write what was found."""
-    one = load_set("made", folder / "set")
+    place = folder / "set"
+    one = joined("made", beir_corpus(place), beir_questions(place, "test"))
     options = {"pooling": "mean", "query_tokens": 32, "passage_tokens": 64, "chunk_tokens": 8192}
     retriever = dense(load_encoder(str(folder / "model"), **options))
     scores, indices = retriever.prepare(one, folder / name)(DEPTH)

@@ -1,8 +1,11 @@
 """Corpora of any size: titles and texts lie in a memory-mapped table and are read when needed."""
 
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import datasets
@@ -13,11 +16,16 @@ import pyarrow.compute as pc
 from tdro_lightning.data.example import Passage, passage_text
 from tdro_lightning.data.tables import cached_table
 from tdro_lightning.errors import DataError
+from tdro_lightning.files import fingerprint
+from tdro_lightning.processes import from_first, is_first_process
 
 FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "title": datasets.Value("string")}
     | {"text": datasets.Value("string")}
 )
+BROKEN_SHARE = 0.01  # published sets have a few empty documents and dangling judgements; not more
+
+logger = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
@@ -90,8 +98,11 @@ def document_text(title: str, text: str) -> str:
     return passage_text(Passage(docid="", title=title, text=text)).strip()
 
 
-def stored_corpus(documents: Callable[[], Iterable[Document]], place: str, content: str) -> Corpus:
+def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, layout: str) -> Corpus:
     """The corpus of some documents, as a table in the cache of `datasets`.
+
+    Called by all processes together. Documents without title and text stay in it, as in the
+    published corpora.
 
     The table takes as much disk as the texts do. The check of the ids takes 9 bytes of memory a
     document while the table is made, and nothing else grows with the corpus. Mapped pages count as
@@ -99,24 +110,36 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], place: str, conte
 
     Args:
         documents: gives the documents, from the first on, each time it is called.
-        place: names the corpus in messages.
-        content: fingerprint of the files that they are read from, and their layout.
+        source: the file or folder that they are read from.
+        layout: how they are read from it.
 
     Raises:
-        DataError: an id stands twice, there are no documents, or as `documents` does.
+        DataError: an id stands twice, there are no documents, over 1 % of them are empty, or as
+            `documents` does.
     """
-    arguments = {"documents": documents, "place": place}
+    content = from_first(f"{layout} {fingerprint(source)}" if is_first_process() else "")
+    arguments = {"documents": documents, "place": str(source)}
     table = cached_table(_checked, arguments, FEATURES, content).data.table
     return Corpus(Ids(table["id"]), Texts(table))
 
 
 def _checked(documents: Callable[[], Iterable[Document]], place: str) -> Iterator[dict[str, str]]:
-    hashes = array("q")
-    for document in documents():
+    hashes, empty = array("q"), array("q")
+    for number, document in enumerate(documents()):
         hashes.append(hash(document.id))
+        if not document_text(document.title, document.text):
+            empty.append(number)
         yield {"id": document.id, "title": document.title, "text": document.text}
     if not hashes:
         raise DataError(f"{place}: no documents in it")
+    if len(empty) > BROKEN_SHARE * len(hashes):
+        first = next(islice(documents(), empty[0], None)).id
+        raise DataError(
+            f"{place}: document {first!r} has neither title nor text, "
+            f"like {len(empty)} of {len(hashes)}"
+        )
+    if empty:
+        logger.warning("%s: %d documents without title and text", place, len(empty))
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()
     alike = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
@@ -128,7 +151,7 @@ def _refuse_twins(suspects: Iterable[Document]) -> None:
     seen: set[str] = set()
     for document in suspects:
         if document.id in seen:
-            raise DataError(f"{document.place}: `_id` {document.id!r} stands twice")
+            raise DataError(f"{document.place}: document {document.id!r} stands twice")
         seen.add(document.id)
 
 

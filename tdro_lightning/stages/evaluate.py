@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
-from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate
+from tdro_lightning.evaluation.benchmark import Sets
+from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
 from tdro_lightning.evaluation.forecast import Forecast
 from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
-from tdro_lightning.schema import BenchmarkConfig, Config
+from tdro_lightning.schema import Config
+from tdro_lightning.stages.benchmarks import benchmark_sets
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
 
@@ -39,19 +40,6 @@ def run(config: Config) -> None:
     evaluate_and_print(retrievers, sets, Path(config.run_dir), kept)
 
 
-def benchmark_sets(benchmark: BenchmarkConfig) -> list[RetrievalSet]:
-    """The benchmark's evaluation sets.
-
-    Raises:
-        DataError: a file is missing or broken.
-    """
-    root = Path(benchmark.root)
-    return [
-        load_set(name, root / entry.folder, entry.split, entry.prompt)
-        for name, entry in benchmark.sets.items()
-    ]
-
-
 def dense(encoder: Encoder) -> Dense:
     """An encoder as a retriever, on the process's GPU where there is one."""
     import torch
@@ -70,16 +58,16 @@ def announced(name: str, forecast: Forecast) -> None:
 
 
 def evaluate_and_print(
-    retrievers: Mapping[str, Retriever],
-    sets: list[RetrievalSet],
-    output: Path,
-    kept: Path | None = None,
+    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
 ) -> None:
     """Evaluate with all processes, write the results, and print one line a retriever."""
     metrics = evaluate(retrievers, sets, output, kept)
     if rank() > 0:
         return
     for label, result in metrics["retrievers"].items():
-        scores = ", ".join(f"{n} {100 * s['ndcg@10']:.1f}" for n, s in result["sets"].items())
-        average = 100 * result["average"]["ndcg@10"]
-        print(f"  {label}: nDCG@10 {average:.1f} on average ({scores})", flush=True)
+        main = main_metric(result["average"])
+        by_set = {n: s[main] for n, s in result["sets"].items() if main in s}
+        scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in by_set.items())
+        title = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}[main]
+        average = 100 * result["average"][main]
+        print(f"  {label}: {title} {average:.1f} on average ({scores})", flush=True)

@@ -36,10 +36,11 @@ from tdro_lightning.processes import barrier, is_first_process, processes, proce
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.stages.benchmarks import benchmark_sets
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, configured_reference
-from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
+from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.record import WITHOUT_EFFECT
 
 
@@ -91,7 +92,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     domains = _domains(config)
     names = [domain.name for domain in domains]
     mixture = configured_mixture(config, domains)
-    sets = benchmark_sets(config.benchmark) if config.benchmark else []
+    sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
     probability = [mixture.probability[name] for name in names]
     data = HomogeneousDataModule(
@@ -106,7 +107,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()
-    if sets:
+    if sets is not None:
         del module, encoder  # the evaluation needs their room, and no shards
         retriever = dense(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))

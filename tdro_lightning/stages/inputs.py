@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.stages.benchmarks import benchmark_places
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:
@@ -33,7 +35,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
 
 
 def _described(label: str, path: str) -> dict[str, str | None]:
-    is_hub_name = label.startswith(("model", "encoder")) and not Path(path).exists()
+    is_hub_name = label.startswith(("model", "encoder", "hub")) and not Path(path).exists()
     return {"path": path, "sha256": None if is_hub_name else fingerprint(Path(path))}
 
 
@@ -83,8 +85,14 @@ def _evaluated(config: Config) -> dict[str, str]:
 def _sets(config: Config) -> dict[str, str]:
     if config.benchmark is None:
         return {}
-    root = Path(config.benchmark.root)
-    return {f"set {name}": str(root / s.folder) for name, s in config.benchmark.sets.items()}
+    found = {}
+    for label, place in benchmark_places(config.benchmark).items():
+        if place.folder is None:
+            found[f"hub {label}"] = place.name
+        else:
+            with mended_by_download(place):
+                found[label] = str(files(place))
+    return found
 
 
 def _reported(config: Config) -> dict[str, str]:

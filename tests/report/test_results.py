@@ -57,6 +57,22 @@ def test_average_is_over_the_sets_that_all_have(tmp_path: Path) -> None:
     assert rows(table)[1] == ["other", "40.0*", "+10.0", "30.0*", "50.0*", "–"]
 
 
+def test_parts_of_a_group_count_once(tmp_path: Path) -> None:
+    scores = {"cq/tex": 0.2, "cq/gis": 0.4, "nq": 0.5}
+    write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(**scores))})
+    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
+    assert rows(table)[0][1] == "40.0*"
+    assert table.columns[1].note == "2 sets"
+    assert "the sets of a group (`group/part`) as one" in table.caption
+
+
+def test_answers_alone_make_tables_of_accuracy(tmp_path: Path) -> None:
+    scores = {"mkqa-ar": {"accuracy@10": 0.25, "accuracy@100": 0.5}}
+    write_run(tmp_path, "r", files={"metrics": metrics(uniform=scores)})
+    tables = result_tables(ordered_results(collect_runs([tmp_path])))
+    assert [table.title for table in tables] == ["Accuracy@10", "Accuracy@100"]
+
+
 def test_no_common_set_gives_no_average(tmp_path: Path) -> None:
     write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(a=0.2), x=ndcg(b=0.4))})
     table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")

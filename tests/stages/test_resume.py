@@ -237,19 +237,18 @@ def test_a_signal_saves_once_and_the_same_command_goes_on(
     folder: Path, number: signal.Signals, code: int
 ) -> None:
     """The stopped and the undisturbed run end with the same bytes."""
-    steps = ("trainer.steps=600", "trainer.log_every=100")
+    steps = ("trainer.steps=80",)
     process = started(folder, *steps)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "step" in line:
-            break
+    history = folder / "run/history.csv"
+    while process.poll() is None and not (history.is_file() and "\n3," in history.read_text()):
+        time.sleep(0.02)
     began = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30  # one step, a small checkpoint, and a busy machine
     assert process.returncode == code, errors
     (name,) = kept(folder / "run")
-    assert f"stopped by {number.name} after step {int(name[-7:])} of 600" in errors
+    assert f"stopped by {number.name} after step {int(name[-7:])} of 80" in errors
     assert json.loads((folder / "run/run.json").read_text())["status"] == "stopped"
     assert "Traceback" not in errors
     assert started(folder, *steps).wait(timeout=100) == 0

@@ -185,6 +185,7 @@ class EvaluateConfig:
 
     encoders: dict[str, str] = MISSING
     bm25: bool = MISSING
+    embeddings: str | None = None
 
 
 @dataclass

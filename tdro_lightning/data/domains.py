@@ -4,7 +4,6 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import check_row, read_rows
 from tdro_lightning.data.randomness import generator
+from tdro_lightning.data.tables import cached_table, without_bars
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -134,7 +134,7 @@ def _part(
     if not 1 <= count <= len(table):
         raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
     drawn = sorted(generator(0, f"rows {name}").permutation(len(table))[:count].tolist())
-    with _without_bars():
+    with without_bars():
         kept = table.select(drawn).flatten_indices()
     return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
 
@@ -178,16 +178,17 @@ def _existing(path: Path) -> Path:
 
 
 def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
-    """Rows of a local file through the Arrow cache, which is keyed by content, not by time."""
+    """Rows of a local file through the Arrow cache."""
     content = fingerprint(_existing(path))
-    return _arrow({"path": str(path)}, content), content
+    return cached_table(checked_rows, {"path": str(path)}, FEATURES, content), content
 
 
 def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
     """Rows of one file of a hub dataset, or of a folder in a hub dataset's layout."""
     source = _hub_source(hub, file)
     content = source._fingerprint
-    return _arrow({"path": f"{hub}:{file}", "source": source}, content), content
+    arguments = {"path": f"{hub}:{file}", "source": source}
+    return cached_table(checked_rows, arguments, FEATURES, content), content
 
 
 def _hub_source(hub: str, file: str) -> datasets.Dataset:
@@ -197,33 +198,6 @@ def _hub_source(hub: str, file: str) -> datasets.Dataset:
         raise DataError(f"domains.hub={hub}: cannot read {file} ({error})") from None
     except StopIteration:  # the library's answer to an empty file
         raise DataError(f"{hub}:{file}: no rows in it") from None
-
-
-def _arrow(arguments: dict[str, Any], content: str) -> datasets.Dataset:
-    try:
-        with _without_bars():
-            return datasets.Dataset.from_generator(
-                checked_rows,
-                features=FEATURES,
-                gen_kwargs=arguments,
-                fingerprint=hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32],
-            )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep the library's progress bars off the terminal."""
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if progress:
-            datasets.enable_progress_bars()
 
 
 def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[dict[str, Any]]:

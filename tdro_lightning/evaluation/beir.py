@@ -1,19 +1,13 @@
 """BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in a folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.example import Passage, passage_text
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import (
-    Corpus,
-    Judgement,
-    Questions,
-    checked_corpus,
-    checked_questions,
-)
+from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 HEADER = "query-id\tcorpus-id\tscore"
 
@@ -25,12 +19,12 @@ def beir_corpus(folder: Path) -> Corpus:
         DataError: the file is missing, empty or malformed, or an id stands twice.
     """
     path = either(folder, "corpus.jsonl")
-    documents: dict[str, str] = {}
+    return stored_corpus(lambda: _documents(path), path, "beir")
+
+
+def _documents(path: Path) -> Iterator[Document]:
     for number, value in read_objects(path):
-        place = f"{path}:{number}"
-        identifier = new_id(value, "_id", documents, place)
-        documents[identifier] = document_text(value, identifier, place)
-    return checked_corpus(documents, str(path))
+        yield document(value, "_id", f"{path}:{number}")
 
 
 def beir_questions(folder: Path, split: str) -> Questions:
@@ -81,11 +75,11 @@ def either(folder: Path, name: str) -> Path:
     return plain if plain.exists() else zipped
 
 
-def document_text(value: Mapping[str, Any], identifier: str, place: str) -> str:
-    """Title and text of a document as the encoder reads them; the title may be missing."""
+def document(value: Mapping[str, Any], field: str, place: str) -> Document:
+    """The document with its id in a field, its `text`, and its `title` where there is one."""
+    identifier = new_id(value, field, {}, place)
     title = string(value, "title", place) if value.get("title") is not None else ""
-    text = string(value, "text", place)
-    return passage_text(Passage(docid=identifier, title=title, text=text)).strip()
+    return Document(place, identifier, title, string(value, "text", place))
 
 
 def new_id(value: Mapping[str, Any], field: str, known: Mapping[str, str], place: str) -> str:

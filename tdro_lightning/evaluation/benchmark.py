@@ -1,13 +1,12 @@
 """Evaluation sets as the evaluation sees them: documents, queries, and what counts as a hit."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tdro_lightning.errors import DataError
-
-BROKEN_SHARE = 0.01  # published sets have a few empty documents and dangling judgements; not more
+from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +21,19 @@ class RetrievalSet:
         qrels: grade of each judged document, per query; empty where only answers count.
         answers: accepted answers of each query, where the set has them.
         prompt: instruction for encoding the queries.
-        corpus: name of the documents, where other sets have them too.
         relevant: lowest grade that counts as relevant in recall and reciprocal rank.
         skip_own_id: a document whose id is the query's is the query itself and no result.
         depth: documents ranked for each query.
     """
 
     name: str
-    document_ids: tuple[str, ...]
-    documents: tuple[str, ...]
+    document_ids: Sequence[str]
+    documents: Sequence[str]
     query_ids: tuple[str, ...]
     queries: tuple[str, ...]
     qrels: dict[str, dict[str, int]]
     answers: dict[str, tuple[str, ...]] | None
     prompt: str | None
-    corpus: str = ""
     relevant: int = 1
     skip_own_id: bool = False
     depth: int = 100
@@ -57,13 +54,6 @@ class Sets:
         return (load() for load in self.loaders.values())
 
 
-class Corpus(NamedTuple):
-    """Texts of documents, title and text joined by a space, and their ids."""
-
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-
-
 class Judgement(NamedTuple):
     """The grade of a document for a query, and the file and line that say so."""
 
@@ -80,25 +70,6 @@ class Questions:
     queries: dict[str, str]
     judgements: list[Judgement]
     answers: dict[str, tuple[str, ...]]
-
-
-def checked_corpus(documents: Mapping[str, str], place: str) -> Corpus:
-    """Documents by id as a corpus; empty ones stay in it, as in the published corpora.
-
-    Raises:
-        DataError: there are no documents, or over 1 % of them have neither title nor text.
-    """
-    if not documents:
-        raise DataError(f"{place}: no documents in it")
-    empty = [identifier for identifier, text in documents.items() if not text]
-    if len(empty) > BROKEN_SHARE * len(documents):
-        raise DataError(
-            f"{place}: document {empty[0]!r} has neither title nor text, "
-            f"like {len(empty)} of {len(documents)}"
-        )
-    if empty:
-        logger.warning("%s: %d documents without title and text", place, len(empty))
-    return Corpus(tuple(documents), tuple(documents.values()))
 
 
 def checked_questions(questions: Questions, place: str) -> Questions:
@@ -136,7 +107,6 @@ def joined(
     questions: Questions,
     *,
     prompt: str | None = None,
-    shared: str = "",
     relevant: int = 1,
     skip_own_id: bool = False,
     depth: int = 100,
@@ -146,17 +116,14 @@ def joined(
     Relevant documents that the corpus lacks stay judged, so that they count as not found, as in the
     field: ArguAna has five. More of them are the sign of a corpus that is not whole.
 
-    Args:
-        shared: name of the documents, where other sets have them too.
-
     Raises:
         DataError: over 1 % of the relevant documents are not in the corpus.
     """
     qrels: dict[str, dict[str, int]] = {}
     for _, query, document, grade in questions.judgements:
         qrels.setdefault(query, {})[document] = grade
-    known = set(corpus.ids)
     relevants = [j for j in questions.judgements if j.grade > 0]
+    known = corpus.ids.among(judgement.document for judgement in relevants)
     lost = [judgement for judgement in relevants if judgement.document not in known]
     if len(lost) > BROKEN_SHARE * len(relevants):
         raise DataError(
@@ -175,7 +142,6 @@ def joined(
         qrels={query: qrels[query] for query in ids} if qrels else {},
         answers={q: questions.answers[q] for q in ids if q in questions.answers} or None,
         prompt=prompt,
-        corpus=shared,
         relevant=relevant,
         skip_own_id=skip_own_id,
         depth=depth,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
-from tdro_lightning.evaluation.encode import SHARD_TEXTS, encode
+from tdro_lightning.evaluation.encode import HALF_FROM, SHARD_TEXTS, encode
+from tdro_lightning.evaluation.forecast import Forecast
 from tdro_lightning.files import slug, write_json
 from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
@@ -62,51 +63,64 @@ class Dense:
     Attributes:
         embed_queries: texts and prompt to embeddings [Q, D].
         embed_documents: texts to embeddings [N, D].
-        fingerprint: of the encoder; embeddings of an interrupted run are taken over by it.
+        fingerprint: of the encoder; embeddings of an earlier run are taken over by it.
+        device: where the search multiplies.
+        announce: called with a set's name and forecast, where its encoding takes several shards.
         shard_texts: texts in one file of embeddings.
+        half_from: number of documents from which on they are stored in float16.
     """
 
     embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
     embed_documents: Callable[[Sequence[str]], NDArray[np.float32]]
     fingerprint: str
+    device: str = "cpu"
+    announce: Callable[[str, Forecast], None] | None = None
     shard_texts: int = SHARD_TEXTS
+    half_from: int = HALF_FROM
 
     def prepare(self, one: RetrievalSet, folder: Path) -> Search:
         """Embed queries and documents into the folder, each process its share.
 
-        Documents that another set has too are embedded once.
+        Texts that are in the folder already, of another set or another run, are not embedded again.
         """
         queries = encode(
             one.queries,
             lambda texts: self.embed_queries(texts, one.prompt),
-            folder / "queries" / slug(one.name),
+            folder / "queries",
             self.fingerprint,
             one.prompt,
             self.shard_texts,
+            self.half_from,
         )
+        announce = self.announce
         documents = encode(
             one.documents,
             self.embed_documents,
-            folder / "documents" / slug(one.corpus or one.name),
+            folder / "documents",
             self.fingerprint,
             shard_texts=self.shard_texts,
+            half_from=self.half_from,
+            announce=announce and (lambda forecast: announce(one.name, forecast)),
         )
-        return lambda depth: exact_search(queries[:], documents, depth)
+        return lambda depth: exact_search(queries[:], documents, depth, device=self.device)
 
 
-def evaluate(retrievers: Mapping[str, Retriever], sets: Sets, output: Path) -> dict[str, Any]:
+def evaluate(
+    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
+) -> dict[str, Any]:
     """Evaluate each retriever on each set.
 
     Called by all processes together: they share the encoding, the first alone searches and writes.
     Writes `metrics.json` (averages over the queries of each set, and as in `mean_over_sets` over
     the sets that have the metric) and `per_query/<label>/<set>.json` to the folder `output`.
-    Embeddings lie in `embeddings/<label>` until all is done; a run that was interrupted goes on
+    Embeddings lie in its folder `embeddings` until all is done; a run that was interrupted goes on
     from them.
 
     Args:
         retrievers: by the label that the results carry.
         sets: loaded one after the other, each for all retrievers.
         output: the run folder.
+        kept: where embeddings lie instead and stay, for later runs; runs may share it.
 
     Returns:
         The content of `metrics.json`, on every process.
@@ -123,7 +137,7 @@ def evaluate(retrievers: Mapping[str, Retriever], sets: Sets, output: Path) -> d
         queries[one.name] = len(one.query_ids)
         for label, retriever in retrievers.items():
             try:
-                search = retriever.prepare(one, output / EMBEDDINGS / folders[label])
+                search = retriever.prepare(one, kept or output / EMBEDDINGS)
                 values = from_first(_values(search, one) if rank() == 0 else {})
             except DataError as error:
                 raise DataError(f"{label} on {one.name}: {error}") from None

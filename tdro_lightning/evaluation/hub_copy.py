@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import document_text, new_id, string
-from tdro_lightning.evaluation.benchmark import (
-    Corpus,
-    Judgement,
-    Questions,
-    checked_corpus,
-    checked_questions,
-)
+from tdro_lightning.evaluation.beir import document, new_id, string
+from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
 
@@ -39,11 +34,12 @@ def hub_corpus(folder: Path) -> Corpus:
         DataError: a file is missing or damaged, or a row is malformed.
     """
     require_all_shards(folder)
-    documents: dict[str, str] = {}
+    return stored_corpus(lambda: _documents(folder), folder, "hub")
+
+
+def _documents(folder: Path) -> Iterator[Document]:
     for place, row in hub_rows(folder, "corpus"):
-        identifier = new_id(_with_text_id(row), "_id", documents, place)
-        documents[identifier] = document_text(row, identifier, place)
-    return checked_corpus(documents, f"{folder}: corpus")
+        yield document(_with_text_id(row), "_id", place)
 
 
 def hub_questions(folder: Path, split: str) -> Questions:

@@ -6,19 +6,14 @@ join them otherwise (by a line break, say), which moves the scores a little.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import document_text, new_id, whole_number
-from tdro_lightning.evaluation.benchmark import (
-    Corpus,
-    Judgement,
-    Questions,
-    checked_corpus,
-    checked_questions,
-)
+from tdro_lightning.evaluation.beir import document, whole_number
+from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 _SHARD = re.compile(r"docs-(\d+)\.jsonl\.gz")
 
@@ -42,13 +37,14 @@ def miracl_corpus(folder: Path) -> Corpus:
     Raises:
         DataError: a shard is missing, damaged or malformed, or a docid stands twice.
     """
-    documents: dict[str, str] = {}
-    for path in miracl_shards(folder):
+    shards = miracl_shards(folder)
+    return stored_corpus(lambda: _documents(shards), folder, "miracl")
+
+
+def _documents(shards: Sequence[Path]) -> Iterator[Document]:
+    for path in shards:
         for number, value in read_objects(path):
-            place = f"{path}:{number}"
-            identifier = new_id(value, "docid", documents, place)
-            documents[identifier] = document_text(value, identifier, place)
-    return checked_corpus(documents, str(folder))
+            yield document(value, "docid", f"{path}:{number}")
 
 
 def miracl_questions(folder: Path, language: str, split: str) -> Questions:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.beir import beir_corpus, beir_questions, either
-from tdro_lightning.evaluation.benchmark import Corpus, Questions, RetrievalSet, Sets, joined
+from tdro_lightning.evaluation.benchmark import Questions, RetrievalSet, Sets, joined
+from tdro_lightning.evaluation.corpus import Corpus
 from tdro_lightning.evaluation.hub_copy import (
     hub_corpus,
     hub_questions,
@@ -107,7 +108,7 @@ def check(one: PublishedSet) -> None:
 
 
 def lazy_sets(sets: Sequence[PublishedSet]) -> Sets:
-    """The sets, each read when its turn comes; one corpus is in memory at a time.
+    """The sets, each read when its turn comes; one corpus is held at a time.
 
     Neighbouring sets with the same documents share them.
     """
@@ -133,7 +134,6 @@ def _joined(one: PublishedSet, corpus: Corpus) -> RetrievalSet:
             corpus,
             questions,
             prompt=one.prompt,
-            shared=one.corpus.name,
             relevant=one.relevant,
             skip_own_id=one.skip_own_id,
             depth=one.depth,

@@ -22,6 +22,7 @@ RECORD = "run.json"
 WITHOUT_EFFECT = {  # on results
     "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume"),
     "module": ("reference_cache",),
+    "evaluate": ("embeddings",),
 }
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
 

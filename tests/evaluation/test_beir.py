@@ -46,8 +46,8 @@ def load_set(
 def test_reads_a_set(tmp_path: Path) -> None:
     one = load_set("tiny", write_set(tmp_path), "test", "Find it")
     assert (one.name, one.prompt) == ("tiny", "Find it")
-    assert one.document_ids == ("d1", "d2", "d3", "d4")
-    assert one.documents == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
+    assert tuple(one.document_ids) == ("d1", "d2", "d3", "d4")
+    assert tuple(one.documents) == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
     assert one.query_ids == ("q2", "q1")
     assert one.queries == ("who barks", "who sleeps")
     assert one.qrels == {"q2": {"d2": 1}, "q1": {"d1": 2, "d2": 0}}
@@ -72,7 +72,7 @@ def test_sets_without_answers(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"documents": []}, r"corpus\.jsonl: no documents in it"),
-        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: `_id` 'd1' stands twice"),
+        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: document 'd1' stands twice"),
         (
             {"documents": [{"_id": "d1", "title": " ", "text": ""}]},
             r"corpus\.jsonl: document 'd1' has neither title nor text",

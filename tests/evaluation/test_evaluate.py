@@ -97,7 +97,7 @@ def test_documents_that_sets_share_are_embedded_once(tmp_path: Path) -> None:
         embedded.append(len(texts))
         return letter_counts(texts)
 
-    shared = [replace(PLAIN, name=name, corpus="animals") for name in ("a", "b")]
+    shared = [replace(PLAIN, name=name, prompt=name) for name in ("a", "b")]
     metrics = evaluate({"dense": Dense(embed, embed, "letters")}, sets(*shared), tmp_path)
     assert embedded == [2, 3, 2]
     assert len({str(v) for v in metrics["retrievers"]["dense"]["sets"].values()}) == 1
@@ -260,3 +260,58 @@ def test_an_interrupted_run_embeds_only_what_is_missing(tmp_path: Path) -> None:
         evaluate({"dense": dense(3)}, sets(LARGE), tmp_path / "other")
     evaluate({"dense": dense(-1, "other letters")}, sets(LARGE), tmp_path / "other")
     assert embedded == [8, 3, 8] + [8, 3] + [8] * 7 + [5]
+
+
+def test_kept_embeddings_serve_later_runs(tmp_path: Path) -> None:
+    embedded: list[str] = []
+
+    def dense(fingerprint: str, power: float) -> Dense:
+        def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+            embedded.append(f"{len(texts)} by {fingerprint}")
+            return (letter_counts(texts) + 0.1) ** np.float32(power)
+
+        return Dense(embed, embed, fingerprint, shard_texts=40)
+
+    def run(name: str, one: RetrievalSet, **retrievers: Dense) -> dict[str, bytes]:
+        embedded.clear()
+        evaluate(retrievers, sets(one), tmp_path / name, tmp_path / "kept")
+        assert not (tmp_path / name / "embeddings").exists()
+        return content(tmp_path / name)
+
+    first = run("first", LARGE, a=dense("a", 1))
+    assert embedded == ["11 by a", "40 by a", "21 by a"]
+    assert run("again", LARGE, a=dense("a", 1)) == first
+    assert embedded == []
+    run("other", LARGE, a=dense("b", 2))
+    assert embedded == ["11 by b", "40 by b", "21 by b"]
+    run("prompt", replace(LARGE, prompt="Find"), a=dense("a", 1))
+    assert embedded == ["11 by a"]
+    run("renamed", replace(LARGE, name="renamed"), a=dense("a", 1))
+    assert embedded == []
+    run("longer", replace(LARGE, documents=(*LARGE.documents[:-1], "cat")), a=dense("a", 1))
+    assert embedded == ["40 by a", "21 by a"]
+    assert run("back", LARGE, a=dense("a", 1)) == first
+    evaluate({"a": dense("a", 1)}, sets(LARGE), tmp_path / "apart")
+    assert content(tmp_path / "apart") == first
+
+
+def test_queries_do_not_stand_for_documents(tmp_path: Path) -> None:
+    """The same texts, without prompt, but an encoder may cut queries shorter."""
+    same = replace(ANIMALS, queries=ANIMALS.documents[:2], documents=ANIMALS.documents[:2])
+    one = replace(same, document_ids=("d1", "d2"), qrels={"q1": {"d2": 1}}, prompt=None)
+    dense = Dense(lambda texts, _: letter_counts([t[:3] for t in texts]), letter_counts, "letters")
+    scores, _ = dense.prepare(one, tmp_path)(2)
+    products = letter_counts(["cat", "dog"]) @ letter_counts(one.documents).T
+    np.testing.assert_array_equal(scores, -np.sort(-products, axis=1))
+
+
+def test_half_precision_gives_the_metrics_of_full(tmp_path: Path) -> None:
+    def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        counts = letter_counts(texts) + 0.01
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+    full, half = (
+        evaluate({"a": Dense(embed, embed, "a", half_from=n)}, sets(LARGE), tmp_path / str(n))
+        for n in (62, 61)
+    )
+    assert full == half

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tdro_lightning.errors import ConfigError
+from tests.experiments.conftest import EXPERIMENTS
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "gpu_step.py"
+SCRIPT = EXPERIMENTS / "benchmarks" / "gpu_step.py"
 SMALL = """\
 dtype: bfloat16
 architecture: {model_type: qwen2, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.errors import DataError, Stopped
-from tdro_lightning.files import read_json, write_json
+from tdro_lightning.files import read_json, remove_orphans, write_json
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
@@ -36,6 +36,7 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     """
     folder = Path(config.run_dir)
     began = time.monotonic()
+    remove_orphans(folder)
     previous = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
     record: dict[str, Any] = {
         "name": config.name,

@@ -1,10 +1,11 @@
 """Kill a tDRO run with SIGKILL again and again, and compare its end with a run left alone.
 
-Every start is a new process with the same command. See README.md beside this file.
+See README.md beside this file.
 """
 
 import argparse
 import csv
+import importlib
 import os
 import random
 import shutil
@@ -13,20 +14,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tdro_lightning.checkpoint import checkpoints, damage_of, read_checkpoint
+from tdro_lightning.callbacks.history import HISTORY, steps_in
+from tdro_lightning.checkpoint import checkpoints, damage_of, read_checkpoint, step_of
 from tdro_lightning.files import read_json
 
 KINDS = ("save", "step", "any moment")  # in which a kill falls
 TIMING = ("speed/", "reference_cached")  # metrics that say how a step ran, not what came out
-PATIENCE = 300.0  # seconds that anything may take
+PATIENCE = 900.0  # seconds that one start may take
 COMPARED = ("state_dict", "optimizer_states", "domain_weights", "global_step")
+
+Start = Callable[[Sequence[str]], int]  # begins the command; its process's number
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Kill:
 
     Args:
         kind: one of `KINDS`.
-        step: the run is killed after the history has this step; `any moment` does not look.
+        step: it comes after this many steps; `any moment` does not look at them.
         share: how far into what the kind aims at, from 0 to 1.
     """
 
@@ -47,78 +51,94 @@ class Kill:
 def planned(count: int, steps: int, every: int, seed: int) -> list[Kill]:
     """Kills of every kind in turn, spread over the steps of a run so that none comes too late."""
     draw = random.Random(seed)
-    found = []
-    for i in range(count):
-        step = 1 + (steps - every - 2) * i // count
-        found.append(Kill(KINDS[i % len(KINDS)], step, draw.random()))
-    return found
+    last = steps - every - 2
+    return [Kill(KINDS[i % 3], 1 + last * i // count, draw.random()) for i in range(count)]
 
 
-def killed(
-    command: Sequence[str], run_dir: Path, kill: Kill, seconds: float, output: Any
-) -> tuple[int, bool, int]:
-    """Start the command and kill it.
+def kill_loop(
+    arguments: Sequence[str], start: Start, runs: Path, kills: Sequence[Kill], log: Any
+) -> list[str]:
+    """Run a command in one folder undisturbed, in another with all the kills, and compare.
 
     Args:
-        command: of the run.
-        run_dir: its folder.
-        kill: when.
-        seconds: what a start took so far, for `any moment`.
-        output: where the run prints.
+        arguments: of the command line, besides `run_dir` and `module.reference_cache`.
+        start: begins it.
+        runs: an empty folder, for both.
+        kills: when the second run is killed.
+        log: a line for each kill goes here.
 
     Returns:
-        The exit code, whether a save was under way, and the steps in the history.
+        What differs; nothing is what should.
     """
-    process = subprocess.Popen(command, stdout=output, stderr=output)
+    alone, disturbed = runs / "alone", runs / "killed"
+    longest = 0.0
+    for number, kill in enumerate((None, *kills, None)):
+        folder = disturbed if number else alone
+        # Each has a cache of its own: the first must not help the second.
+        own = (f"run_dir={folder}", f"module.reference_cache={runs / f'losses of {folder.name}'}")
+        before, began = newest(folder), time.monotonic()
+        code = _ended(start([*arguments, *own]), folder, kill, longest)
+        took = time.monotonic() - began
+        if kill is None:
+            print(f"{folder.name}: to the end in {took:.1f} s, exit code {code}", file=log, flush=True)
+            if code != 0:
+                return [f"{folder.name}: exit code {code}"]
+            continue
+        longest = max(longest, took) if kill.kind == "step" else longest
+        saving = "in a save" if list((folder / "checkpoints").glob(".step-*.tmp")) else ""
+        print(
+            f"kill {number:2} ({kill.kind}): from checkpoint {before:3}, killed at step "
+            f"{steps_in(folder / HISTORY):3} after {took:4.1f} s, checkpoint {newest(folder):3} "
+            f"{saving}".rstrip(), file=log, flush=True,
+        )  # fmt: skip
+        if code != -signal.SIGKILL:
+            return [f"kill {number}: the run had ended by itself, with exit code {code}"]
+    return differences(disturbed, alone)
+
+
+def _ended(process: int, run_dir: Path, kill: Kill | None, longest: float) -> int:
+    """Wait for the end of a process, or kill it when it is time; its exit code."""
     began, started = time.monotonic(), time.time()
-    folder = run_dir / "checkpoints"
-    while process.poll() is None:
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
         passed = time.monotonic() - began
-        if passed > PATIENCE:
-            process.kill()
-            raise TimeoutError(f"{' '.join(command)}: no end after {PATIENCE:.0f} s")
-        if kill.kind == "any moment":
-            if passed >= kill.share * seconds:
-                break
-        elif _written_since(run_dir, started) and steps_done(run_dir) > kill.step:
-            if kill.kind == "step":
-                time.sleep(kill.share * 0.2)
-                break
-            if list(folder.glob(".step-*.tmp")):
-                time.sleep(kill.share * 0.02)
-                break
+        if passed > PATIENCE or (kill is not None and _is_time(kill, run_dir, started, longest)):
+            os.kill(process, signal.SIGKILL)
+            _, status = os.waitpid(process, 0)
+            return os.waitstatus_to_exitcode(status) if passed <= PATIENCE else 124
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    code = process.wait()
-    saving = bool(list(folder.glob(".step-*.tmp")))
-    return code, saving, steps_done(run_dir)
 
 
-def _written_since(run_dir: Path, moment: float) -> bool:
-    history = run_dir / "history.csv"
-    return history.is_file() and history.stat().st_mtime > moment
-
-
-def steps_done(run_dir: Path) -> int:
-    """Steps in the history, by its last whole line."""
-    history = run_dir / "history.csv"
-    if not history.is_file():
-        return 0
-    with history.open("rb") as stream:
-        stream.seek(max(0, history.stat().st_size - 500))
-        lines = stream.read().decode().split("\n")[:-1]
-    last = lines[-1].partition(",")[0] if lines else ""
-    return int(last) + 1 if last.isdigit() else 0
+def _is_time(kill: Kill, run_dir: Path, started: float, longest: float) -> bool:
+    """Whether a kill falls now; it may wait for a fraction of a second."""
+    if kill.kind == "any moment":
+        return time.time() - started >= kill.share * longest
+    history = run_dir / HISTORY
+    if not history.is_file() or history.stat().st_mtime < started:
+        return False  # the run has not come to its training yet
+    if kill.kind == "save":
+        found = list((run_dir / "checkpoints").glob(".step-*.tmp"))
+        if not found or int(found[0].name.split(".")[1].removeprefix("step-")) <= kill.step:
+            return False
+        time.sleep(kill.share * 0.03)
+    elif steps_in(history) <= kill.step:
+        return False
+    else:
+        time.sleep(kill.share * 0.5)
+    return True
 
 
 def differences(run_dir: Path, alone: Path) -> list[str]:
-    """In what two finished runs differ, bit for bit; and what a killed one has left behind."""
-    found = [name for name in ("weights", "history") if _read(run_dir, name) != _read(alone, name)]
+    """In what two finished runs differ, bit for bit, and what a killed one has left behind."""
+    found = [] if _history(run_dir) == _history(alone) else [HISTORY]
+    weights = (read_json(folder / "weights.json") for folder in (run_dir, alone))
+    found += ["weights.json"] if next(weights) != next(weights) else []
     names = [
-        {str(p.relative_to(d)) for p in d.rglob("*") if p.is_file() and ".hydra" not in str(p)}
-        for d in (run_dir, alone)
+        {str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()} for d in (run_dir, alone)
     ]
-    found += [f"file {name} of one of them" for name in sorted(names[0] ^ names[1])]
+    found += [f"file {name} in one of them" for name in sorted(names[0] ^ names[1])]
     ours, theirs = (checkpoints(folder / "checkpoints") for folder in (run_dir, alone))
     found += [f"{path.name}: {damage}" for path in ours if (damage := damage_of(path))]
     if [p.name for p in ours] != [p.name for p in theirs]:
@@ -139,65 +159,48 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _read(folder: Path, name: str) -> Any:
-    if name == "weights":
-        return read_json(folder / "weights.json")
-    with (folder / "history.csv").open(newline="") as stream:
+def _history(folder: Path) -> list[list[str]]:
+    with (folder / HISTORY).open(newline="") as stream:
         return [line for line in csv.reader(stream) if not line[1].startswith(TIMING)]
-
-
-def kill_loop(
-    command: Sequence[str], run_dir: Path, alone: Path, kills: Sequence[Kill], log: Any
-) -> list[str]:
-    """Kill the command's run at each of the kills, let it end, and compare.
-
-    Args:
-        command: of a run in `run_dir`.
-        run_dir: must not exist yet.
-        alone: the folder of the same run, left alone.
-        kills: when it is killed.
-        log: a line for each kill goes here.
-
-    Returns:
-        What differs; nothing is what should.
-    """
-    start_up = 10.0
-    with tempfile.TemporaryFile("w+") as output:
-        for number, kill in enumerate(kills, start=1):
-            began, before = time.monotonic(), newest(run_dir)
-            code, saving, steps = killed(command, run_dir, kill, start_up, output)
-            took = time.monotonic() - began
-            start_up = max(start_up, took) if kill.kind != "any moment" else start_up
-            print(
-                f"kill {number:2}, in {kill.kind:10}: began at step {before:3}, history of "
-                f"{steps:3} steps, newest checkpoint {newest(run_dir):3}, "
-                f"{'save under way' if saving else 'no save      '}, {took:.1f} s",
-                file=log, flush=True,
-            )  # fmt: skip
-            if code != -signal.SIGKILL:
-                output.seek(0)
-                return [f"kill {number}: it had ended by itself, with exit code {code}"] + [
-                    output.read()[-2000:]
-                ]
-        began = time.monotonic()
-        code = subprocess.run(command, stdout=output, stderr=output, timeout=PATIENCE).returncode
-        took = time.monotonic() - began
-        print(f"left alone at last: exit code {code}, {took:.1f} s", file=log, flush=True)
-        if code:
-            output.seek(0)
-            return [f"exit code {code}", output.read()[-2000:]]
-    return differences(run_dir, alone)
 
 
 def newest(run_dir: Path) -> int:
     """Step of the newest checkpoint; 0 without one."""
-    found = checkpoints(run_dir / "checkpoints")
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    return max(map(step_of, checkpoints(run_dir / "checkpoints")), default=0)
+
+
+def cold(arguments: Sequence[str]) -> int:
+    """Start the command in a new interpreter."""
+    with Path(os.environ["TMPDIR"], "output").open("a") as output:
+        command = [sys.executable, "-m", "tdro_lightning", *arguments]
+        return subprocess.Popen(command, stdout=output, stderr=output).pid
+
+
+def warm(arguments: Sequence[str]) -> int:
+    """Start the command in a copy of this process, which has imported what it needs."""
+    for module in ("tdro_lightning.__main__", "tdro_lightning.stages.fit"):
+        importlib.import_module(module)
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        with Path(os.environ["TMPDIR"], "output").open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        sys.argv[1:] = arguments
+        sys.modules["tdro_lightning.__main__"].main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def prepared(folder: Path) -> None:
     """The demo up to a reference, trained for a few steps only."""
-    stages = {
+    stages: dict[str, Sequence[str]] = {
         "harvest": (),
         "mine": (),
         "model": (),
@@ -206,56 +209,56 @@ def prepared(folder: Path) -> None:
     for name, overrides in stages.items():
         if not (folder / name / "run.json").is_file():
             own = (f"chain_dir={folder}", f"run_dir={folder / name}", "logger.wandb=disabled")
-            subprocess.run([*TDRO, f"+experiment=demo/{name}", *own, *overrides], check=True)
+            command = [sys.executable, "-m", "tdro_lightning", f"+experiment=demo/{name}"]
+            subprocess.run([*command, *own, *overrides], check=True)
 
 
-TDRO = (sys.executable, "-m", "tdro_lightning")
-
-
-def main() -> None:
-    """Run the loop and end with 1 where anything differs."""
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the loop; 1 where anything differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--every", type=int, default=2, help="steps between two checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--demo", type=Path, default=Path("runs/faults/demo"))
-    parser.add_argument("--runs", type=Path, default=Path("/dev/shm/tdro_faults"))
-    parser.add_argument("--log", type=Path, default=Path("runs/faults/kill_loop.log"))
-    options = parser.parse_args()
-    prepared(options.demo.resolve())
+    add = parser.add_argument
+    add("overrides", nargs="*", help="a tDRO run's command line; default demo/tdro")
+    add("--kills", type=int, default=50)
+    add("--steps", type=int, default=100)
+    add("--every", type=int, default=2, help="steps between two checkpoints")
+    add("--seed", type=int, default=0)
+    add("--warm", action="store_true", help="start in copies of this process, not interpreters")
+    add("--demo", type=Path, default=Path("runs/faults/demo"))
+    add("--runs", type=Path, default=Path("/dev/shm/tdro_faults"), help="is emptied")
+    add("--log", type=Path, default=Path("runs/faults/kill_loop.log"))
+    options = parser.parse_args(given)
+    arguments = options.overrides
+    if not arguments:
+        prepared(options.demo.resolve())
+        arguments = ["+experiment=demo/tdro", f"chain_dir={options.demo.resolve()}"]
+    arguments += [f"trainer.steps={options.steps}", f"trainer.checkpoint_every={options.every}"]
     shutil.rmtree(options.runs, ignore_errors=True)
     options.runs.mkdir(parents=True)
     options.log.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=options.log.parent)).resolve()
-    os.environ["TMPDIR"] = str(temporary)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     os.environ["HF_DATASETS_CACHE"] = str(options.runs / "datasets")
 
-    def command(name: str) -> list[str]:
-        """Each run has a reference cache of its own: the first must not help the second."""
-        return [
-            *TDRO, "+experiment=demo/tdro", f"chain_dir={options.demo.resolve()}",
-            f"run_dir={options.runs / name}", f"trainer.steps={options.steps}",
-            f"trainer.checkpoint_every={options.every}", "logger.wandb=disabled",
-            f"module.reference_cache={options.runs / f'losses of {name}'}",
-        ]  # fmt: skip
-
     began = time.monotonic()
+    kills = planned(options.kills, options.steps, options.every, options.seed)
     with options.log.open("w") as log:
-        subprocess.run(command("alone"), check=True, stdout=subprocess.DEVNULL)
-        kills = planned(options.kills, options.steps, options.every, options.seed)
-        found = kill_loop(command("killed"), options.runs / "killed", options.runs / "alone", kills, log)
-        found += [f"left in TMPDIR: {path}" for path in temporary.rglob("*") if path.is_file()]
+        start = warm if options.warm else cold
+        arguments.append("logger.wandb=disabled")
+        found = kill_loop(arguments, start, options.runs, kills, log)
+        left = [p for p in temporary.rglob("*") if p.is_file() and p != temporary / "output"]
+        found += [f"left in TMPDIR: {path}" for path in left]
         verdict = "; ".join(found) or (
-            f"history, domain weights, parameters and optimiser after {options.steps} steps are bit "
-            f"for bit those of the run left alone; no damaged and no left-over file"
+            f"history, domain weights, parameters and optimiser after {options.steps} steps are "
+            "bit for bit those of the run left alone; no damaged and no left-over file"
         )
         print(f"{verdict} ({(time.monotonic() - began) / 60:.1f} minutes)", file=log)
     print(options.log.read_text())
+    if found:
+        print((temporary / "output").read_text()[-3000:], file=sys.stderr)
     shutil.rmtree(temporary)
     shutil.rmtree(options.runs)
-    sys.exit(bool(found))
+    return int(bool(found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

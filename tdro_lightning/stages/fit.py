@@ -219,6 +219,7 @@ def _train(
     start = from_first(start)
     data.step = step_of(start) if start else 0
     checkpoints = Checkpoints(run_dir / CHECKPOINTS, config.trainer.checkpoint_every, depends)
+    stops = Stops(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
@@ -229,7 +230,7 @@ def _train(
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=_loggers(config, data.step),
-        callbacks=[throughput, Progress(config.name), checkpoints, Stops(checkpoints)],
+        callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them

@@ -20,7 +20,7 @@ from tdro_lightning.stages.inputs import inputs
 
 RECORD = "run.json"
 WITHOUT_EFFECT = {  # on results
-    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume"),
+    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume", "max_hours"),
     "module": ("reference_cache",),
     "evaluate": ("embeddings",),
 }
@@ -60,8 +60,8 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         status = "interrupted"
         raise
-    except Stopped:
-        status = "stopped"
+    except Stopped as stopped:
+        status = stopped.status
         raise
     finally:
         outputs = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))

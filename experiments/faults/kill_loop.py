@@ -108,7 +108,7 @@ def _ended(process: int, run_dir: Path, kill: Kill | None, longest: float) -> in
             os.kill(process, signal.SIGKILL)
             _, status = os.waitpid(process, 0)
             return os.waitstatus_to_exitcode(status) if passed <= PATIENCE else 124
-        time.sleep(0.001)
+        time.sleep(0.001 if kill is not None and kill.kind == "save" else 0.02)
 
 
 def _is_time(kill: Kill, run_dir: Path, started: float, longest: float) -> bool:

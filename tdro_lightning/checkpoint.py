@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             path / STATE, map_location="cpu", mmap=True, weights_only=True
         )
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError) as error:
-        found = re.search(r"Unsupported .*", str(error)) or re.match(r".*", str(error))
+        found = re.search(r"(?i)unsupported .*", str(error)) or re.match(r".*", str(error))
         raise CheckpointError(
             f"{path / STATE} is not loaded: it holds something else than tensors and plain values "
             f"({found[0] if found else error}). If the run did not write that itself, remove it"

@@ -51,7 +51,7 @@ from tdro_lightning.stages.encoders import configured_encoder, configured_refere
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
-from tdro_lightning.stages.trackers import finish, tracker
+from tdro_lightning.stages.wandb_run import Tracked, begun, finish
 
 
 def run(config: Config) -> None:
@@ -261,8 +261,8 @@ def _train(
 
 def _loggers(config: Config, start: int) -> list[Logger]:
     history = History(Path(config.run_dir), start)
-    other = tracker(config, start) if is_first_process() else None
-    return [history] if other is None else [history, other]
+    run = begun(config, start) if is_first_process() else None
+    return [history] if run is None else [history, Tracked(run)]
 
 
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:

@@ -1,12 +1,13 @@
-"""Trackers beside our own history; whatever becomes of them, the run goes on."""
+"""The W&B run of a training run; whatever becomes of it, the training goes on."""
 
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tdro_lightning.files import read_json, write_json
@@ -40,8 +41,8 @@ class Tracked(WandbLogger):
             tell(f"W&B takes no more values ({_first_line(error)}); history.csv goes on")
 
 
-def tracker(config: Config, start: int) -> Logger | None:
-    """The configured W&B logger, offline where its server cannot be reached; None without one.
+def begun(config: Config, start: int) -> Any | None:
+    """The configured W&B run, offline where its server cannot be reached; None without one.
 
     A run that goes on keeps its W&B run online. Offline that cannot be: there its parts are W&B
     runs of one group, and each says at which step it began.
@@ -54,7 +55,7 @@ def tracker(config: Config, start: int) -> Logger | None:
     modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[wanted]
     for mode in modes:
         try:
-            return Tracked(_begun(config, mode, start))
+            return _started(config, mode, start)
         except Exception as error:  # no account, no answer, a full disk: no run needs them
             further = "offline" if mode != modes[-1] else "without it"
             tell(f"W&B cannot start {mode} ({_first_line(error)}); the run goes on {further}")
@@ -73,11 +74,11 @@ def finish() -> None:
         tell(f"W&B could not be closed ({_first_line(error)})")
 
 
-def _begun(config: Config, mode: str, start: int) -> Any:
+def _started(config: Config, mode: str, start: int) -> Any:
     import wandb
 
     known = Path(config.run_dir) / RUN_ID
-    name = read_json(known)["id"] if start and known.is_file() else wandb.util.generate_id()
+    name = read_json(known)["id"] if start and known.is_file() else uuid4().hex[:8]
     write_json(known, {"id": name})
     goes_on = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
     return wandb.init(

@@ -219,7 +219,7 @@ def main(given: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("overrides", nargs="*", help="a tDRO run's command line; default demo/tdro")
     add("--kills", type=int, default=50)
-    add("--steps", type=int, default=100)
+    add("--steps", type=int, default=60)
     add("--every", type=int, default=2, help="steps between two checkpoints")
     add("--seed", type=int, default=0)
     add("--warm", action="store_true", help="start in copies of this process, not interpreters")
@@ -231,6 +231,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if not arguments:
         prepared(options.demo.resolve())
         arguments = ["+experiment=demo/tdro", f"chain_dir={options.demo.resolve()}"]
+        arguments.append("data.batch_size=18")  # two rows of each domain, so that a step is short
     arguments += [f"trainer.steps={options.steps}", f"trainer.checkpoint_every={options.every}"]
     shutil.rmtree(options.runs, ignore_errors=True)
     options.runs.mkdir(parents=True)

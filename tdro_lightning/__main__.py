@@ -1,6 +1,7 @@
 """`python -m tdro_lightning +experiment=NAME [overrides]`: compose, check, run the stage."""
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -20,7 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tdro_lightning.config import checked, package_folder, unknown_key
-from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, Stopped
+from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, PeerError, ResourceError, Stopped
+from tdro_lightning.launcher import STARTED_BY
 from tdro_lightning.processes import (
     from_first,
     is_first_process,
@@ -34,6 +36,8 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
        python -m tdro_lightning -m +experiment=NAME key=value1,value2   (a run for each value)
        python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
 """
+RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+RESOURCES += (errno.EIO, errno.ESTALE)
 
 
 def conf_folder() -> Path:
@@ -77,13 +81,14 @@ def launch(devices: int, job: HydraConf, run_dir: str) -> None:
     """Start this job again as several processes, as torchrun would.
 
     Raises:
-        ChildProcessError: they ended with an error, which they have printed.
+        PeerError: they ended with an error, which they have printed.
     """
     given = [s.path for s in job.runtime.config_sources if s.provider == "command-line"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "tdro_lightning.launcher", "--standalone"]
     command += [f"--nproc-per-node={devices}", "-m", "tdro_lightning"]
     command += [*(f"--config-dir={path}" for path in given), *job.overrides.task]
-    process = subprocess.Popen([*command, f"run_dir={run_dir}"])
+    environment = {**os.environ, STARTED_BY: str(os.getpid())}
+    process = subprocess.Popen([*command, f"run_dir={run_dir}"], env=environment)
     try:
         code = process.wait()
     except (KeyboardInterrupt, Stopped) as asked:
@@ -91,7 +96,7 @@ def launch(devices: int, job: HydraConf, run_dir: str) -> None:
         process.wait()  # they end in their own time, with a checkpoint
         raise
     if code:
-        raise ChildProcessError(f"the {devices} processes of {run_dir} ended with an error")
+        raise PeerError(f"the {devices} processes of {run_dir} ended with an error", code)
 
 
 def main() -> None:
@@ -112,6 +117,10 @@ def main() -> None:
         wrong = [error]
     except FloatingPointError as error:
         wrong = [NonFiniteError(str(error))]
+    except OSError as error:
+        if error.errno not in RESOURCES:
+            raise
+        wrong = [ResourceError(f"{error.filename or 'a file'}: {error.strerror}")]
     except Stopped as stopped:
         if is_first_process():
             print(stopped, file=sys.stderr)

@@ -7,8 +7,10 @@ starts with a dot, and renamed when all of it is on the disk; it is never writte
 
 import logging
 import os
+import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, then remove all but the newest ones beside it.
+    """Write a checkpoint, then remove those beside it but the one before.
+
+    Later steps' are removed too: a run that comes by again passed them over as damaged.
 
     Args:
         path: the checkpoint's folder, as `checkpoint_path` names it.
@@ -54,7 +58,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         write_json(temporary / MANIFEST, content)
         _sync(temporary)
         if path.exists():  # a damaged one of the same step
-            _remove(path)
+            remove_checkpoint(path)
         temporary.rename(path)
         _sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by RuntimeError
@@ -64,15 +68,32 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
             f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}; "
             f"{free:.1f} GB are free there); earlier checkpoints are untouched"
         ) from None
-    for old in checkpoints(path.parent)[:-KEPT]:
-        _remove(old)
+    beside = checkpoints(path.parent)
+    place = beside.index(path)
+    for other in (*beside[: max(0, place + 1 - KEPT)], *beside[place + 1 :]):
+        remove_checkpoint(other)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint; nothing in it is executed."""
-    state: dict[str, Any] = torch.load(
-        path / STATE, map_location="cpu", mmap=True, weights_only=True
-    )
+    """The state of a checkpoint; nothing in it is executed, and nothing in it is unpacked.
+
+    Raises:
+        CheckpointError: it holds something else than tensors and plain values.
+    """
+    try:
+        with zipfile.ZipFile(path / STATE) as archive:
+            packed = [e.filename for e in archive.infolist() if e.compress_type]
+        if packed:  # a few bytes could fill the memory
+            raise pickle.UnpicklingError(f"{packed[0]} is compressed, as no checkpoint of ours is")
+        state: dict[str, Any] = torch.load(
+            path / STATE, map_location="cpu", mmap=True, weights_only=True
+        )
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError) as error:
+        found = re.search(r"(?i)unsupported .*", str(error)) or re.match(r".*", str(error))
+        raise CheckpointError(
+            f"{path / STATE} is not loaded: it holds something else than tensors and plain values "
+            f"({found[0] if found else error}). If the run did not write that itself, remove it"
+        ) from None
     return state
 
 
@@ -85,7 +106,7 @@ def newest_valid(folder: Path) -> Path | None:
         CheckpointError: there are checkpoints, and all are damaged.
     """
     for orphan in folder.glob(".*.tmp"):
-        shutil.rmtree(orphan)
+        shutil.rmtree(orphan, ignore_errors=True)
     damage: list[str] = []
     for path in reversed(checkpoints(folder)):
         found = damage_of(path)
@@ -101,6 +122,8 @@ def newest_valid(folder: Path) -> Path | None:
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where nothing is."""
     state = path / STATE
+    if path.is_symlink() or (path / MANIFEST).is_symlink():
+        return "it is a link to elsewhere"
     try:
         content = manifest(path)
     except DataError as error:
@@ -147,11 +170,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; half removed, it is none."""
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint; half removed, it is none. One that cannot be removed ends no run."""
     leaving = path.with_name(f".{path.name}.removed.{os.getpid()}.tmp")
-    path.rename(leaving)
-    shutil.rmtree(leaving)
+    try:
+        path.rename(leaving)
+        shutil.rmtree(leaving)
+    except OSError as error:
+        logger.warning("%s: the old checkpoint cannot be removed (%s)", path, error)
 
 
 def _sync(folder: Path) -> None:

@@ -49,6 +49,7 @@ POSITIVE = (
     "trainer.chunk_tokens",
     "trainer.log_every",
     "trainer.checkpoint_every",
+    "trainer.max_hours",
     "optimiser.lr",
     "optimiser.clip_norm",
     "module.temperature",

@@ -36,6 +36,19 @@ class ResourceError(InputError):
     code = 6
 
 
+class PeerError(InputError):
+    """Another process of the run has failed, so this one ends.
+
+    Args:
+        message: what that one said.
+        code: its exit code, which becomes this one's.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Stopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one
     """A signal ended the run in good order.
 
@@ -48,6 +61,20 @@ class Stopped(BaseException):  # noqa: N818 - no error, and nothing may catch it
         super().__init__(message)
         self.signal = signal
         self.code = 128 + signal
+        self.status = "stopped"
+
+
+class TimeUp(Stopped):
+    """A run ended in good order at its time limit; the command ends with 0.
+
+    Args:
+        message: where it stopped, and how to go on.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, message)
+        self.code = 0
+        self.status = "time_limit"
 
 
 class NonFiniteError(FloatingPointError):

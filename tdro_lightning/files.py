@@ -21,6 +21,13 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def remove_orphans(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; nobody else may be writing there."""
+    for orphan in folder.glob(".*.tmp"):
+        if orphan.is_file():
+            orphan.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with `write_text`; NaN and infinity are refused, since JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

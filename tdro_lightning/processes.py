@@ -4,13 +4,16 @@ torch is imported where there are several only, so that a command with nothing t
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-TIMEOUT = timedelta(minutes=30)  # a collective that others do not join ends the run after this
+TIMEOUT = timedelta(minutes=10)  # a collective that others do not join ends the run after this
 PATIENCE = timedelta(days=7)  # for the first process, while it does what one process does alone
+
+BEGAN = time.monotonic()  # the command
 
 T = TypeVar("T")
 
@@ -49,7 +52,10 @@ def process_group() -> Iterator[None]:
     """Connect the processes that torchrun started; nothing to do where there is one.
 
     An exception inside leaves the group as it is: taking it down waits for ranks that may be
-    stuck, and the launcher ends them all.
+    stuck. The others are told, and end as well.
+
+    Raises:
+        PeerError: another process has failed.
     """
     if processes() == 1:
         yield
@@ -57,12 +63,15 @@ def process_group() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    from tdro_lightning.peers import ending_together
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     global _waiting
     dist.init_process_group(backend(), timeout=TIMEOUT)
     _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
-    yield
+    with ending_together(rank_here()):
+        yield
     _waiting = None
     dist.destroy_process_group()
 

@@ -136,6 +136,7 @@ class TrainerConfig:
     log_every: int = MISSING
     checkpoint_every: int | None = None
     resume: str = MISSING
+    max_hours: float | None = None
 
 
 @dataclass

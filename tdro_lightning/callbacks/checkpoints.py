@@ -1,5 +1,6 @@
 """When a run writes checkpoints, and how it ends where a signal asks it to."""
 
+import math
 import signal
 import threading
 import time
@@ -9,10 +10,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from tdro_lightning.checkpoint import RUN, checkpoint_path
-from tdro_lightning.errors import Stopped
+from tdro_lightning.errors import Stopped, TimeUp
+from tdro_lightning.processes import BEGAN, barrier
 from tdro_lightning.retrieval.distributed import largest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TIME = 1  # in place of a signal's number, and lower than those
 ONE_REQUEST = 1.0  # seconds; a launcher repeats to its processes what the terminal has told them
 
 
@@ -40,8 +43,9 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Write one where it is time."""
-        if self.every is not None and trainer.global_step % self.every == 0:
+        """Write one where it is time, and after the last step: more may come after the training."""
+        step = trainer.global_step
+        if self.every is not None and (step % self.every == 0 or step == trainer.max_steps):
             self.write(trainer)
 
     def on_save_checkpoint(
@@ -53,6 +57,8 @@ class Checkpoints(Callback):
     def write(self, trainer: Trainer) -> None:
         """Write one now, unless this step has one; all ranks take part, the first one writes."""
         if trainer.global_step != self._written:
+            for logger in trainer.loggers:
+                logger.save()
             trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
             self._written = trainer.global_step
 
@@ -65,10 +71,12 @@ class Stops(Callback):
 
     Args:
         checkpoints: what writes the checkpoint.
+        hours: since the command began, after which the run ends in the same way; None for no limit.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, hours: float | None = None) -> None:
         self.checkpoints = checkpoints
+        self.until = math.inf if hours is None else BEGAN + 3600 * hours
         self._signal, self._since = 0, 0.0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -81,16 +89,21 @@ class Stops(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Stop after the step in which any rank was asked to."""
-        number = largest(self._signal)
+        number = largest(self._signal or int(time.monotonic() > self.until))
         if not number:
             return
+        # Once one process has ended, the launcher tells the others to, which are ending already.
+        if number != TIME and signal.SIGTERM in self._before:
+            self._before[signal.SIGTERM] = signal.SIG_IGN
         self.checkpoints.write(trainer)
-        name, step = signal.Signals(number).name, trainer.global_step
-        raise Stopped(
-            number,
-            f"stopped by {name} after step {step} of {trainer.max_steps}; its checkpoint is in "
-            f"{self.checkpoints.folder}, and the same command with this run_dir goes on from there",
+        barrier()
+        by = "its time limit" if number == TIME else signal.Signals(number).name
+        message = (
+            f"stopped by {by} after step {trainer.global_step} of {trainer.max_steps}; its "
+            f"checkpoint is in {self.checkpoints.folder}, and the same command with this run_dir "
+            "goes on from there"
         )
+        raise TimeUp(message) if number == TIME else Stopped(number, message)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tdro_lightning.errors import ResourceError
 from tdro_lightning.files import write_text
 
 HISTORY = "history.csv"  # in the run folder
@@ -65,13 +67,26 @@ class History(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line a metric."""
-        with self.path.open("a", newline="") as stream:
-            csv.writer(stream).writerows(
-                (step, name, repr(float(value)))
-                for name, value in metrics.items()
-                if name != "epoch"
-            )
+        """Append one line a metric.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        lines = [(step, n, repr(float(v))) for n, v in metrics.items() if n != "epoch"]
+        try:
+            with self.path.open("a", newline="") as stream:
+                csv.writer(stream).writerows(lines)
+        except OSError as error:
+            raise ResourceError(
+                f"{self.path}: step {step} cannot be written ({error.strerror}); make room, and "
+                "the same command goes on from the newest checkpoint"
+            ) from None
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Put on the disk what has been written, before a checkpoint is."""
+        with self.path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the configuration is in run.json."""

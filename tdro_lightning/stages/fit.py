@@ -7,9 +7,8 @@ from typing import Any
 
 import lightning
 import torch
-import wandb
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.history import History
@@ -52,6 +51,7 @@ from tdro_lightning.stages.encoders import configured_encoder, configured_refere
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
+from tdro_lightning.stages.wandb_run import Tracked, begun, finish
 
 
 def run(config: Config) -> None:
@@ -219,6 +219,7 @@ def _train(
     start = from_first(start)
     data.step = step_of(start) if start else 0
     checkpoints = Checkpoints(run_dir / CHECKPOINTS, config.trainer.checkpoint_every, depends)
+    stops = Stops(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
@@ -229,7 +230,7 @@ def _train(
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=_loggers(config, data.step),
-        callbacks=[throughput, Progress(config.name), checkpoints, Stops(checkpoints)],
+        callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them
@@ -255,22 +256,13 @@ def _train(
             "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
         ) from None
     finally:
-        if wandb.run is not None:
-            wandb.finish()  # the next run of a chain or sweep must not write into this one
+        finish()
 
 
 def _loggers(config: Config, start: int) -> list[Logger]:
-    loggers: list[Logger] = [History(Path(config.run_dir), start)]
-    if config.logger.wandb != "disabled" and is_first_process():
-        run = wandb.init(
-            project=config.logger.project,
-            name=config.name,
-            dir=config.run_dir,
-            mode=config.logger.wandb,  # type: ignore[arg-type]
-            config=asdict(config),
-        )
-        loggers.append(WandbLogger(experiment=run))
-    return loggers
+    history = History(Path(config.run_dir), start)
+    run = begun(config, start) if is_first_process() else None
+    return [history] if run is None else [history, Tracked(run)]
 
 
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:

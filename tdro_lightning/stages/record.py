@@ -14,13 +14,13 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.errors import DataError, Stopped
-from tdro_lightning.files import read_json, write_json
+from tdro_lightning.files import read_json, remove_orphans, write_json
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
 RECORD = "run.json"
 WITHOUT_EFFECT = {  # on results
-    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume"),
+    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume", "max_hours"),
     "module": ("reference_cache",),
     "evaluate": ("embeddings",),
 }
@@ -36,6 +36,7 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     """
     folder = Path(config.run_dir)
     began = time.monotonic()
+    remove_orphans(folder)
     previous = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
     record: dict[str, Any] = {
         "name": config.name,
@@ -59,8 +60,8 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         status = "interrupted"
         raise
-    except Stopped:
-        status = "stopped"
+    except Stopped as stopped:
+        status = stopped.status
         raise
     finally:
         outputs = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.callbacks.history import HISTORY, steps_in
-from tdro_lightning.checkpoint import RUN, manifest, newest_valid, step_of
+from tdro_lightning.checkpoint import (
+    RUN,
+    checkpoints,
+    manifest,
+    newest_valid,
+    remove_checkpoint,
+    step_of,
+)
 from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_json
 from tdro_lightning.schema import Config
@@ -49,7 +56,8 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
     """The checkpoint that the run of `config.run_dir` goes on from, None for a start at step 0.
 
     Args:
-        config: `trainer.resume` is `never`, `must`, or `auto`: go on with an unfinished run.
+        config: `trainer.resume` is `never`, `must`, or `auto`: go on with an unfinished run. A run
+            that starts again removes the checkpoints of the one before.
         now: what the run depends on, by `decisive`.
 
     Raises:
@@ -60,11 +68,14 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
     run_dir, how = Path(config.run_dir), config.trainer.resume
     previous = read_json(run_dir / RECORD)["previous"]
     if how == "never" or (how == "auto" and previous in (None, "finished")):
+        for old in checkpoints(run_dir / CHECKPOINTS):  # or a later start would go on from them
+            remove_checkpoint(old)
         return None
     newest = newest_valid(run_dir / CHECKPOINTS)
     if newest is None:
         every, done = config.trainer.checkpoint_every, steps_in(run_dir / HISTORY)
-        if how == "must" or (every is not None and done >= every):
+        # A step after the first save has been logged: there was a checkpoint once.
+        if how == "must" or (every is not None and done > every):
             raise CheckpointError(
                 f"{run_dir / CHECKPOINTS} holds no checkpoint, though trainer.resume={how} and the "
                 f"run's history has {done} steps; trainer.resume=never starts again"

@@ -1,0 +1,52 @@
+"""torchrun, with the exit code of what it runs: `python -m tdro_lightning.launcher ...`.
+
+torchrun itself ends with 1, whether a process fails with a code of its own or SIGTERM stops the run
+in good order.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+STARTED_BY = "TDRO_STARTED_BY"  # environment: a process without which this one shall not go on
+POLL = 0.5  # seconds between two looks at it
+TO_SAVE = "120"  # seconds for a checkpoint after SIGTERM; torchrun's own default is 30
+
+
+def launched(arguments: Sequence[str]) -> int:
+    """Run what torchrun would with these arguments; the exit code of the first that failed.
+
+    It is 128 and a signal's number where that ended it, and where that stopped the launcher.
+    """
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TO_SAVE)
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if STARTED_BY in os.environ:
+        threading.Thread(target=_follow, args=(int(os.environ[STARTED_BY]),), daemon=True).start()
+    try:
+        run.run(run.parse_args(list(arguments)))
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode >= 0:
+            return int(failure.exitcode)
+        name = signal.Signals(-failure.exitcode).name
+        print(f"error: rank {rank} was killed by {name}", file=sys.stderr, flush=True)
+        return 128 - int(failure.exitcode)
+    return 0
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(launched(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""The W&B run of a training run; whatever becomes of it, the training goes on."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from tdro_lightning.files import read_json, write_json
+from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
+
+WAIT = 15.0  # seconds for the server's first answer
+RUN_ID = "wandb.json"  # in the run folder: the tracker's name for this run
+
+
+class Tracked(WandbLogger):
+    """W&B's logger that gives up, with one warning, where W&B cannot take a value.
+
+    Args:
+        run: the W&B run.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(experiment=run)
+        self._lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Hand values on, as long as W&B takes them."""
+        if self._lost:
+            return
+        try:
+            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+        except Exception as error:  # whatever it is, a tracker is not worth a run
+            self._lost = True
+            tell(f"W&B takes no more values ({_first_line(error)}); history.csv goes on")
+
+
+def begun(config: Config, start: int) -> Any | None:
+    """The configured W&B run, offline where its server cannot be reached; None without one.
+
+    A run that goes on keeps its W&B run online. Offline that cannot be: there its parts are W&B
+    runs of one group, and each says at which step it began.
+
+    Args:
+        config: the run's configuration.
+        start: the step that it goes on from.
+    """
+    wanted = config.logger.wandb
+    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[wanted]
+    for mode in modes:
+        try:
+            return _started(config, mode, start)
+        except Exception as error:  # no account, no answer, a full disk: no run needs them
+            further = "offline" if mode != modes[-1] else "without it"
+            tell(f"W&B cannot start {mode} ({_first_line(error)}); the run goes on {further}")
+            finish()
+    return None
+
+
+def finish() -> None:
+    """Close W&B's run, if any: the next of a chain or sweep must not write into this one."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None:  # it takes a second to import, and is not wherever it is not wanted
+        return
+    try:
+        wandb.teardown()
+    except Exception as error:
+        tell(f"W&B could not be closed ({_first_line(error)})")
+
+
+def _started(config: Config, mode: str, start: int) -> Any:
+    import wandb
+
+    known = Path(config.run_dir) / RUN_ID
+    name = read_json(known)["id"] if start and known.is_file() else uuid4().hex[:8]
+    write_json(known, {"id": name})
+    goes_on = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
+    return wandb.init(
+        project=config.logger.project,
+        name=config.name,
+        dir=config.run_dir,
+        mode=mode,  # type: ignore[arg-type]
+        config=asdict(config) | {"resumed_at_step": start},
+        settings=wandb.Settings(init_timeout=WAIT, login_timeout=WAIT),
+        **goes_on,  # type: ignore[arg-type]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -16,16 +16,17 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from tdro_lightning import evaluation
 from tdro_lightning.data import imports
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation import published
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, SourceConfig, TDROConfig
 
 STAGES = (
     *("import", "harvest", "mine", "decontaminate"),
     *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan"),
 )
+TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
 CHOICES = {
     "stage": STAGES,
     "source.layout": imports.LAYOUTS,
@@ -38,7 +39,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
-    "benchmark.layout": published.LAYOUTS,
+    "benchmark.layout": evaluation.LAYOUTS,
 }
 POSITIVE = (
     "data.batch_size",

@@ -264,12 +264,14 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
-    `source` is the folder of a finished chain whose files the steps read.
+    `source` is the folder of a finished chain whose files the steps read. `next` are commands that
+    one may go on with, printed at the end.
     """
 
     source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
+    next: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -41,7 +41,8 @@ def steps_in(path: Path) -> int:
 class History(Logger):
     """`history.csv` in long form: one line for each metric at each logged step.
 
-    A resumed run keeps the lines before the step it continues from.
+    A resumed run keeps the lines before the step it continues from. `latest` has the last value of
+    each metric.
 
     Args:
         folder: the run folder.
@@ -51,6 +52,7 @@ class History(Logger):
     def __init__(self, folder: Path, start: int = 0) -> None:
         super().__init__()
         self.path = folder / HISTORY
+        self.latest: dict[str, float] = {}
         self._open(start)
 
     @property
@@ -66,6 +68,7 @@ class History(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line a metric."""
+        self.latest.update(metrics)
         with self.path.open("a", newline="") as stream:
             csv.writer(stream).writerows(
                 (step, name, repr(float(value)))

@@ -1,5 +1,6 @@
 """Stage `chain`: experiments one after the other; what is finished and unchanged is skipped."""
 
+import sys
 from pathlib import Path
 
 from hydra import compose
@@ -50,6 +51,16 @@ def run(config: Config) -> None:
         tell(f"{title}: {composed.description}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
         run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
+    if config.chain.next:
+        width = max(map(len, config.chain.next))
+        lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]
+        tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "))
+
+
+def python() -> str:
+    """How the user calls this Python: by the path of a virtual environment in his folder."""
+    found = Path(sys.executable)
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else "python"
 
 
 def _command_line() -> list[str]:

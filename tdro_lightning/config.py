@@ -24,7 +24,7 @@ from tdro_lightning.schema import MODULES, Config, FinetuneConfig, SourceConfig,
 
 STAGES = (
     *("import", "harvest", "mine", "decontaminate"),
-    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan"),
+    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan", "workspace"),
 )
 TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
 CHOICES = {
@@ -57,6 +57,9 @@ POSITIVE = (
     "simulate.rows",
     "simulate.margin_std",
     "benchmark.depth",
+    "plan.mfu",
+    "plan.tokens_per_second",
+    "plan.price",
 )
 
 
@@ -134,7 +137,16 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
-    names = ("harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "chain")
+    names = (
+        "harvest",
+        "workspace",
+        "mine",
+        "decontaminate",
+        "evaluate",
+        "simulate",
+        "report",
+        "chain",
+    )
     needed = {name: name for name in names} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:

@@ -153,6 +153,28 @@ class LoggerConfig:
 
     wandb: str = MISSING
     project: str = MISSING
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class WorkspaceConfig:
+    """Whose W&B workspace stage=workspace saves, and under which name."""
+
+    entity: str = MISSING
+    name: str = MISSING
+
+
+@dataclass
+class PlanConfig:
+    """What stage=plan reckons with: the GPU, the share of its peak in use, and its price an hour.
+
+    `tokens_per_second` of one device goes before GPU and share.
+    """
+
+    gpu: str = MISSING
+    mfu: float = MISSING
+    tokens_per_second: float | None = None
+    price: float = MISSING
 
 
 @dataclass
@@ -302,6 +324,8 @@ class Config:
     simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     chain: ChainConfig | None = None
+    workspace: WorkspaceConfig | None = None
+    plan: PlanConfig = MISSING
 
 
 MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}

@@ -7,12 +7,9 @@ from typing import Any
 
 import lightning
 import torch
-import wandb
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
-from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.callbacks.throughput import Throughput
 from tdro_lightning.checkpoint import step_of
@@ -52,6 +49,7 @@ from tdro_lightning.stages.encoders import configured_encoder, configured_refere
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
+from tdro_lightning.stages.trackers import loggers, require_trackers, tracked
 
 
 def run(config: Config) -> None:
@@ -59,10 +57,12 @@ def run(config: Config) -> None:
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
-    if isinstance(config.module, TDROConfig):
-        fit_tdro(config, config.module)
-    else:
-        fit_retriever(config, config.module)
+    require_trackers(config)
+    with tracked(config):
+        if isinstance(config.module, TDROConfig):
+            fit_tdro(config, config.module)
+        else:
+            fit_retriever(config, config.module)
 
 
 def fit_tdro(config: Config, settings: TDROConfig) -> None:
@@ -228,7 +228,7 @@ def _train(
             config.strategy.kind, config.trainer.devices, config.strategy.cpu_offload
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
-        logger=_loggers(config, data.step),
+        logger=loggers(config, data.step),
         callbacks=[throughput, Progress(config.name), checkpoints, Stops(checkpoints)],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
@@ -254,23 +254,6 @@ def _train(
             "lower trainer.chunk_tokens, trainer.kept_tokens or data.batch_size, or set "
             "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
         ) from None
-    finally:
-        if wandb.run is not None:
-            wandb.finish()  # the next run of a chain or sweep must not write into this one
-
-
-def _loggers(config: Config, start: int) -> list[Logger]:
-    loggers: list[Logger] = [History(Path(config.run_dir), start)]
-    if config.logger.wandb != "disabled" and is_first_process():
-        run = wandb.init(
-            project=config.logger.project,
-            name=config.name,
-            dir=config.run_dir,
-            mode=config.logger.wandb,  # type: ignore[arg-type]
-            config=asdict(config),
-        )
-        loggers.append(WandbLogger(experiment=run))
-    return loggers
 
 
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from tdro_lightning.processes import (
     processes,
     rank_here,
 )
-from tdro_lightning.watch import any_output, doing, flush_output, tell, watching
+from tdro_lightning.watch import any_output, doing, entitled, flush_output, tell, watching
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -83,7 +83,7 @@ def run(composed: "DictConfig", command: str) -> None:
         return
     if not is_first_process():
         log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
-    with watching():
+    with watching(), entitled(config.name):
         doing("loading libraries")
         from tdro_lightning.stages import run_stage  # takes seconds; wrong input is told before
 

@@ -147,7 +147,7 @@ def _check_stage(config: Config) -> list[str]:
         "report",
         "chain",
     )
-    needed = {name: name for name in names} | {"import": "source"}
+    needed = {name: name for name in (*names, "workspace")} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")

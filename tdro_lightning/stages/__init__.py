@@ -27,7 +27,9 @@ def _run(config: Config, command: str) -> None:
     module = {"import": "import_rows"}.get(config.stage, config.stage)
     doing("loading libraries")
     stage = importlib.import_module(f"tdro_lightning.stages.{module}")
-    if is_first_process():
+    if config.stage == "plan":  # no run: the folder's record is of the run that is planned
+        stage.run(config)
+    elif is_first_process():
         with recorded(config, command):
             stage.run(config)
     elif config.stage in TOGETHER:

@@ -28,18 +28,8 @@ def run(config: Config) -> None:
             f"chain of this seed, whose files the steps of {config.name} read"
         )
     steps = config.chain.steps
-    for number, (name, (experiment, *own)) in enumerate(steps.items(), start=1):
-        overrides = [
-            f"+experiment={experiment}",
-            *config.chain.overrides,
-            *own,
-            *_command_line(),
-            # A step that has a seed of its own keeps it, whatever the chain's is.
-            *(override for override in own if override.startswith("seed=")),
-            f"name={config.name}/{name}",
-            f"run_dir={config.run_dir}/{name}",
-            f"chain_dir={config.run_dir}",
-        ]
+    for number, name in enumerate(steps, start=1):
+        overrides = step_overrides(config, name)
         composed = checked(compose("config", overrides))
         title = f"[{number}/{len(steps)}] {name}"
         # The report is always made again: it takes seconds, and prints the table.
@@ -57,6 +47,23 @@ def run(config: Config) -> None:
         tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "))
 
 
+def step_overrides(config: Config, name: str) -> list[str]:
+    """What the configuration of a chain's step is composed of."""
+    assert config.chain is not None
+    experiment, *own = config.chain.steps[name]
+    return [
+        f"+experiment={experiment}",
+        *config.chain.overrides,
+        *own,
+        *_command_line(),
+        # A step that has a seed of its own keeps it, whatever the chain's is.
+        *(override for override in own if override.startswith("seed=")),
+        f"name={config.name}/{name}",
+        f"run_dir={config.run_dir}/{name}",
+        f"chain_dir={config.run_dir}",
+    ]
+
+
 def python() -> str:
     """How the user calls this Python: by the path of a virtual environment in his folder."""
     found = Path(sys.executable)
@@ -65,6 +72,6 @@ def python() -> str:
 
 def _command_line() -> list[str]:
     """The user's own overrides, which hold for every step."""
-    own = ("experiment=", "run_dir=", "name=", "chain")
+    own = ("experiment=", "run_dir=", "name=", "chain", "stage=")
     given = HydraConfig.get().overrides.task
     return [override for override in given if not override.lstrip("+").startswith(own)]

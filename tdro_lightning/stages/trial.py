@@ -30,7 +30,15 @@ from tdro_lightning.watch import doing
 
 WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU
 STEPS, SECONDS = 8, 12.0  # of a whole trial, whichever comes first; never fewer than three steps
-SMALL = {"num_hidden_layers": 2, "vocab_size": 1000}
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 1000,
+}
 ROWS, TEXT_TOKENS = 4, 16  # of a small trial
 
 
@@ -144,13 +152,13 @@ def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
 
 
 def _small(model: ModelConfig) -> Any:
-    """The model's kind and widths with few layers and few words."""
+    """The model's kind, with few and narrow layers and few words."""
     config = shape(model, "meta").config
-    content = config.to_dict() | SMALL
-    for key in ("layer_types", "pad_token_id", "bos_token_id", "eos_token_id"):
-        content.pop(key, None)
-    small = type(config).from_dict(content | {"pad_token_id": None})
-    return from_config(small, "cpu", getattr(torch, model.dtype))
+    given = config.to_dict()
+    given.pop("layer_types", None)  # made anew for fewer layers
+    beyond = {f"{name}_token_id": None for name in ("pad", "bos", "eos")}
+    small = given | {key: size for key, size in SMALL.items() if key in given} | beyond
+    return from_config(type(config).from_dict(small), "cpu", getattr(torch, model.dtype))
 
 
 def _module(

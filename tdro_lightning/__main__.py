@@ -1,4 +1,7 @@
-"""`python -m tdro_lightning +experiment=NAME [overrides]`: compose, check, run the stage."""
+"""`python -m tdro_lightning +experiment=NAME [overrides]`: compose, check, run the stage.
+
+Hydra is imported once there is something to compose, so that help comes at once.
+"""
 
 import difflib
 import errno
@@ -11,17 +14,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.conf import HydraConf
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-
-from tdro_lightning.config import checked, package_folder, unknown_key
-from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, PeerError, ResourceError, Stopped
+from tdro_lightning.errors import (
+    ConfigError,
+    InputError,
+    NonFiniteError,
+    PeerError,
+    ResourceError,
+    Stopped,
+)
 from tdro_lightning.launcher import STARTED_BY
 from tdro_lightning.processes import (
     from_first,
@@ -30,11 +32,20 @@ from tdro_lightning.processes import (
     processes,
     rank_here,
 )
+from tdro_lightning.watch import any_output, doing, entitled, flush_output, tell, watching
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
 
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
        python -m tdro_lightning -m +experiment=NAME key=value1,value2   (a run for each value)
        python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
+       python -m tdro_lightning +experiment=NAME stage=plan             (check it, forecast it)
+
+to begin with: python -m tdro_lightning +experiment=demo
 """
 RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 RESOURCES += (errno.EIO, errno.ESTALE)
@@ -51,15 +62,24 @@ def experiments() -> dict[str, str]:
     """Name and description of every shipped experiment."""
     root = conf_folder() / "experiment"
     return {
-        path.relative_to(root).with_suffix("").as_posix(): OmegaConf.load(path).description
+        path.relative_to(root).with_suffix("").as_posix(): _description(path)
         for path in sorted(root.rglob("*.yaml"))
         if not path.name.startswith("_")
     }
 
 
-def run(composed: DictConfig, command: str) -> None:
+def _description(path: Path) -> str:
+    """The description of an experiment file, a line of its own."""
+    return re.findall(r'^description: "(.*)"$', path.read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+def run(composed: "DictConfig", command: str) -> None:
     """Check the composed configuration and run its stage."""
-    from tdro_lightning.stages import TOGETHER, run_stage
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    from tdro_lightning.config import TOGETHER, checked
 
     job = HydraConfig.get()
     with open_dict(composed):
@@ -74,10 +94,14 @@ def run(composed: DictConfig, command: str) -> None:
         return
     if not is_first_process():
         log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
-    run_stage(config, command)
+    with watching(), entitled(config.name):
+        doing("loading libraries")
+        from tdro_lightning.stages import run_stage  # takes seconds; wrong input is told before
+
+        run_stage(config, command)
 
 
-def launch(devices: int, job: HydraConf, run_dir: str) -> None:
+def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
     """Start this job again as several processes, as torchrun would.
 
     Raises:
@@ -101,16 +125,20 @@ def launch(devices: int, job: HydraConf, run_dir: str) -> None:
 
 def main() -> None:
     """Entry point; what a user can mend ends with one message and the exit code of its kind."""
+    any_output()
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]
     if "--help" in arguments or "-h" in arguments:
-        print(USAGE + "\n" + _listing())
+        tell(USAGE + "\n" + _listing())
         return
-    if not any(argument.startswith("+experiment=") for argument in arguments):
-        print(USAGE + "\n" + _listing(), file=sys.stderr)
+    if refused := _refused_at_once(arguments):
+        print(refused, file=sys.stderr)
         sys.exit(2)
+    from hydra.errors import HydraException
+
     signal.signal(signal.SIGTERM, _stop)
     try:
         wrong = _start(arguments)
+        flush_output()
     except HydraException as error:
         wrong = [ConfigError(_explained(error, arguments))]
     except InputError as error:
@@ -156,12 +184,18 @@ def _start(arguments: list[str]) -> list[InputError | NonFiniteError]:
     A job of a sweep that is refused does not stop the others, except where several processes run
     it: those that were not refused may be waiting.
     """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from tdro_lightning.config import package_folder
+
     command = "python -m tdro_lightning " + shlex.join(arguments)
     wrong: list[InputError | NonFiniteError] = []
 
     started_by = os.getpid()
 
-    def job(composed: DictConfig) -> None:
+    def job(composed: "DictConfig") -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
         try:
             run(composed, command)
@@ -195,19 +229,53 @@ def _with_plus(argument: str) -> str:
     return f"+{argument}" if argument.startswith("experiment=") else argument
 
 
+def _refused_at_once(arguments: list[str]) -> str | None:
+    """What to say where no experiment is named, or one that is not shipped, in the only folder."""
+    known = experiments()
+    named = [a.partition("=")[2] for a in arguments if a.startswith("+experiment=")]
+    more = any(a.startswith(("--config-dir", "-cd", "hydra.searchpath=")) for a in arguments)
+    if named and (named[0] in known or more or "," in named[0]):
+        return None
+    if named:
+        return f"error: {_unknown_experiment(named[0])}"
+    for argument in arguments:
+        key, _, value = argument.lstrip("+-").partition("=")
+        near = difflib.get_close_matches(value or key, known, n=1)
+        if near and (not value or difflib.get_close_matches(key, ["experiment"])):
+            return f"error: {argument}: did you mean +experiment={near[0]}?\n\n{USAGE}"
+    return USAGE + "\n" + _listing()
+
+
+def _unknown_experiment(name: str) -> str:
+    near = difflib.get_close_matches(name, experiments(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no experiment {name}{hint}\n\n{_listing()}"
+
+
+def _unknown_option(group: str, name: str) -> str:
+    root = conf_folder() / group
+    known = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"no {group}/{name}{hint} There are: {', '.join(known)}"
+
+
 def _listing() -> str:
     known = experiments()
     width = max(map(len, known))
     return "experiments:\n" + "\n".join(f"  {n:{width}}  {line}" for n, line in known.items())
 
 
-def _explained(error: HydraException, arguments: list[str]) -> str:
-    """Hydra's first line, or the nearest name where an experiment or a key was misspelt."""
+def _explained(error: "HydraException", arguments: list[str]) -> str:
+    """Hydra's first line, or the nearest name where an experiment, option or key was misspelt."""
+    from tdro_lightning.config import unknown_key
+
     named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
     if f"experiment/{named}" in str(error) and named not in experiments():
-        near = difflib.get_close_matches(named, experiments(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"no experiment {named}{hint}\n\n{_listing()}"
+        return _unknown_experiment(named)
+    option = re.search(r"Could not find '(\w+)/([^']+)'", str(error))
+    if option and (conf_folder() / option[1]).is_dir():
+        return _unknown_option(*option.groups())
     key = re.match(r"Could not override '([\w.]+)'", str(error))
     return unknown_key(key[1]) if key else str(error).strip().splitlines()[0]
 

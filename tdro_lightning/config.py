@@ -16,16 +16,17 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from tdro_lightning import evaluation
 from tdro_lightning.data import imports
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation import published
 from tdro_lightning.schema import MODULES, Config, FinetuneConfig, SourceConfig, TDROConfig
 
 STAGES = (
     *("import", "harvest", "mine", "decontaminate"),
-    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan"),
+    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan", "workspace"),
 )
+TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
 CHOICES = {
     "stage": STAGES,
     "source.layout": imports.LAYOUTS,
@@ -38,7 +39,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
-    "benchmark.layout": published.LAYOUTS,
+    "benchmark.layout": evaluation.LAYOUTS,
 }
 POSITIVE = (
     "data.batch_size",
@@ -57,6 +58,9 @@ POSITIVE = (
     "simulate.rows",
     "simulate.margin_std",
     "benchmark.depth",
+    "plan.mfu",
+    "plan.tokens_per_second",
+    "plan.price",
 )
 
 
@@ -134,8 +138,17 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
-    names = ("harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "chain")
-    needed = {name: name for name in names} | {"import": "source"}
+    names = (
+        "harvest",
+        "workspace",
+        "mine",
+        "decontaminate",
+        "evaluate",
+        "simulate",
+        "report",
+        "chain",
+    )
+    needed = {name: name for name in (*names, "workspace")} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")

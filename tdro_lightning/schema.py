@@ -154,6 +154,28 @@ class LoggerConfig:
 
     wandb: str = MISSING
     project: str = MISSING
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class WorkspaceConfig:
+    """Whose W&B workspace stage=workspace saves, and under which name."""
+
+    entity: str = MISSING
+    name: str = MISSING
+
+
+@dataclass
+class PlanConfig:
+    """What stage=plan reckons with: the GPU, the share of its peak in use, and its price an hour.
+
+    `tokens_per_second` of one device goes before GPU and share.
+    """
+
+    gpu: str = MISSING
+    mfu: float = MISSING
+    tokens_per_second: float | None = None
+    price: float = MISSING
 
 
 @dataclass
@@ -265,12 +287,14 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
-    `source` is the folder of a finished chain whose files the steps read.
+    `source` is the folder of a finished chain whose files the steps read. `next` are commands that
+    one may go on with, printed at the end.
     """
 
     source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
+    next: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -301,6 +325,8 @@ class Config:
     simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     chain: ChainConfig | None = None
+    workspace: WorkspaceConfig | None = None
+    plan: PlanConfig = MISSING
 
 
 MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}

@@ -1,16 +1,22 @@
 import gzip
 import json
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from tdro_lightning.__main__ import experiments
+from tdro_lightning.__main__ import conf_folder, experiments
 from tests.command import Ended, run
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
+ROOT = Path(__file__).parents[1]
 SMALL = (
     "data.batch_size=6",
     "data.query_tokens=16",
@@ -339,3 +345,35 @@ def test_a_key_of_a_section_that_is_not_in_use_says_so(command) -> None:
     ended = command("finetune_top70", "harvest.max_rows=3")
     assert ended.code == 2
     assert "the section `harvest` is not in use in this experiment" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "to begin with: python -m tdro_lightning +experiment=demo"),
+        (["--help"], "to begin with: python -m tdro_lightning +experiment=demo"),
+        (["demo"], "did you mean +experiment=demo?"),
+        (["+experimnt=tdro_mini"], "did you mean +experiment=tdro_mini?"),
+        (["+experiment=dmo"], "did you mean demo?"),
+        (["+experiment=demo/tdro", "trainer.stepz=3"], "did you mean trainer.steps?"),
+        (["+experiment=demo", "model=tinny"], "did you mean model=tiny?"),
+        (["+experiment=demo", "stage=plam"], "must be one of import"),
+    ],
+)
+def test_the_first_answers_take_no_two_seconds(arguments: list[str], said: str, tmp_path) -> None:
+    """Processor time, since a test may run on a busy machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tdro_lightning", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == (0 if arguments == ["--help"] else 2)
+    assert said in ended.stdout + ended.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_the_listed_descriptions_are_the_experiments_own() -> None:
+    for name, description in experiments().items():
+        file = conf_folder() / "experiment" / f"{name}.yaml"
+        assert OmegaConf.load(file).description == description

@@ -14,7 +14,7 @@ from tdro_lightning.memory import (
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.distributed import BUCKET
 from tdro_lightning.retrieval.shapes import from_architecture
-from tdro_lightning.stages.plan import counted
+from tdro_lightning.stages.plan_memory import counted
 
 # Llama-3-8B without its head: 32 layers of 218,112,000 and 525,340,672 outside.
 LAYER = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096

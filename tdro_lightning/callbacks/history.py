@@ -43,7 +43,8 @@ def steps_in(path: Path) -> int:
 class History(Logger):
     """`history.csv` in long form: one line for each metric at each logged step.
 
-    A resumed run keeps the lines before the step it continues from.
+    A resumed run keeps the lines before the step it continues from. `latest` has the last value of
+    each metric.
 
     Args:
         folder: the run folder.
@@ -53,6 +54,7 @@ class History(Logger):
     def __init__(self, folder: Path, start: int = 0) -> None:
         super().__init__()
         self.path = folder / HISTORY
+        self.latest: dict[str, float] = {}
         self._open(start)
 
     @property
@@ -72,6 +74,7 @@ class History(Logger):
         Raises:
             ResourceError: the disk is full or cannot be written.
         """
+        self.latest.update(metrics)
         lines = [(step, n, repr(float(v))) for n, v in metrics.items() if n != "epoch"]
         try:
             with self.path.open("a", newline="") as stream:

@@ -1,11 +1,17 @@
 """How fast a run is, and where its time goes, at every step."""
 
+import re
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
@@ -27,7 +33,9 @@ class Throughput(Callback):
     * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
       the weights are frozen and only an adapter trains, 2 for a reference; without embeddings,
       attention scores, what runs twice and what runs for pooled tokens only.
-    * `peak_memory_gb`: most memory PyTorch has held on this GPU; on a CPU it is not logged.
+    * `peak_memory_gb`: most memory PyTorch has held on this GPU.
+    * `peak_process_gb`: where there is no GPU, most memory this process has held since training
+      began, libraries included (on Linux).
 
     Args:
         trained: the encoder that trains.
@@ -41,6 +49,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        forget_peak()
         self._ended = time.perf_counter()
 
     def on_train_batch_start(
@@ -72,16 +81,46 @@ class Throughput(Callback):
                 if known in name:
                     used = self.flops_per_token * tokens / seconds
                     figures["mfu"] = used / (teraflops * 1e12)
+        elif peak := process_peak():
+            figures["peak_process_gb"] = peak / GIGA
         named = {f"speed/{name}": value for name, value in figures.items()}
         log_now(pl_module, named, trainer.global_step - 1)
         self._ended = time.perf_counter()
 
 
+def forget_peak() -> None:
+    """Let `process_peak` count from now on; Linux can, elsewhere nothing happens."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def process_peak() -> int | None:
+    """Most bytes of memory that this process has held; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
+
+
 def useful_flops(trained: Encoder, references: int) -> int:
     """FLOPs a token of a training step, nothing counted twice (see `Throughput`)."""
-    embeddings = trained.backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
-    dense = _dense(trained.backbone) - embeddings - sum(map(_dense, trained.pooled_only))
-    adapter = any("lora_" in name for name, _ in trained.backbone.named_parameters())
+    return flops_per_token(trained.backbone, references, trained.pooled_only)
+
+
+def flops_per_token(
+    backbone: PreTrainedModel | PeftModel, references: int, pooled_only: Sequence[nn.Module]
+) -> int:
+    """As `useful_flops`, of a bare model, which may lie on `meta`.
+
+    Args:
+        backbone: the model that trains.
+        references: models of its size that run forward on every batch.
+        pooled_only: blocks of it that only the pooled tokens pass.
+    """
+    embeddings = backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
+    dense = _dense(backbone) - embeddings - sum(map(_dense, pooled_only))
+    adapter = any("lora_" in name for name, _ in backbone.named_parameters())
     return dense * ((4 if adapter else 6) + 2 * references)
 
 

@@ -1,6 +1,7 @@
 """BM25 hard negatives: what a lexical search finds for a query besides its positives."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tdro_lightning.retrieval.bm25 import BM25, analyse
 
 NEAR_DUPLICATE_JACCARD = 0.8
 QUERIES_AT_ONCE = 1024
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def mine_domain(
     seen = Counter[str]()
     mined: list[Row] = []
     for start in range(0, len(rows), QUERIES_AT_ONCE):
+        logger.info("%d of %d queries mined", start, len(rows))
         part = rows[start : start + QUERIES_AT_ONCE]
         _, hits = index.search([row["query"] for row in part], depth)
         for row, found in zip(part, hits, strict=True):
@@ -108,6 +112,7 @@ def mine(
         raise DataError(f"{source}: no .jsonl or .jsonl.gz file to mine negatives for")
     domains = {}
     for name, path in files.items():
+        logger.info("%s: reading its rows", name)
         target = output / f"{name}.jsonl.gz"
         if target.resolve() == path.resolve():
             raise DataError(f"{path}: mining would write over its input; choose another output")

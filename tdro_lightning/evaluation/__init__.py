@@ -1,1 +1,3 @@
 """Retrieval benchmarks: loading, encoding, searching, scoring."""
+
+LAYOUTS = ("beir", "miracl", "mkqa")

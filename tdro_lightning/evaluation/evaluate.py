@@ -137,6 +137,7 @@ def evaluate(
         queries[one.name] = len(one.query_ids)
         for label, retriever in retrievers.items():
             try:
+                logger.info("%s on %s", label, one.name)
                 search = retriever.prepare(one, kept or output / EMBEDDINGS)
                 values = from_first(_values(search, one) if rank() == 0 else {})
             except DataError as error:

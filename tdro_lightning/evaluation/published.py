@@ -18,7 +18,6 @@ from tdro_lightning.evaluation.miracl import miracl_corpus, miracl_questions, mi
 from tdro_lightning.evaluation.mkqa import mkqa_questions
 from tdro_lightning.evaluation.places import Place, files, mended_by_download
 
-LAYOUTS = ("beir", "miracl", "mkqa")
 # The English Wikipedia of BEIR's Natural Questions: 2,681,468 passages.
 MKQA_CORPUS = ("mteb/nq", "b774495ed302d8c44a3a7ea25c90dbce03968f31")
 
@@ -28,7 +27,7 @@ class PublishedSet:
     """One evaluation set and where its files are.
 
     Attributes:
-        layout: one of `LAYOUTS`.
+        layout: one of `evaluation.LAYOUTS`.
         language: of the queries, in MIRACL and MKQA.
         split, prompt, relevant, skip_own_id, depth: as in `RetrievalSet`.
     """
@@ -57,7 +56,7 @@ def places(
     """Where queries with judgements are, and where the documents.
 
     Args:
-        layout: one of `LAYOUTS`.
+        layout: one of `evaluation.LAYOUTS`.
         root: the local folder that holds the datasets' folders; None takes them from the hub.
         folder: the set's folder in `root`, in BEIR's layout.
         language: of the set, in the others.

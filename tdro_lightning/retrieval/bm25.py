@@ -15,6 +15,7 @@ from tdro_lightning.retrieval.characters import UNSPACED, WORD
 
 K1 = 0.9
 B = 0.4
+QUERIES_A_MESSAGE = 1000
 _STOP_WORDS = """
     a also an and are as at be been but by can could did do does for from had has have he how i if
     in into is it its may more no not of on or other our she should so such than that the their then
@@ -25,6 +26,8 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _TOKEN = re.compile(rf"([{UNSPACED}]+)|{WORD}")
 _STEMMER = Stemmer.Stemmer("english")
+
+logger = logging.getLogger(__name__)
 
 # The library's logger sits at DEBUG and would write through any handler of the root logger.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -59,6 +62,7 @@ class BM25:
     def __init__(self, documents: Sequence[str]) -> None:
         if not documents:
             raise DataError("BM25 needs at least one document, got none")
+        logger.info("BM25: indexing %d documents", len(documents))
         self._vocabulary: dict[str, int] = {}
         # Terms are numbered as they come: the library would number them in hash order.
         number = self._vocabulary.setdefault
@@ -90,6 +94,8 @@ class BM25:
         scores = np.zeros((len(queries), depth), dtype=np.float32)
         indices = np.full((len(queries), depth), -1, dtype=np.int64)
         for row, query in enumerate(queries):
+            if row and row % QUERIES_A_MESSAGE == 0:
+                logger.info("BM25: %d of %d queries searched", row, len(queries))
             terms = [self._vocabulary[t] for t in analyse(query) if t in self._vocabulary]
             if not terms:
                 continue

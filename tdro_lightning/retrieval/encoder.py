@@ -246,6 +246,7 @@ def load_encoder(
         raise ConfigError(
             f"model.path={path}: not a model folder, it has no {' or '.join(CONFIGS)}"
         )
+    logger.info("loading %s", path)
     described = Path(path) / DESCRIPTION
     if described.is_file():
         pooling, query_tokens, passage_tokens = _description(described)

@@ -34,21 +34,27 @@ def build_tiny_model(
     """
     tokenizer = Qwen2Tokenizer().train_new_from_iterator(texts, vocabulary, show_progress=False)
     tokenizer.save_pretrained(str(folder))
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        use_cache=False,
-    )
+    config = tiny_config(len(tokenizer), width, layers, heads)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2Model(config)
         torch.nn.init.normal_(model.embed_tokens.weight, std=EMBEDDING_STD)
     model.save_pretrained(str(folder))
     return model.num_parameters()
+
+
+def tiny_config(vocabulary: int, width: int, layers: int, heads: int) -> Qwen2Config:
+    """The model's shape."""
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    )

@@ -6,11 +6,11 @@ imported when it runs, so that a chain with nothing left to do starts at once.
 
 import importlib
 
+from tdro_lightning.config import TOGETHER
 from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
-
-TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
+from tdro_lightning.watch import doing, entitled
 
 
 def run_stage(config: Config, command: str) -> None:
@@ -18,11 +18,19 @@ def run_stage(config: Config, command: str) -> None:
 
     All processes of a run call it, and none goes on before the results are there.
     """
+    with entitled(config.name):
+        _run(config, command)
+    barrier()
+
+
+def _run(config: Config, command: str) -> None:
     module = {"import": "import_rows"}.get(config.stage, config.stage)
+    doing("loading libraries")
     stage = importlib.import_module(f"tdro_lightning.stages.{module}")
-    if is_first_process():
+    if config.stage == "plan":  # no run: the folder's record is of the run that is planned
+        stage.run(config)
+    elif is_first_process():
         with recorded(config, command):
             stage.run(config)
     elif config.stage in TOGETHER:
         stage.run(config)
-    barrier()

@@ -1,5 +1,6 @@
 """Stage `chain`: experiments one after the other; what is finished and unchanged is skipped."""
 
+import sys
 from pathlib import Path
 
 from hydra import compose
@@ -27,18 +28,8 @@ def run(config: Config) -> None:
             f"chain of this seed, whose files the steps of {config.name} read"
         )
     steps = config.chain.steps
-    for number, (name, (experiment, *own)) in enumerate(steps.items(), start=1):
-        overrides = [
-            f"+experiment={experiment}",
-            *config.chain.overrides,
-            *own,
-            *_command_line(),
-            # A step that has a seed of its own keeps it, whatever the chain's is.
-            *(override for override in own if override.startswith("seed=")),
-            f"name={config.name}/{name}",
-            f"run_dir={config.run_dir}/{name}",
-            f"chain_dir={config.run_dir}",
-        ]
+    for number, name in enumerate(steps, start=1):
+        overrides = step_overrides(config, name)
         composed = checked(compose("config", overrides))
         title = f"[{number}/{len(steps)}] {name}"
         # The report is always made again: it takes seconds, and prints the table.
@@ -50,10 +41,37 @@ def run(config: Config) -> None:
         tell(f"{title}: {composed.description}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
         run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
+    if config.chain.next:
+        width = max(map(len, config.chain.next))
+        lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]
+        tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "))
+
+
+def step_overrides(config: Config, name: str) -> list[str]:
+    """What the configuration of a chain's step is composed of."""
+    assert config.chain is not None
+    experiment, *own = config.chain.steps[name]
+    return [
+        f"+experiment={experiment}",
+        *config.chain.overrides,
+        *own,
+        *_command_line(),
+        # A step that has a seed of its own keeps it, whatever the chain's is.
+        *(override for override in own if override.startswith("seed=")),
+        f"name={config.name}/{name}",
+        f"run_dir={config.run_dir}/{name}",
+        f"chain_dir={config.run_dir}",
+    ]
+
+
+def python() -> str:
+    """How the user calls this Python: by the path of a virtual environment in his folder."""
+    found = Path(sys.executable)
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else "python"
 
 
 def _command_line() -> list[str]:
     """The user's own overrides, which hold for every step."""
-    own = ("experiment=", "run_dir=", "name=", "chain")
+    own = ("experiment=", "run_dir=", "name=", "chain", "stage=")
     given = HydraConfig.get().overrides.task
     return [override for override in given if not override.lstrip("+").startswith(own)]

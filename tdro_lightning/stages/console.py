@@ -4,13 +4,9 @@ import logging
 import os
 import warnings
 
-from tdro_lightning.processes import is_first_process
+from tdro_lightning.watch import tell
 
-
-def tell(line: str) -> None:
-    """Print a line, in the first process of a run only."""
-    if is_first_process():
-        print(line, flush=True)
+__all__ = ["quiet_libraries", "tell"]
 
 
 def quiet_libraries() -> None:

@@ -20,7 +20,7 @@ from tdro_lightning.report.contamination import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
 from tdro_lightning.schema import Config, DecontaminateConfig
 from tdro_lightning.stages.benchmarks import benchmark_sets
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import domains_root
 
 
@@ -76,9 +76,9 @@ def run(config: Config) -> None:
     tables = contamination_tables(content)
     pages = [f"## {table.title}\n\n{table.caption}\n\n{markdown_table(table)}" for table in tables]
     write_text(output / "decontamination.md", "\n\n".join(pages) + "\n")
-    print(terminal_table(tables[0]))
-    print(f"Report: {output / 'decontamination.md'}; every dropped text: {output / 'dropped'}")
-    print(f"Train on the rest: domains.root={output / 'train'} domains.hub=null", flush=True)
+    tell(terminal_table(tables[0]))
+    tell(f"Report: {output / 'decontamination.md'}; every dropped text: {output / 'dropped'}")
+    tell(f"Train on the rest: domains.root={output / 'train'} domains.hub=null")
 
 
 def evaluation_texts(sets: Iterable[RetrievalSet], documents: str) -> list[EvaluationText]:
@@ -112,10 +112,10 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
         before = read_json(record)
         files = {str(path): fingerprint(path) for path in (clean, dropped) if path.is_file()}
         if before["made_from"] == made_from and before["files"] == files:
-            print(f"  {name}: finished before, rows and evaluation unchanged", flush=True)
+            tell(f"  {name}: finished before, rows and evaluation unchanged")
             return dict(before["counts"])
     counts = decontaminate(rows, evaluation.index, clean, dropped)
     files = {str(path): fingerprint(path) for path in (clean, dropped)}
     write_json(record, {"made_from": made_from, "files": files, "counts": counts})
-    print(f"  {name}: {counts['kept']} of {counts['rows']} rows kept", flush=True)
+    tell(f"  {name}: {counts['kept']} of {counts['rows']} rows kept")
     return counts

@@ -70,4 +70,4 @@ def evaluate_and_print(
         scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in by_set.items())
         title = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}[main]
         average = 100 * result["average"][main]
-        print(f"  {label}: {title} {average:.1f} on average ({scores})", flush=True)
+        tell(f"  {label}: {title} {average:.1f} on average ({scores})")

@@ -8,10 +8,8 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
-from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.callbacks.throughput import Throughput
 from tdro_lightning.checkpoint import step_of
@@ -51,7 +49,7 @@ from tdro_lightning.stages.encoders import configured_encoder, configured_refere
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
-from tdro_lightning.stages.wandb_run import Tracked, begun, finish
+from tdro_lightning.stages.trackers import loggers, require_trackers, tracked
 
 
 def run(config: Config) -> None:
@@ -59,10 +57,12 @@ def run(config: Config) -> None:
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
-    if isinstance(config.module, TDROConfig):
-        fit_tdro(config, config.module)
-    else:
-        fit_retriever(config, config.module)
+    require_trackers(config)
+    with tracked(config):
+        if isinstance(config.module, TDROConfig):
+            fit_tdro(config, config.module)
+        else:
+            fit_retriever(config, config.module)
 
 
 def fit_tdro(config: Config, settings: TDROConfig) -> None:
@@ -229,7 +229,7 @@ def _train(
             config.strategy.kind, config.trainer.devices, config.strategy.cpu_offload
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
-        logger=_loggers(config, data.step),
+        logger=loggers(config, data.step),
         callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
@@ -255,14 +255,6 @@ def _train(
             "lower trainer.chunk_tokens, trainer.kept_tokens or data.batch_size, or set "
             "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
         ) from None
-    finally:
-        finish()
-
-
-def _loggers(config: Config, start: int) -> list[Logger]:
-    history = History(Path(config.run_dir), start)
-    run = begun(config, start) if is_first_process() else None
-    return [history] if run is None else [history, Tracked(run)]
 
 
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:

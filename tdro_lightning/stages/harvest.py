@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
 
 
 def run(config: Config) -> None:
@@ -12,4 +13,4 @@ def run(config: Config) -> None:
     assert config.harvest is not None
     manifest = harvest(Path(config.run_dir), max_rows=config.harvest.max_rows, seed=config.seed)
     for name, domain in manifest["domains"].items():
-        print(f"  {name}: {domain['rows']} rows", flush=True)
+        tell(f"  {name}: {domain['rows']} rows")

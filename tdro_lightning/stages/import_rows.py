@@ -16,7 +16,7 @@ from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.files import fingerprint, read_json, write_json, write_text
 from tdro_lightning.schema import Config, DomainConfig, SourceConfig
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import domains_root
 
 
@@ -33,8 +33,8 @@ def run(config: Config) -> None:
     path = output / "conf" / "domains" / f"{option}.yaml"
     content = {"root": str((output / "train").resolve()), "hub": None, "only": None}
     write_text(path, OmegaConf.to_yaml(OmegaConf.create({**content, "catalogue": domains})))
-    print(path.read_text(encoding="utf-8"), end="")
-    print(f"Train on it: --config-dir={output / 'conf'} domains={option}", flush=True)
+    tell(path.read_text(encoding="utf-8").rstrip("\n"))
+    tell(f"Train on it: --config-dir={output / 'conf'} domains={option}")
 
 
 def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceConfig, DomainConfig]]:
@@ -76,11 +76,11 @@ def _imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]
         before = read_json(record)
         same = all(before.get(key) == value for key, value in provenance.items())
         if same and before["sha256"] == fingerprint(rows):
-            print(f"  {name}: finished before, source unchanged", flush=True)
+            tell(f"  {name}: finished before, source unchanged")
             return dict(before["counts"])
     counts = import_rows(name, given, rows, dropped)
     write_json(record, {**provenance, "sha256": fingerprint(rows), "counts": counts})
-    print(f"  {name}: {counts['written']} of {counts['read']} rows", flush=True)
+    tell(f"  {name}: {counts['written']} of {counts['read']} rows")
     return counts
 
 

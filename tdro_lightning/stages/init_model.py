@@ -1,15 +1,18 @@
 """Stage `init_model`: a small untrained model with a tokenizer trained on the domains."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import configured_domains
 
 TOKENIZER_ROWS = 1000  # rows a domain the tokenizer learns from; each domain counts alike
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config) -> None:
@@ -28,11 +31,12 @@ def run(config: Config) -> None:
         heads=sizes.heads,
         seed=config.seed,
     )
-    print(f"  {parameters:,} parameters", flush=True)
+    tell(f"  {parameters:,} parameters")
 
 
 def _texts(domains: list[Domain]) -> Iterator[str]:
     for domain in domains:
+        logger.info("tokenizer: reading %s", domain.name)
         for row in domain.table.select(range(min(TOKENIZER_ROWS, len(domain)))):
             yield row["query"]
             yield passage_text(row["positive_passages"][0])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
 
 
 def run(config: Config) -> None:
@@ -19,8 +20,7 @@ def run(config: Config) -> None:
         seed=config.seed,
     )
     for name, counts in statistics["domains"].items():
-        print(
+        tell(
             f"  {name}: {counts['rows']} rows, {counts['bm25']} BM25 negatives, "
-            f"{counts['random_fill']} drawn at random",
-            flush=True,
+            f"{counts['random_fill']} drawn at random"
         )

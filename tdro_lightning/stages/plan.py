@@ -1,227 +1,234 @@
-"""Stage `plan`: what a training stage would need of each GPU; nothing is loaded or downloaded."""
+"""Stage `plan`: what a training stage reads, takes and costs; weights are not even downloaded."""
 
-import math
-from collections.abc import Iterator
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from peft import PeftModel
-from transformers import AutoConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+from hydra import compose
 
-from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.callbacks.throughput import PEAK_TFLOPS, flops_per_token
+from tdro_lightning.config import checked
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import write_json
-from tdro_lightning.memory import GIGA, USABLE, Memory, Model, cards_that_hold, estimate
-from tdro_lightning.report.tables import Column, Table, cells, terminal_table
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
-from tdro_lightning.retrieval.shapes import from_architecture, from_config
-from tdro_lightning.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.report.tables import terminal_table
+from tdro_lightning.retrieval.last_layer import last_layer
+from tdro_lightning.schema import Config
+from tdro_lightning.stages.chain import step_overrides
 from tdro_lightning.stages.console import quiet_libraries, tell
+from tdro_lightning.stages.plan_data import (
+    data_table,
+    histogram,
+    known,
+    model_files,
+    parts,
+    step_tokens,
+)
+from tdro_lightning.stages.plan_memory import (
+    caption,
+    cases,
+    content,
+    counted,
+    has_reference,
+    headline,
+    memory_table,
+    untrained,
+)
+from tdro_lightning.stages.trial import Trial, tried
 
-DEVICES = 8  # where the configuration names fewer than two
-SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+WITHOUT_TRAINING = (
+    *("source", "harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "workspace"),
+)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A way to run the stage, and what it would take of each device."""
+class Cost:
+    """Time and money of the planned steps on the GPUs that `plan` names.
 
-    strategy: str
+    Attributes:
+        tokens: in a global batch, without padding.
+        flops: useful ones of all steps, as `speed/mfu` counts them.
+        hours: on so many devices.
+        price: of all devices' hours together.
+    """
+
+    tokens: float
+    flops: float
     devices: int
-    checkpointing: bool
-    tokens: int
-    memory: Memory
+    hours: float
+    price: float
 
 
 def run(config: Config) -> None:
-    """Write `plan.json` and print the table."""
+    """Write `plan.json` and print what it says.
+
+    Raises:
+        ConfigError: settings that cannot be, or an unknown GPU.
+        DataError: a row, a weights file or a tokenizer that a run would refuse.
+    """
     quiet_libraries()
-    model = counted(untrained(config.model))
-    cases = list(_cases(config, model))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     output = Path(config.run_dir) / "plan.json"
-    write_json(
-        output,
-        {
-            "model": config.model.path,
-            "module": config.module.kind,
-            "shape": asdict(model),
-            "cases": [_content(case) for case in cases],
-        },
-    )
-    tell(_headline(config, model))
-    tell(terminal_table(_table(cases)))
-    tell(_caption(config))
-    tell(f"All bytes: {output}")
-
-
-def untrained(model: ModelConfig) -> PreTrainedModel | PeftModel:
-    """The configured model with its adapter, as shapes without values.
-
-    Raises:
-        ConfigError: there is neither a local model folder nor an architecture.
-    """
-    folder, dtype = Path(model.path), getattr(torch, model.dtype)
-    if (folder / "config.json").is_file():
-        backbone = from_config(AutoConfig.from_pretrained(folder), "meta", dtype)
-    elif model.architecture is not None:
-        backbone = from_architecture(model.architecture, "meta", dtype)
+    if config.chain is not None:
+        plans = _chain(config)
+        write_json(output, {"steps": plans, "total": _total(plans)})
+    elif any(getattr(config, section) is not None for section in WITHOUT_TRAINING):
+        tell(f"{config.name}: its settings are right, and it trains nothing: no more to plan")
+        return
     else:
-        raise ConfigError(
-            f"model.architecture is not set, and model.path={model.path} is no folder with a "
-            "config.json; give the shape (as conf/model/qwen05b.yaml does) or a local folder"
-        )
-    if model.lora is None:
-        return backbone
-    return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
+        write_json(output, _planned(config))
+    tell(f"All numbers: {output}")
 
 
-def counted(backbone: PreTrainedModel | PeftModel) -> Model:
-    """What the memory of a model depends on, counted on its parameters.
+def _chain(config: Config) -> dict[str, Any]:
+    """The plans of a chain's training steps."""
+    assert config.chain is not None
+    plans = {}
+    for name in config.chain.steps:
+        step = checked(compose("config", step_overrides(config, name)))
+        if step.stage == "fit":
+            tell(f"== {step.name}: {step.description}\n")
+            plans[name] = _planned(step)
+            tell("")
+    return plans
 
-    Raises:
-        ConfigError: a kind of model whose sizes have other names.
-    """
-    config = backbone.config.get_text_config()
-    layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers or not all(hasattr(config, name) for name in SIZES):
-        raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
-    parameters = list(backbone.parameters())
-    frozen = [p for p in parameters if not p.requires_grad]
-    trained = [p for p in parameters if p.requires_grad]
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return Model(
-        layers=len(layers),
-        hidden=config.hidden_size,
-        inner=config.intermediate_size,
-        queries=heads * width,
-        keys=key_heads * width,
-        heads=heads,
-        layer_values=sum(p.numel() for p in layers[0].parameters()),
-        frozen=sum(p.numel() for p in frozen),
-        trained=sum(p.numel() for p in trained),
-        frozen_bytes=frozen[0].element_size() if frozen else 0,
-        trained_bytes=trained[0].element_size(),
+
+def _total(plans: dict[str, Any]) -> dict[str, float | None]:
+    here = [plan["here"]["seconds"] for plan in plans.values() if plan["here"] is not None]
+    total = {
+        "gpu_hours": sum(p["cost"]["hours"] * p["cost"]["devices"] for p in plans.values()),
+        "price": sum(plan["cost"]["price"] for plan in plans.values()),
+        "seconds_here": sum(here) if here and len(here) == len(plans) else None,
+    }
+    tell(
+        f"Training of all {len(plans)} steps: {total['gpu_hours']:.3g} GPU hours, "
+        f"{total['price']:.2f} in money"
+        + ("" if total["seconds_here"] is None else f"; here {spoken(total['seconds_here'])}")
     )
+    return total
 
 
-def _cases(config: Config, model: Model) -> Iterator[Case]:
-    named = config.trainer.devices or 1
-    many = named if named > 1 else DEVICES
-    for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
-        tokens, vectors = _held(config, devices)
-        sharded = strategy == "fsdp"
-        for checkpointing in (False, True):
-            memory = estimate(
-                model,
-                tokens=tokens,
-                vectors=vectors,
-                mixed=config.trainer.precision == "bf16-mixed",
-                checkpointing=checkpointing,
-                devices=devices,
-                parameter_shards=devices if sharded else 1,
-                reference=_has_reference(config),
-                shared=not sharded and _is_adapter(config, model),
-                domains=0 if sharded else _gradients_apart(config, model, devices),
-            )
-            yield Case(strategy, devices, checkpointing, tokens, memory)
-
-
-def _held(config: Config, devices: int) -> tuple[int, int]:
-    """Padded tokens with activations, and embeddings, that one device holds at once at most."""
-    data, passages = config.data, 1 + config.data.negatives
-    rows = math.ceil(data.batch_size / devices)
-    tokens = min(_batch_tokens(config, devices), _kept_tokens(config))
-    # Fine-tuning compares every query with the passages of all devices.
-    everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
-    return tokens, rows * (1 + passages) + everyone * passages
-
-
-def _batch_tokens(config: Config, devices: int) -> int:
-    """Tokens of a device's share of a batch whose texts are all as long as allowed."""
-    data = config.data
-    texts = data.query_tokens + (1 + data.negatives) * data.passage_tokens
-    return math.ceil(data.batch_size / devices) * texts
-
-
-def _kept_tokens(config: Config) -> int:
-    return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
-
-
-def _is_adapter(config: Config, model: Model) -> bool:
-    """Whether the reference is another adapter, as the same model configuration makes it."""
-    reference = getattr(config.module, "reference", None) or ""
-    return bool(model.frozen) and not (Path(reference) / "config.json").is_file()
-
-
-def _gradients_apart(config: Config, model: Model, devices: int) -> int:
-    """Domains that keep a gradient of their own, where a batch is run in one pass."""
-    fits = _batch_tokens(config, devices) <= _kept_tokens(config)
-    if fits or not model.frozen or not isinstance(config.module, TDROConfig):
-        return 0
-    return len(config.domains.only or config.domains.catalogue)
-
-
-def _has_reference(config: Config) -> bool:
-    settings = config.module
-    if not isinstance(settings, TDROConfig) or settings.reference is None:
-        return False
-    return Measurement(settings.measurement, settings.reference_floor).needs_reference  # type: ignore[arg-type]
-
-
-def _content(case: Case) -> dict[str, object]:
+def _planned(config: Config) -> dict[str, Any]:
+    backbone = untrained(config.model)
+    model = counted(backbone)
+    found = known(config)
+    domains = parts(config, found)
+    last = last_layer(backbone) if config.model.pooling == "last" else None
+    pooled_only = [last.feed_forward] if last else []
+    flops = flops_per_token(backbone, int(has_reference(config)), pooled_only)
+    cost = costed(config, flops, step_tokens(config, domains))
+    memory = list(cases(config, model))
+    probability = {part.name: part.probability for part in domains}
+    trial = tried(config, found, flops * cost.tokens, probability)
+    here = _here(config, cost, trial)
+    notes = [*found.notes, *_not_here(config)]
+    tell(headline(config, model))
+    tell(terminal_table(data_table(config, domains)) + "\n")
+    tell(terminal_table(memory_table(memory)))
+    tell(caption(config) + "\n")
+    tell(_cost_lines(config, cost, flops) + _trial_line(trial, here))
+    for note in notes:
+        tell(f"Not on this machine: {note}")
+    limit = config.data.passage_tokens
     return {
-        "strategy": case.strategy,
-        "devices": case.devices,
-        "activation_checkpointing": case.checkpointing,
-        "tokens": case.tokens,
-        "bytes": {**asdict(case.memory), "total": case.memory.total},
-        "cards": cards_that_hold(case.memory.total),
+        "model": config.model.path,
+        "module": config.module.kind,
+        "shape": asdict(model),
+        "notes": notes,
+        "domains": {
+            part.name: {
+                "rows": part.rows,
+                "passages": part.passages,
+                "drawn": part.drawn,
+                "epochs": part.epochs,
+                "probability": part.probability,
+                "passage_lengths": histogram(part.texts, limit) if found.domains else None,
+            }
+            for part in domains
+        },
+        "steps": config.trainer.steps,
+        "cases": [content(case) for case in memory],
+        "flops_per_token": flops,
+        "cost": asdict(cost),
+        "trial": asdict(trial),
+        "here": here,
     }
 
 
-def _headline(config: Config, model: Model) -> str:
-    both = model.frozen + model.trained
-    how = "LoRA" if model.frozen else "every weight"
-    return (
-        f"{config.model.path}, {config.module.kind}: {both / 1e6:,.1f} M parameters, "
-        f"{model.trained / 1e6:,.1f} M of them trained ({how}); "
-        f"batch {config.data.batch_size}, {config.trainer.precision}\n"
-    )
+def costed(config: Config, flops: int, tokens: float) -> Cost:
+    """Hours and money of the configured steps.
 
+    Args:
+        config: its steps, devices and `plan`.
+        flops: useful ones of a token.
+        tokens: in a global batch.
 
-def _table(cases: list[Case]) -> Table:
-    parts = ("parameters", "gradients", "optimiser", "reference", "activations", "total")
-    columns = (
-        Column("strategy", numeric=False),
-        Column("devices"),
-        Column("checkpointing", numeric=False),
-        *(Column(part) for part in parts),
-        Column("fits on", "cards, GB", numeric=False),
-    )
-    rows = tuple(
-        cells(
-            (
-                case.strategy,
-                str(case.devices),
-                "yes" if case.checkpointing else "no",
-                *(f"{getattr(case.memory, part) / GIGA:.1f}" for part in parts),
-                ", ".join(str(card) for card in cards_that_hold(case.memory.total)) or "none",
-            )
+    Raises:
+        ConfigError: the GPU is not known.
+    """
+    given, devices = config.plan, config.trainer.devices or 1
+    if given.gpu not in PEAK_TFLOPS:
+        known_ones = ", ".join(PEAK_TFLOPS)
+        raise ConfigError(
+            f"plan.gpu={given.gpu!r} must be one of {known_ones}; or give "
+            "plan.tokens_per_second of any device"
         )
-        for case in cases
+    speed = given.tokens_per_second or given.mfu * PEAK_TFLOPS[given.gpu] * 1e12 / flops
+    steps = config.trainer.steps
+    hours = steps * tokens / (speed * devices) / 3600
+    return Cost(tokens, steps * tokens * flops, devices, hours, hours * devices * given.price)
+
+
+def _here(config: Config, cost: Cost, trial: Trial) -> dict[str, float | None] | None:
+    """The whole run on this machine, where whole steps were tried."""
+    if not trial.whole:
+        return None
+    seconds = config.trainer.steps * cost.tokens * trial.seconds / trial.tokens
+    return {"seconds": seconds, "process_gb": trial.process_gb}
+
+
+def _not_here(config: Config) -> list[str]:
+    notes = []
+    path, reference = config.model.path, getattr(config.module, "reference", None)
+    if model_files(path, "model.safetensors") is None:
+        notes.append(f"model.path={path}: weights; a run loads or downloads them")
+    if reference == "any":
+        notes.append("module.reference is not set: counted as one like the proxy")
+    elif reference is not None and not Path(reference).is_dir():
+        notes.append(f"module.reference={reference}: counted as one like the proxy")
+    return notes
+
+
+def _cost_lines(config: Config, cost: Cost, flops: int) -> str:
+    given = config.plan
+    how = (
+        f"{given.tokens_per_second:,.0f} tokens a second and device (plan.tokens_per_second)"
+        if given.tokens_per_second
+        else f"{given.gpu}, {given.mfu:.0%} of its bf16 peak (plan.gpu, plan.mfu: assumed)"
     )
-    return Table("Memory", "", columns, rows)
-
-
-def _caption(config: Config) -> str:
-    held = _kept_tokens(config)
+    devices = "1 device" if cost.devices == 1 else f"{cost.devices} devices"
     return (
-        "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
-        f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"
-        "fewer.\n"
-        f"A card fits where the total is at most {USABLE:.0%} of it."
+        f"{config.trainer.steps:,} steps of {cost.tokens:,.0f} tokens: "
+        f"{cost.flops:.2e} useful FLOPs ({flops / 1e9:.3g} G a token)\n"
+        f"{cost.hours:.3g} hours on {devices}: {how}\n"
+        f"{cost.price:.2f} in money, at {given.price:g} a GPU hour (plan.price)\n"
     )
+
+
+def _trial_line(trial: Trial, here: dict[str, float | None] | None) -> str:
+    if here is None or here["seconds"] is None:
+        return "Tried: one step of a small model of this kind, on made-up texts"
+    memory = here["process_gb"]
+    return (
+        f"Tried: {trial.steps + 1} whole steps with random weights. All of them on this machine: "
+        f"about {spoken(here['seconds'])}"
+        + ("" if memory is None else f", {memory:.2f} GB of memory for the process")
+        + "; start-up and evaluation come on top"
+    )
+
+
+def spoken(seconds: float) -> str:
+    """A duration in its largest fitting unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

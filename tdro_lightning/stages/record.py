@@ -35,7 +35,7 @@ def recorded(config: Config, command: str) -> Iterator[None]:
         DataError: an input is missing; nothing has run then.
     """
     folder = Path(config.run_dir)
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     remove_orphans(folder)
     previous = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
     record: dict[str, Any] = {
@@ -68,6 +68,7 @@ def recorded(config: Config, command: str) -> Iterator[None]:
         record |= {
             "status": status,
             "seconds": round(time.monotonic() - began, 1),
+            "cpu_seconds": round(time.process_time() - busy, 1),
             "outputs": [name for name in outputs if name != RECORD],
         }
         write_json(folder / RECORD, record)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
 
 
 def run(config: Config) -> None:
@@ -12,9 +13,8 @@ def run(config: Config) -> None:
     assert config.report is not None
     output = Path(config.run_dir)
     folders = [Path(run) for run in config.report.runs]
-    print(write_report(folders, output, config.report.title, config.report.baseline))
-    print(
+    tell(write_report(folders, output, config.report.title, config.report.baseline))
+    tell(
         f"Report: {output / 'report.html'} and {output / 'report.md'}; in LaTeX: "
-        f"{output / 'tables.tex'}; all tests: {output / 'significance.json'}",
-        flush=True,
+        f"{output / 'tables.tex'}; all tests: {output / 'significance.json'}"
     )

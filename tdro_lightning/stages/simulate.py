@@ -24,6 +24,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
 from tdro_lightning.schema import ComparedConfig, Config
+from tdro_lightning.stages.console import tell
 
 
 def run(config: Config) -> None:
@@ -47,9 +48,9 @@ def run(config: Config) -> None:
     write_json(output / "simulation.json", _content(asdict(settings), found))
     table = _table(found)
     write_text(output / "simulation.md", f"{table.caption}\n\n{markdown_table(table)}\n")
-    print(terminal_table(table))
-    print(table.caption)
-    print(f"Table: {output / 'simulation.md'}; all numbers: {output / 'simulation.json'}")
+    tell(terminal_table(table))
+    tell(table.caption)
+    tell(f"Table: {output / 'simulation.md'}; all numbers: {output / 'simulation.json'}")
 
 
 def _variant(label: str, entry: ComparedConfig) -> Variant:

@@ -14,7 +14,8 @@ from tdro_lightning.files import read_json, write_json
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.console import tell
 
-WAIT = 15.0  # seconds for the server's first answer
+STEP = "trainer/global_step"
+WAIT, FINISH_WAIT = 15.0, 120.0  # seconds for the server's first answer and for its last
 RUN_ID = "wandb.json"  # in the run folder: the tracker's name for this run
 
 
@@ -63,13 +64,19 @@ def begun(config: Config, start: int) -> Any | None:
     return None
 
 
-def finish() -> None:
+def running() -> Any | None:
+    """W&B's run of this process, if any."""
+    wandb = sys.modules.get("wandb")  # it takes a second to import, where it is not wanted
+    return wandb.run if wandb else None
+
+
+def finish(exit_code: int = 0) -> None:
     """Close W&B's run, if any: the next of a chain or sweep must not write into this one."""
     wandb = sys.modules.get("wandb")
-    if wandb is None:  # it takes a second to import, and is not wherever it is not wanted
+    if wandb is None:
         return
     try:
-        wandb.teardown()
+        wandb.teardown(exit_code)
     except Exception as error:
         tell(f"W&B could not be closed ({_first_line(error)})")
 
@@ -81,15 +88,19 @@ def _started(config: Config, mode: str, start: int) -> Any:
     name = read_json(known)["id"] if start and known.is_file() else uuid4().hex[:8]
     write_json(known, {"id": name})
     goes_on = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
-    return wandb.init(
+    run = wandb.init(
         project=config.logger.project,
         name=config.name,
+        job_type=config.module.kind,
         dir=config.run_dir,
         mode=mode,  # type: ignore[arg-type]
         config=asdict(config) | {"resumed_at_step": start},
-        settings=wandb.Settings(init_timeout=WAIT, login_timeout=WAIT),
+        settings=wandb.Settings(init_timeout=WAIT, login_timeout=WAIT, finish_timeout=FINISH_WAIT),
         **goes_on,  # type: ignore[arg-type]
     )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    return run
 
 
 def _first_line(error: Exception) -> str:

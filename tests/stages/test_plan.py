@@ -9,7 +9,7 @@ import pytest
 
 from tdro_lightning.memory import Memory
 from tests.command import Ended, run
-from tests.made_up import tiny_model
+from tests.made_up import tiny_model, write_domain_option, write_domains
 
 Planned = Callable[..., tuple[Ended, dict[str, Any]]]
 
@@ -121,3 +121,104 @@ def test_training_still_needs_its_reference(plan: Planned) -> None:
     ended, _ = plan("tdro_qwen05b", "stage=fit")
     assert ended.code == 2
     assert "module.reference is not set" in ended.err
+
+
+def test_the_paper_s_run_in_epochs_hours_and_money(plan: Planned) -> None:
+    ended, content = plan("tdro_qwen05b", "trainer.devices=8", "plan.price=3", "plan.mfu=0.4")
+    assert ended.code == 0, ended.err
+    share = content["domains"]["agnews"]
+    assert share["epochs"] == pytest.approx(1000 * 2048 / 25 / 1_157_745, rel=1e-3)
+    assert sum(one["drawn"] for one in content["domains"].values()) == 1000 * 2048
+    tokens = 2048 * (128 + 8 * 512)
+    # An adapter trains beside frozen weights (4 a token), a reference runs (2).
+    flops = 6 * (content["shape"]["frozen"] - 151936 * 1024)
+    hours = 1000 * tokens * flops / (8 * 0.4 * 989e12) / 3600
+    cost = content["cost"]
+    assert content["flops_per_token"] == flops
+    assert cost["tokens"] == tokens
+    assert cost["hours"] == pytest.approx(hours)
+    assert cost["price"] == pytest.approx(hours * 8 * 3)
+    assert f"{hours:.3g} hours on 8 devices" in ended.out
+    for key in ("domains.hub=", "model.path=Qwen/Qwen1.5-0.5B", "module.reference is not set"):
+        assert f"Not on this machine: {key}" in ended.out
+    assert not content["trial"]["whole"]
+    ended, content = plan("tdro_qwen05b", "trainer.devices=8", "plan.tokens_per_second=1e6")
+    assert content["cost"]["hours"] == pytest.approx(1000 * tokens / 8e6 / 3600)
+
+
+def test_an_unknown_gpu_is_refused(plan: Planned) -> None:
+    ended, _ = plan("tdro_qwen05b", "plan.gpu=H1000")
+    assert ended.code == 2
+    assert "plan.gpu='H1000' must be one of H200, H100" in ended.err
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[str, ...]:
+    """Overrides for made-up domains and a small model in the test's folder."""
+    tiny_model(tmp_path / "model")
+    write_domain_option(tmp_path, write_domains(tmp_path / "rows"))
+    small = "data.batch_size=12 data.query_tokens=24 data.passage_tokens=24 data.workers=0"
+    small += " model=tiny model.path=model trainer.steps=12 trainer.precision=32-true"
+    return ("--config-dir=conf", "domains=made", "logger.wandb=disabled", *small.split())
+
+
+def test_a_plan_foretells_a_run(
+    plan: Planned, made: tuple[str, ...], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ended, content = plan("finetune_uniform", *made)
+    assert ended.code == 0, ended.err
+    assert "Not on this machine" not in ended.out
+    assert content["trial"]["whole"]
+    ended = run(capfd, tmp_path, "+experiment=finetune_uniform", "run_dir=run", *made)
+    assert ended.code == 0, ended.err
+    usage = json.loads((tmp_path / "run" / "data_usage.json").read_text())
+    for name, share in content["domains"].items():
+        assert {key: share[key] for key in usage[name]} == usage[name]
+        assert share["passages"] == 40 * 8
+        assert sum(share["passage_lengths"]) == 40 * 2
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]
+    logged: dict[str, list[float]] = {}
+    for _, metric, value in (line.split(",") for line in lines):
+        logged.setdefault(metric, []).append(float(value))
+    passages, tokens = (logged[f"speed/{what}_per_second"] for what in ("passages", "tokens"))
+    assert content["cost"]["tokens"] == pytest.approx(24 * tokens[0] / passages[0], rel=0.1)
+    # The first step waits for the loader; the machine of a test may be busy now and not then.
+    seconds = sum(24 / speed for speed in passages[1:]) * 12 / 11
+    assert seconds / 5 < content["here"]["seconds"] < 5 * seconds
+    peak = max(logged["speed/peak_process_gb"])
+    assert content["here"]["process_gb"] == pytest.approx(peak, rel=0.3)
+
+
+def test_a_bad_row_is_found_before_paying(
+    plan: Planned, made: tuple[str, ...], tmp_path: Path
+) -> None:
+    with (tmp_path / "rows" / "hard.jsonl").open("a") as stream:
+        stream.write('{"query_id": "x"}\n')
+    ended, content = plan("finetune_uniform", *made)
+    assert ended.code == 3
+    assert "hard.jsonl:41: " in ended.err
+    assert not content
+
+
+def test_a_chain_s_training_steps_are_planned_before_it_has_any_data(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ended = run(capfd, tmp_path, "+experiment=demo", "stage=plan")
+    assert ended.code == 0, ended.err
+    content = json.loads((tmp_path / "runs" / "demo" / "plan.json").read_text())
+    steps = content["steps"]
+    assert list(steps) == ["reference", "tdro", "top70", "reweighted"]
+    assert "domains.root=runs/demo/mine/train lacks content_words.jsonl.gz" in ended.out
+    assert steps["reference"]["shape"]["hidden"] == 128
+    assert content["total"]["price"] == pytest.approx(
+        sum(step["cost"]["price"] for step in steps.values())
+    )
+    assert not (tmp_path / "runs" / "demo" / "run.json").exists(), "a plan is no run"
+
+
+def test_what_trains_nothing_is_checked_only(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ended = run(capfd, tmp_path, "+experiment=measurement_simulation", "stage=plan", "run_dir=p")
+    assert ended.code == 0, ended.err
+    assert "trains nothing" in ended.out

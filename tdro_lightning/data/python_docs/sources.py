@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import logging
 import os
 import re
 import sysconfig
@@ -18,6 +19,9 @@ from tdro_lightning.errors import DataError
 FILES_PER_PACKAGE = 30
 MAX_FILES = 1200
 MAX_FILE_BYTES = 200_000
+FILES_A_MESSAGE = 100
+
+logger = logging.getLogger(__name__)
 
 # Tests repeat themselves, and vendored copies put one text under two module names.
 SKIPPED_FOLDERS = re.compile(
@@ -80,7 +84,9 @@ def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
     Installed packages do hold such files, as templates or for other Python versions.
     """
     seen: set[bytes] = set()
-    for name, path in files:
+    for number, (name, path) in enumerate(files):
+        if number % FILES_A_MESSAGE == 0:
+            logger.info("%d of %d source files read", number, len(files))
         try:
             with tokenize.open(path) as stream:
                 text = stream.read()

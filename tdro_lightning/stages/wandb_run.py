@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,10 +76,11 @@ def finish(exit_code: int = 0) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is None:
         return
-    try:
-        wandb.teardown(exit_code)
-    except Exception as error:
-        tell(f"W&B could not be closed ({_first_line(error)})")
+    for close in (partial(wandb.finish, exit_code), wandb.teardown):
+        try:
+            close()
+        except Exception as error:  # its process may be gone
+            tell(f"W&B could not be closed ({_first_line(error)})")
 
 
 def _started(config: Config, mode: str, start: int) -> Any:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tdro_lightning.export.folder import templates
 from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, task_name
-from tdro_lightning.export.proof import Comparison
+from tdro_lightning.export.proof import Comparison, Sample
 from tdro_lightning.report.tables import (
     NOTHING,
     Column,
@@ -50,17 +50,14 @@ class Subject:
         base: hub name of the base model, None for a model from a local folder.
         adapter_base: base model of the adapter, as seen from the export's folder; None without an
             adapter.
-        width: dimensions of an embedding.
+        sample: with pooling, token limits and embeddings.
     """
 
     title: str
     base: str | None
     adapter_base: str | None
-    pooling: str
-    width: int
-    query_tokens: int
-    passage_tokens: int
     prompts: Mapping[str, str | None]
+    sample: Sample
 
 
 def card(
@@ -68,19 +65,19 @@ def card(
     training: Training | None,
     scores: Scores | None,
     checks: Sequence[Comparison],
-    texts: int,
 ) -> str:
     """The card in Markdown, with the header that the hub reads."""
+    sample = subject.sample
     return _environment().get_template("card.md.j2").render(
         header=_header(subject, scores),
         title=subject.title,
         base=subject.base,
         adapter=subject.adapter_base is not None,
         adapter_base=subject.adapter_base,
-        pooling=subject.pooling,
-        width=subject.width,
-        query_tokens=subject.query_tokens,
-        passage_tokens=subject.passage_tokens,
+        pooling=sample.pooling,
+        width=sample.vectors["queries"].shape[1],
+        query_tokens=sample.query_tokens,
+        passage_tokens=sample.passage_tokens,
         templates=templates(subject.prompts),
         prompts=_prompts(subject),
         rule=RULES[training.transfer["rule"]] if training else None,
@@ -89,7 +86,7 @@ def card(
         label=scores.label if scores else None,
         scores=_scores(scores) if scores else None,
         checks=_checks(checks),
-        texts=texts,
+        texts=len(sample.queries) + len(sample.documents),
     )
 
 

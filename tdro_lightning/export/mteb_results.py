@@ -104,7 +104,7 @@ def _row(
         **values,
         "main_score": metrics["ndcg@10"],
         "hf_subset": language if benchmark["layout"] == "miracl" else "default",
-        "languages": [] if known is None else [known],
+        "languages": [known or "und-Zyyy"],  # without any, MTEB leaves the row out
     }
 
 

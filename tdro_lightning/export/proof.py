@@ -30,8 +30,11 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Texts under one prompt, and the encoder's own embeddings of them, [N, D] each."""
+    """Texts under one prompt, the encoder's own embeddings of them, [N, D] each, and its limits."""
 
+    pooling: str
+    query_tokens: int
+    passage_tokens: int
     prompt: str | None
     queries: list[str]
     documents: list[str]
@@ -56,11 +59,11 @@ def sample(encoder: Encoder, prompt: str | None) -> Sample:
         "queries": encoder.embed_queries(queries, prompt),
         "documents": encoder.embed_passages(documents),
     }
-    return Sample(prompt, queries, documents, vectors)
+    limits = encoder.query_tokens, encoder.passage_tokens
+    return Sample(encoder.pooling, *limits, prompt, queries, documents, vectors)
 
 
 def compare(
-    encoder: Encoder,
     ours: Sample,
     folder: Path,
     adapter: Path | None,
@@ -70,7 +73,6 @@ def compare(
     """Read the folders in a fresh process with each library, and compare the embeddings.
 
     Args:
-        encoder: whose pooling and token limits hold.
         ours: texts with embeddings of the encoder as it was before anything was written.
         folder: the whole model.
         adapter: the adapter alone, where there is one.
@@ -86,9 +88,9 @@ def compare(
         "folder": str(folder),
         "adapter": None if adapter is None else str(adapter),
         "base": base,
-        "pooling": encoder.pooling,
-        "query_tokens": encoder.query_tokens,
-        "passage_tokens": encoder.passage_tokens,
+        "pooling": ours.pooling,
+        "query_tokens": ours.query_tokens,
+        "passage_tokens": ours.passage_tokens,
         "prompt": prompted("", ours.prompt),
         "queries": ours.queries,
         "documents": ours.documents,

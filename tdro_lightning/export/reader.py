@@ -68,6 +68,7 @@ def main(request_path: str, answer_path: str) -> None:
     if request["adapter"] is not None:
         from peft import PeftModel
 
+        del model  # there may be no room for both
         base = AutoModel.from_pretrained(request["base"], dtype=torch.float32)
         model = PeftModel.from_pretrained(base, request["adapter"]).eval()
         found |= by_transformers(request, request["adapter"], model, "peft")

@@ -18,7 +18,7 @@ from tdro_lightning.export.mteb_results import prompt_name, write_mteb_results
 from tdro_lightning.export.proof import Comparison, compare, sample
 from tdro_lightning.files import whole_folder, write_text
 from tdro_lightning.retrieval.adapter import base_model
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import load_encoder
 from tdro_lightning.schema import Config, ExportConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 
@@ -54,16 +54,9 @@ def run(config: Config) -> None:
         )
     output = Path(config.run_dir) / "export"
     known = _known(settings)
-    encoder = load_encoder(
-        settings.encoder,
-        pooling=config.model.pooling,  # type: ignore[arg-type]
-        query_tokens=config.data.query_tokens,
-        passage_tokens=config.data.passage_tokens,
-        attention="sdpa",
-    )
     with whole_folder(output) as folder:
-        subject, checks, texts = _write_models(encoder, settings, known, folder, output)
-        page = card(subject, known.training, known.scores, checks, texts)
+        subject, checks = _write_models(config, settings, known, folder, output)
+        page = card(subject, known.training, known.scores, checks)
         write_text(folder / "README.md", page)
         if subject.adapter_base is not None:
             write_text(folder / ADAPTER_FOLDER / "README.md", adapter_card(subject))
@@ -87,34 +80,33 @@ def _known(settings: ExportConfig) -> Known:
 
 
 def _write_models(
-    encoder: Encoder, settings: ExportConfig, known: Known, folder: Path, output: Path
-) -> tuple[Subject, list[Comparison], int]:
+    config: Config, settings: ExportConfig, known: Known, folder: Path, output: Path
+) -> tuple[Subject, list[Comparison]]:
     """Write the models to a temporary folder, and compare what is read from it."""
+    encoder = load_encoder(
+        settings.encoder,
+        pooling=config.model.pooling,  # type: ignore[arg-type]
+        query_tokens=config.data.query_tokens,
+        passage_tokens=config.data.passage_tokens,
+        attention="sdpa",
+    )
     ours = sample(encoder, known.prompts["query"])
-    base = base_model(settings.encoder)
-    adapter = None
+    base, adapter = base_model(settings.encoder), None
     if base is not None:
         adapter = folder / ADAPTER_FOLDER
         named = portable_base(base, output / ADAPTER_FOLDER, settings.base)
         write_adapter(encoder, adapter, known.prompts, named)
     write_merged(encoder, folder, known.prompts)
+    del encoder  # the fresh process needs its room
     from_hub = None if base is None or Path(base).is_dir() else base
     subject = Subject(
-        title=_title(settings, known),
+        title=known.training.name if known.training else Path(settings.encoder).name,
         base=settings.base or from_hub or (known.training.base if known.training else None),
         adapter_base=None if base is None else portable_base(base, output, settings.base),
-        pooling=encoder.pooling,
-        width=ours.vectors["queries"].shape[1],
-        query_tokens=encoder.query_tokens,
-        passage_tokens=encoder.passage_tokens,
         prompts=known.prompts,
+        sample=ours,
     )
-    checks = compare(encoder, ours, folder, adapter, base)
-    return subject, checks, len(ours.queries) + len(ours.documents)
-
-
-def _title(settings: ExportConfig, known: Known) -> str:
-    return known.training.name if known.training else Path(settings.encoder).name
+    return subject, compare(ours, folder, adapter, base)
 
 
 def _tell(output: Path, subject: Subject, known: Known, checks: list[Comparison]) -> None:

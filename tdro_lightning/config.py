@@ -133,7 +133,16 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
-    names = ("harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "export", "chain")
+    names = (
+        "harvest",
+        "mine",
+        "decontaminate",
+        "evaluate",
+        "simulate",
+        "report",
+        "export",
+        "chain",
+    )
     needed = {name: name for name in names} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
@@ -141,7 +150,9 @@ def _check_stage(config: Config) -> list[str]:
     if config.stage in ("evaluate", "decontaminate") and config.benchmark is None:
         wrong.append(f"stage={config.stage} needs a benchmark: benchmark=NAME")
     if config.export is not None and "query" not in config.export.prompts:
-        wrong.append("export.prompts.query is not set; it is the instruction of all queries, or null")
+        wrong.append(
+            "export.prompts.query is not set; it is the instruction of all queries, or null"
+        )
     if config.stage == "import" and config.source is not None:
         wrong += _check_source(config.source)
     for name, entry in (config.benchmark.sets if config.benchmark else {}).items():

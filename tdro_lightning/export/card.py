@@ -68,25 +68,29 @@ def card(
 ) -> str:
     """The card in Markdown, with the header that the hub reads."""
     sample = subject.sample
-    return _environment().get_template("card.md.j2").render(
-        header=_header(subject, scores),
-        title=subject.title,
-        base=subject.base,
-        adapter=subject.adapter_base is not None,
-        adapter_base=subject.adapter_base,
-        pooling=sample.pooling,
-        width=sample.vectors["queries"].shape[1],
-        query_tokens=sample.query_tokens,
-        passage_tokens=sample.passage_tokens,
-        templates=templates(subject.prompts),
-        prompts=_prompts(subject),
-        rule=RULES[training.transfer["rule"]] if training else None,
-        mix=_mix(training) if training else None,
-        settings=_settings(training) if training else None,
-        label=scores.label if scores else None,
-        scores=_scores(scores) if scores else None,
-        checks=_checks(checks),
-        texts=len(sample.queries) + len(sample.documents),
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            header=_header(subject, scores),
+            title=subject.title,
+            base=subject.base,
+            adapter=subject.adapter_base is not None,
+            adapter_base=subject.adapter_base,
+            pooling=sample.pooling,
+            width=sample.vectors["queries"].shape[1],
+            query_tokens=sample.query_tokens,
+            passage_tokens=sample.passage_tokens,
+            templates=templates(subject.prompts),
+            prompts=_prompts(subject),
+            rule=RULES[training.transfer["rule"]] if training else None,
+            mix=_mix(training) if training else None,
+            settings=_settings(training) if training else None,
+            label=scores.label if scores else None,
+            scores=_scores(scores) if scores else None,
+            checks=_checks(checks),
+            texts=len(sample.queries) + len(sample.documents),
+        )
     )
 
 

@@ -23,7 +23,9 @@ TASKS = {  # MTEB's names of datasets on the hub
     "mteb/scifact": "SciFact",
     "mteb/touche2020": "Touche2020",
     "mteb/trec-covid": "TRECCOVID",
+    "whybe-choi/trec-dl-2020": "TRECDL2020",
 }
+FORUM = "mteb/cqadupstack-"
 MIRACL = "MIRACLRetrieval"  # one task, a subset a language
 LANGUAGES = {
     "ar": "ara-Arab",
@@ -51,6 +53,8 @@ def task_name(layout: str, name: str, hub: str | None) -> str:
     """MTEB's name of an evaluation set, or the set's own where MTEB has none."""
     if layout == "miracl":
         return MIRACL
+    if hub is not None and hub.startswith(FORUM):
+        return f"CQADupstack{hub.removeprefix(FORUM).capitalize()}Retrieval"
     return TASKS.get(hub or "", (hub or name).removeprefix("mteb/"))
 
 
@@ -95,10 +99,9 @@ def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
 def _row(
     benchmark: Mapping[str, Any], entry: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> dict[str, Any]:
-    language = entry["language"]
-    known = LANGUAGES.get(language or "", language)
-    if known is None and entry["hub"] in TASKS:
-        known = "eng-Latn"
+    language, hub = entry["language"], entry["hub"] or ""
+    english = "eng-Latn" if hub in TASKS or hub.startswith("mteb/") else None
+    known = LANGUAGES.get(language or "", language) or english
     values = {k.replace("@", "_at_"): v for k, v in metrics.items() if k != "queries"}
     return {
         **values,

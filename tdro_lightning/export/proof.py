@@ -121,12 +121,11 @@ def _compared(way: str, ours: Sample, theirs: dict[str, NDArray[np.float32]]) ->
 
 def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(1) / lengths)
 
 
-def _require_equal(
-    way: str, kind: str, texts: Sequence[str], cosine: NDArray[np.float64]
-) -> None:
+def _require_equal(way: str, kind: str, texts: Sequence[str], cosine: NDArray[np.float64]) -> None:
     """Refuse embeddings that are not the encoder's; NaN is not equal either."""
     worst = int(np.argmin(np.nan_to_num(cosine, nan=-1.0)))
     if not cosine[worst] >= LEAST:

@@ -9,16 +9,17 @@ ANSWER is a file of arrays [N, D], named `WAY/queries` and `WAY/documents`.
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer
 
 BATCH = 8  # texts of unlike length, so that there is padding
 
 
-def by_sentence_transformers(request: dict) -> dict[str, np.ndarray]:
+def by_sentence_transformers(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """Encode with the folder's own prompts, in batches and one by one."""
     from sentence_transformers import SentenceTransformer, __version__
 
@@ -26,14 +27,14 @@ def by_sentence_transformers(request: dict) -> dict[str, np.ndarray]:
     way = f"sentence-transformers {__version__}"
     found = {f"{way}/documents": model.encode_document(request["documents"], batch_size=BATCH)}
     model.max_seq_length = request["query_tokens"]
-    named = {"prompt_name": "query", "batch_size": 1}
+    named: dict[str, Any] = {"prompt_name": "query", "batch_size": 1}
     found[f"{way}/queries"] = model.encode_query(request["queries"], batch_size=BATCH)
     found[f"{way}, one by one/queries"] = model.encode(request["queries"], **named)
     return found
 
 
 def by_transformers(
-    request: dict, folder: str, model: PreTrainedModel, way: str
+    request: dict[str, Any], folder: str, model: Any, way: str
 ) -> dict[str, np.ndarray]:
     """Encode as the model card says."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -42,13 +43,17 @@ def by_transformers(
     for name, texts in (("queries", queries), ("documents", request["documents"])):
         limit = request["query_tokens" if name == "queries" else "passage_tokens"]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
-        vectors = [embedded(model, tokenizer, batch, limit, request["pooling"]) for batch in batches]
+        vectors = [
+            embedded(model, tokenizer, batch, limit, request["pooling"]) for batch in batches
+        ]
         found[f"{way}/{name}"] = torch.cat(vectors).numpy()
     return found
 
 
 @torch.inference_mode()
-def embedded(model, tokenizer, texts: list[str], limit: int, pooling: str) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def embedded(
+    model: Any, tokenizer: Any, texts: list[str], limit: int, pooling: str
+) -> torch.Tensor:
     """Unit vectors of texts padded on the right."""
     batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
     states, mask = model(**batch).last_hidden_state, batch["attention_mask"]
@@ -72,7 +77,7 @@ def main(request_path: str, answer_path: str) -> None:
         base = AutoModel.from_pretrained(request["base"], dtype=torch.float32)
         model = PeftModel.from_pretrained(base, request["adapter"]).eval()
         found |= by_transformers(request, request["adapter"], model, "peft")
-    np.savez(answer_path, **found)
+    np.savez(answer_path, **found)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def scores(sets: dict[str, Any], layout: str = "beir", metric: str = "ndcg@10") 
 def test_the_names_and_revisions_are_mteb_s() -> None:
     import mteb
 
-    sets = yaml.safe_load((conf_folder() / "benchmark/beir15.yaml").read_text())["sets"]
+    files = [conf_folder() / f"benchmark/{name}.yaml" for name in ("beir15", "trec_dl")]
+    sets = {k: v for file in files for k, v in yaml.safe_load(file.read_text())["sets"].items()}
     assert set(TASKS) < {entry["hub"] for entry in sets.values()}
     for name, entry in sets.items():
         dataset = mteb.get_task(task_name("beir", name, entry["hub"])).metadata.dataset

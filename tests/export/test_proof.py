@@ -10,7 +10,9 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.export.proof import Sample, _compared, compare
 
 VECTORS = np.eye(3, dtype=np.float32)
-OURS = Sample("last", 16, 32, None, ["a", "b", "c"], ["d"], {"queries": VECTORS, "documents": VECTORS[:1]})
+OURS = Sample(
+    "last", 16, 32, None, ["a", "b", "c"], ["d"], {"queries": VECTORS, "documents": VECTORS[:1]}
+)
 
 
 def turned(cosine: float) -> np.ndarray:
@@ -31,7 +33,9 @@ def test_smallest_cosine_and_largest_difference_over_queries_and_documents() -> 
 @pytest.mark.parametrize("cosine", [0.99998, 0.0, -1.0, np.nan])
 def test_other_embeddings_are_refused_with_the_text(cosine: float) -> None:
     theirs = {"x/queries": turned(cosine), "x/documents": VECTORS[:1]}
-    with pytest.raises(DataError, match=r"x reads other emb.* one of the queries \('a'\), at least"):
+    with pytest.raises(
+        DataError, match=r"x reads other emb.* one of the queries \('a'\), at least"
+    ):
         _compared("x", OURS, theirs)
 
 

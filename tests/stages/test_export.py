@@ -371,4 +371,7 @@ def test_scores_of_another_encoder_are_refused(place: Path, ended: Ended) -> Non
 def test_a_run_folder_is_not_its_encoder(place: Path) -> None:
     ended = command(place, "+experiment=export", "export.encoder=tuned", "run_dir=no")
     assert ended.code == 2
-    assert "export.encoder=tuned is a run folder; its model is in export.encoder=tuned/enc" in ended.err
+    assert (
+        "export.encoder=tuned is a run folder; its model is in export.encoder=tuned/enc"
+        in ended.err
+    )

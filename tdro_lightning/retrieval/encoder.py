@@ -335,7 +335,8 @@ def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedM
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ConfigError(
-            f"model.path={base or path}: {len(missing)} weights are missing from it, first {missing[0]}"
+            f"model.path={base or path}: {len(missing)} weights are missing from it, "
+            f"first {missing[0]}"
         )
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:

@@ -4,11 +4,8 @@ import contextlib
 import io
 import json
 import logging
-import os
+import multiprocessing
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,7 +30,8 @@ PROMPT = "Find the `red` passage | <b>now</b>"
 QUERY_TOKENS = 160
 FIT = (
     "--config-dir=conf", "domains=made", "model.path=model", "data.batch_size=12",
-    f"data.query_tokens={QUERY_TOKENS}", "data.passage_tokens=192", "data.workers=0", "data.negatives=1",
+    f"data.query_tokens={QUERY_TOKENS}", "data.passage_tokens=192", "data.workers=0",
+    "data.negatives=1",
     "trainer.steps=3", "trainer.precision=32-true", "logger.wandb=disabled",
     "optimiser.lr=0.05", "optimiser.warmup_steps=0", "+experiment=finetune_uniform",
     "benchmark=made", "name='a <b>|tuned|</b> model'", "run_dir=tuned",
@@ -104,19 +102,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(place: Path) -> Ended:
     """An export that was killed while it wrote, and the same command again."""
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "tdro_lightning", *EXPORT],
-        cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
+    killed = multiprocessing.get_context("fork").Process(target=command, args=(place, *EXPORT))
+    killed.start()
     began = time.monotonic()
     while not list(place.glob("out/.export.*.tmp/model.safetensors")):
-        assert killed.poll() is None
+        assert killed.is_alive()
         assert time.monotonic() - began < 120
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+        time.sleep(0.005)
+    killed.kill()
+    killed.join()
     assert list(place.glob("out/.export.*.tmp"))
     assert not (place / "out/export").exists()
     ended = command(place, *EXPORT)

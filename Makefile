@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format bench report
+.PHONY: install demo test lint format bench report nightly
 
 install: .venv/installed
 
@@ -38,3 +38,12 @@ bench: install
 
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]
+
+nightly: install .venv51/installed
+	PYTHON_51=.venv51/bin/python $(BIN)/python -m pytest -m nightly
+
+# The oldest sentence-transformers that reads an export, with its transformers 4.
+.venv51/installed:
+	$(PYTHON) -m venv .venv51
+	.venv51/bin/python -m pip install --quiet torch==2.13.0 'sentence-transformers==5.1.*' 'peft<0.18'
+	touch $@

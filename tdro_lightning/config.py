@@ -24,7 +24,8 @@ from tdro_lightning.schema import MODULES, Config, FinetuneConfig, SourceConfig,
 
 STAGES = (
     *("import", "harvest", "mine", "decontaminate"),
-    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan", "workspace"),
+    *("init_model", "fit", "evaluate", "simulate", "report", "export", "chain", "plan"),
+    "workspace",
 )
 TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
 CHOICES = {
@@ -146,14 +147,19 @@ def _check_stage(config: Config) -> list[str]:
         "evaluate",
         "simulate",
         "report",
+        "export",
         "chain",
     )
-    needed = {name: name for name in (*names, "workspace")} | {"import": "source"}
+    needed = {name: name for name in names} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage in ("evaluate", "decontaminate") and config.benchmark is None:
         wrong.append(f"stage={config.stage} needs a benchmark: benchmark=NAME")
+    if config.export is not None and "query" not in config.export.prompts:
+        wrong.append(
+            "export.prompts.query is not set; it is the instruction of all queries, or null"
+        )
     if config.stage == "import" and config.source is not None:
         wrong += _check_source(config.source)
     for name, entry in (config.benchmark.sets if config.benchmark else {}).items():

@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,29 @@ def remove_orphans(folder: Path) -> None:
     for orphan in folder.glob(".*.tmp"):
         if orphan.is_file():
             orphan.unlink()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends without an error.
+
+    A reader finds no folder of that name before, whatever happens, so one from an earlier time is
+    removed first. What a killed process has left is removed too.
+    """
+    for left in (path, *path.parent.glob(f".{path.name}.*.tmp")):
+        if left.exists():
+            shutil.rmtree(left)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -283,6 +283,16 @@ class ReportConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Which encoder stage=export hands on, and what its folder says of it."""
+
+    encoder: str = MISSING
+    prompts: dict[str, str | None] = MISSING
+    base: str | None = None
+    metrics: str | None = None
+
+
+@dataclass
 class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
@@ -324,6 +334,7 @@ class Config:
     decontaminate: DecontaminateConfig | None = None
     simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
+    export: ExportConfig | None = None
     chain: ChainConfig | None = None
     workspace: WorkspaceConfig | None = None
     plan: PlanConfig = MISSING

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_json, write_json, write_text
+from tdro_lightning.files import fingerprint, read_json, whole_folder, write_json, write_text
 
 
 def test_write_text_creates_folders_and_replaces(tmp_path: Path) -> None:
@@ -127,3 +127,23 @@ def test_fingerprint_goes_through_a_folder_by_name(tmp_path: Path) -> None:
 def test_fingerprint_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{re.escape(str(tmp_path / 'x'))}: no such file or fold"):
         fingerprint(tmp_path / "x")
+
+
+def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    for name in ("export", ".export.123.tmp"):  # of an earlier run, and of a killed one
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with whole_folder(tmp_path / "export") as folder:
+        (folder / "part").mkdir()
+        (folder / "part/new").write_text("x")
+        assert not (tmp_path / "export").exists()
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
+        *("export", "export/part", "export/part/new")
+    ]
+
+
+def test_a_folder_that_failed_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "export") as folder:  # noqa: PT012
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,15 @@ from transformers import AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
-from tdro_lightning.retrieval.adapter import Lora, add_adapter, attach_lora, switched
+from tdro_lightning.retrieval.adapter import (
+    ADAPTER,
+    Lora,
+    add_adapter,
+    attach_lora,
+    base_model,
+    load_adapter,
+    switched,
+)
 from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.last_layer import last_layer
 from tdro_lightning.retrieval.pooling import Pooling, last_positions, pool
@@ -31,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
-ADAPTER = "adapter_config.json"
 CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
@@ -201,6 +208,10 @@ class Encoder(nn.Module):
             return
         self.backbone.save_pretrained(str(folder), state_dict=whole)
         self.tokenizer.tokenizer.save_pretrained(str(folder))
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write what `load_encoder` has to know beside the model."""
         write_json(
             folder / DESCRIPTION,
             {
@@ -283,7 +294,7 @@ def load_beside(encoder: Encoder, path: str) -> Encoder | None:
     adapter, described = Path(path) / ADAPTER, Path(path) / DESCRIPTION
     if not (adapter.is_file() and described.is_file() and isinstance(encoder.backbone, PeftModel)):
         return None
-    bases = {read_json(adapter)["base_model_name_or_path"]}
+    bases = {base_model(path)}
     bases |= {config.base_model_name_or_path for config in encoder.backbone.peft_config.values()}
     if len(bases) > 1:
         return None
@@ -323,10 +334,9 @@ def chosen_attention(attention: Attention) -> str:
 
 
 def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
-    adapter = Path(path) / ADAPTER
-    base = read_json(adapter)["base_model_name_or_path"] if adapter.is_file() else path
+    base = base_model(path)
     backbone, report = AutoModel.from_pretrained(
-        base,
+        base or path,
         dtype=dtype,
         attn_implementation=attention,
         use_safetensors=True,
@@ -336,11 +346,10 @@ def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedM
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ConfigError(
-            f"model.path={base}: {len(missing)} weights are missing from it, first {missing[0]}"
+            f"model.path={base or path}: {len(missing)} weights are missing from it, "
+            f"first {missing[0]}"
         )
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # trained for another task, and no gradient would reach it
-    if adapter.is_file():
-        return PeftModel.from_pretrained(backbone, path, is_trainable=True)
-    return backbone
+    return backbone if base is None else load_adapter(backbone, path)

@@ -30,6 +30,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "evaluate": _evaluated,
         "simulate": _nothing,
         "report": _reported,
+        "export": _exported,
         "chain": _nothing,
         "plan": _nothing,
         "workspace": _nothing,
@@ -113,6 +114,14 @@ def _reported(config: Config) -> dict[str, str]:
     runs = sorted(p for run in config.report.runs for p in Path(run).rglob("run.json"))
     own = Path(config.run_dir).resolve()
     return {f"run {path.parent}": str(path) for path in runs if path.parent.resolve() != own}
+
+
+def _exported(config: Config) -> dict[str, str]:
+    assert config.export is not None
+    paths = {"encoder": config.export.encoder}
+    if config.export.metrics is not None:
+        paths["metrics"] = str(Path(config.export.metrics) / "metrics.json")
+    return paths
 
 
 def _environment() -> str:

@@ -1,11 +1,15 @@
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.adapter import Lora, attach_lora, base_model, load_adapter
 
 
 def test_paper_sizes() -> None:
@@ -45,3 +49,33 @@ def test_a_fresh_adapter_changes_nothing_and_a_step_moves_only_it(folders: dict[
     adapted.unload()
     for name, weight in adapted.base_model.model.state_dict().items():
         assert torch.equal(weight, frozen[name]), name
+
+
+def written(folder: Path, base: str | None) -> str:
+    folder.mkdir(parents=True)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def test_a_base_model_by_name_or_relative_to_the_adapter(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert base_model(written(tmp_path / "a/hub", "Qwen/Qwen1.5-0.5B")) == "Qwen/Qwen1.5-0.5B"
+    assert base_model(written(tmp_path / "a/near", "../../model")) == str(tmp_path / "model")
+    assert base_model(str(tmp_path / "model")) is None
+    with pytest.raises(ConfigError, match="`base_model_name_or_path` must name the adapter's base"):
+        base_model(written(tmp_path / "none", None))
+
+
+def test_an_adapter_whose_weights_have_other_names_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    backbone = AutoModel.from_pretrained(folders["qwen2"])
+    attach_lora(backbone, Lora()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    # As of a model with a head for the next token, whose layers are one level deeper.
+    deeper = {name.replace(".layers", ".model.layers"): w for name, w in weights.items()}
+    save_file(deeper, tmp_path / "adapter_model.safetensors")
+    plain = AutoModel.from_pretrained(folders["qwen2"])
+    with pytest.raises(ConfigError, match="the adapter does not fit its base model .*missing adap"):
+        load_adapter(plain, str(tmp_path))

@@ -1,0 +1,1 @@
+"""A trained encoder as folders that other libraries read, with the proof that they read it."""

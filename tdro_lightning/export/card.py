@@ -1,0 +1,227 @@
+"""The model card of an export: how to load it, what it was trained on, how well it does."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tdro_lightning.export.folder import templates
+from tdro_lightning.export.lineage import Scores, Training
+from tdro_lightning.export.mteb_results import prompt_name, task_name
+from tdro_lightning.export.proof import Comparison, Sample
+from tdro_lightning.report.tables import (
+    NOTHING,
+    Column,
+    Table,
+    cells,
+    markdown_table,
+    markdown_text,
+    plain_text,
+)
+
+METRICS = {
+    "ndcg@10": "nDCG@10",
+    "recall@100": "Recall@100",
+    "recall@1000": "Recall@1000",
+    "mrr@10": "MRR@10",
+    "accuracy@10": "Accuracy@10",
+    "accuracy@100": "Accuracy@100",
+}
+RULES = {
+    "uniform": "uniform weights",
+    "random_share": "a random share of them",
+    "top_share": "the share with the largest tDRO weights, uniformly",
+    "bottom_share": "the share with the smallest tDRO weights, uniformly",
+    "reweight": "their tDRO weights",
+    "loss_reweight": "uniform weights, the loss scaled by their tDRO weights",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card describes.
+
+    Attributes:
+        title: name of the model.
+        base: hub name of the base model, None for a model from a local folder.
+        adapter_base: base model of the adapter, as seen from the export's folder; None without an
+            adapter.
+        sample: with pooling, token limits and embeddings.
+    """
+
+    title: str
+    base: str | None
+    adapter_base: str | None
+    prompts: Mapping[str, str | None]
+    sample: Sample
+
+
+def card(
+    subject: Subject,
+    training: Training | None,
+    scores: Scores | None,
+    checks: Sequence[Comparison],
+) -> str:
+    """The card in Markdown, with the header that the hub reads."""
+    sample = subject.sample
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            header=_header(subject, scores),
+            title=subject.title,
+            base=subject.base,
+            adapter=subject.adapter_base is not None,
+            adapter_base=subject.adapter_base,
+            pooling=sample.pooling,
+            width=sample.vectors["queries"].shape[1],
+            query_tokens=sample.query_tokens,
+            passage_tokens=sample.passage_tokens,
+            templates=templates(subject.prompts),
+            prompts=_prompts(subject),
+            rule=RULES[training.transfer["rule"]] if training else None,
+            mix=_mix(training) if training else None,
+            settings=_settings(training) if training else None,
+            label=scores.label if scores else None,
+            scores=_scores(scores) if scores else None,
+            checks=_checks(checks),
+            texts=len(sample.queries) + len(sample.documents),
+        )
+    )
+
+
+def adapter_card(subject: Subject) -> str:
+    """The card of the adapter's folder, in place of the empty form that PEFT writes."""
+    data = ModelCardData(base_model=subject.base, library_name="peft", tags=["lora", "tdro"])
+    return (
+        f"---\n{data.to_yaml().strip()}\n---\n\n# {markdown_text(subject.title)}, the adapter\n\n"
+        "Its model card, with the code that loads it, is in the folder above.\n"
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown_text
+    environment.filters["markdown_table"] = markdown_table
+    environment.filters["code"] = lambda text: plain_text(text).replace("`", "'")
+    # Three backticks would end the block of code that the literal stands in.
+    environment.filters["python"] = lambda text: repr(text).replace("`", "\\x60")
+    return environment
+
+
+def _header(subject: Subject, scores: Scores | None) -> str:
+    data = ModelCardData(
+        base_model=subject.base,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "tdro"],
+        model_name=subject.title,
+        eval_results=_eval_results(scores) if scores else None,
+    )
+    return data.to_yaml().strip()
+
+
+def _eval_results(scores: Scores) -> list[EvalResult]:
+    results = []
+    for name, metrics in scores.sets.items():
+        entry = scores.benchmark["sets"][name]
+        results += [
+            EvalResult(
+                task_type="Retrieval",
+                dataset_type=entry["hub"] or name,
+                dataset_name=task_name(scores.benchmark["layout"], name, entry["hub"]),
+                dataset_split=entry["split"],
+                dataset_config=entry["language"],
+                metric_type=metric.replace("@", "_at_"),
+                metric_value=round(metrics[metric], 5),
+            )
+            for metric in METRICS
+            if metric in metrics
+        ]
+    return results
+
+
+def _prompts(subject: Subject) -> Table:
+    # As in JSON, so that the line break is seen.
+    rows = [
+        cells((name, json.dumps(before, ensure_ascii=False)))
+        for name, before in templates(subject.prompts).items()
+        if name != "document"
+    ]
+    return _table((Column("name", numeric=False), Column("prompt", numeric=False)), rows)
+
+
+def _mix(training: Training) -> Table:
+    learned = any(share.weight is not None for share in training.shares)
+    columns = [Column("domain", numeric=False), Column("share of batches", "%"), Column("rows")]
+    columns += [Column("epochs"), *([Column("tDRO weight", "%")] if learned else [])]
+    columns.append(Column("instruction of its queries", numeric=False))
+    rows = []
+    for share in sorted(training.shares, key=lambda share: -share.probability):
+        weight = NOTHING if share.weight is None else f"{100 * share.weight:.2f}"
+        drawn = (f"{100 * share.probability:.2f}", f"{share.rows:,}", f"{share.epochs:.2f}")
+        prompt = share.prompts[0] if share.prompts else NOTHING
+        rows.append(cells((share.domain, *drawn, *([weight] if learned else []), prompt)))
+    return _table(columns, rows)
+
+
+def _scores(scores: Scores) -> Table:
+    shown = [metric for metric in METRICS if metric in scores.average]
+    columns = [Column("evaluation set", numeric=False), *(Column(METRICS[m]) for m in shown)]
+    columns += [Column("queries"), Column("prompt name", numeric=False)]
+    rows = []
+    for name, metrics in scores.sets.items():
+        entry = scores.benchmark["sets"][name]
+        prompt = prompt_name(scores.benchmark["layout"], name, entry["hub"])
+        rows.append(cells((name, *_percent(metrics, shown), f"{metrics['queries']:,}", prompt)))
+    rows.append(cells(("average", *_percent(scores.average, shown), "", "")))
+    return _table(columns, rows)
+
+
+def _percent(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
+    return [f"{100 * values[m]:.2f}" if m in values else NOTHING for m in metrics]
+
+
+def _settings(training: Training) -> Table:
+    record: Mapping[str, Any] = training.record
+    config = record["config"]
+    lora = config["model"]["lora"]
+    values = {
+        "run": training.name,
+        "seed": record["seed"],
+        "steps": config["trainer"]["steps"],
+        "batch size": config["data"]["batch_size"],
+        "hard negatives": config["data"]["negatives"],
+        "learning rate": f"{config['optimiser']['lr']:g}",
+        "temperature": f"{config['module']['temperature']:g}",
+        "precision": config["trainer"]["precision"],
+        "trained": f"LoRA, r {lora['r']}, alpha {lora['alpha']}" if lora else "every weight",
+        "tdro-lightning": record["versions"]["tdro-lightning"],
+        "commit": record["git_commit"] or NOTHING,
+    }
+    columns = (Column("setting", numeric=False), Column("value", numeric=False))
+    return _table(columns, [cells((name, str(value))) for name, value in values.items()])
+
+
+def _checks(checks: Sequence[Comparison]) -> Table:
+    columns = (
+        Column("read by", numeric=False),
+        Column("smallest cosine"),
+        Column("largest difference of a component"),
+    )
+    rows = [cells((c.way, f"{c.cosine:.7f}", f"{c.difference:.1e}")) for c in checks]
+    return _table(columns, rows)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]]) -> Table:
+    return Table("", "", tuple(columns), tuple(rows))

@@ -1,0 +1,145 @@
+"""An encoder as a folder that sentence-transformers, transformers and PEFT read.
+
+sentence-transformers 5 knows no file of version 6's own, and transformers 4 neither version 5's
+tokenizer classes nor its key for the rotary base; all of them read the older names written here.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from tdro_lightning.files import read_json, write_json
+from tdro_lightning.retrieval.adapter import ADAPTER
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.tokenizer import prompted
+
+ADAPTER_FOLDER = "adapter"
+FORMAT = "5.1.0"  # of sentence-transformers: a reader that is older than this warns
+MODULES = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+POOLING_MODES = {
+    "cls_token": None,
+    "max_tokens": None,
+    "mean_tokens": "mean",
+    "mean_sqrt_len_tokens": None,
+    "weightedmean_tokens": None,
+    "lasttoken": "last",
+}
+SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+def write_adapter(
+    encoder: Encoder, folder: Path, prompts: Mapping[str, str | None], base: str
+) -> None:
+    """Write the encoder's adapter alone.
+
+    Args:
+        encoder: an encoder with an adapter of its own.
+        folder: it is made.
+        prompts: as in `write_merged`.
+        base: name of the base model in the adapter's configuration; PEFT itself writes the path
+            from which it was loaded, which means nothing on another machine.
+    """
+    encoder.backbone.save_pretrained(str(folder))
+    settings = {**read_json(folder / ADAPTER), "base_model_name_or_path": base}
+    if isinstance(settings["target_modules"], list):  # of a set, in another order every time
+        settings["target_modules"].sort()
+    write_json(folder / ADAPTER, settings)
+    _write_beside(encoder, folder, prompts)
+
+
+def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
+    """Write the whole model, an adapter merged into it; the encoder is that model afterwards.
+
+    Args:
+        encoder: an encoder in float32, in which the adapter is merged too.
+        folder: it is made.
+        prompts: instruction of the queries by the name that `encode` takes, None for none.
+    """
+    if isinstance(encoder.backbone, PeftModel):
+        encoder.backbone = encoder.backbone.merge_and_unload(safe_merge=True)
+    encoder.backbone.save_pretrained(str(folder))
+    _name_rotary_base(folder / "config.json")
+    _write_beside(encoder, folder, prompts)
+
+
+def portable_base(base: str, folder: Path, name: str | None) -> str:
+    """How an adapter folder names its base model: as told, by its hub name, or by a relative path.
+
+    Args:
+        base: hub name, or folder on this machine.
+        folder: where the adapter will lie.
+        name: what the user wants to stand there.
+    """
+    if name is not None or not Path(base).is_dir():
+        return name or base
+    return Path(os.path.relpath(Path(base).resolve(), folder.resolve())).as_posix()
+
+
+def templates(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """What stands before a text, by prompt name; documents have nothing before them."""
+    return {name: prompted("", prompt) for name, prompt in prompts.items()} | {"document": ""}
+
+
+def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
+    """Write everything but the weights."""
+    encoder.describe(folder)
+    # There is one limit for all texts, so it is that of the documents; the card tells the other.
+    _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(MODULES.items())
+    ]
+    write_json(folder / "modules.json", modules)
+    body = {"max_seq_length": encoder.passage_tokens, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", body)
+    pooling = {
+        "word_embedding_dimension": encoder.backbone.config.get_text_config().hidden_size,
+        **{f"pooling_mode_{mode}": how == encoder.pooling for mode, how in POOLING_MODES.items()},
+        "include_prompt": True,
+    }
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "2_Normalize" / "config.json", {})
+    settings = {
+        "model_type": "SentenceTransformer",
+        "__version__": {"sentence_transformers": FORMAT},
+        "prompts": templates(prompts),
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:
+    """Write the tokenizer as it stands, so that no class of a family puts its own EOS rule in."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / "tokenizer.json"))
+    special = {f"{kind}_token": getattr(tokenizer, f"{kind}_token") for kind in SPECIAL}
+    # A decoder without a token for padding gets any other, since nothing looks at padding.
+    special["pad_token"] = special["pad_token"] or special["eos_token"]
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: token for name, token in special.items() if token is not None},
+        "model_max_length": limit,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # a special token that stands in a text is text
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+
+
+def _name_rotary_base(path: Path) -> None:
+    """Write the rotary base under transformers 4's keys too; it would take another one silently."""
+    config = read_json(path)
+    rotary = config.get("rope_parameters") or {}
+    if "rope_theta" in rotary:
+        config["rope_theta"] = rotary["rope_theta"]
+        if rotary.get("rope_type", "default") != "default":
+            config["rope_scaling"] = {k: v for k, v in rotary.items() if k != "rope_theta"}
+        write_json(path, config)

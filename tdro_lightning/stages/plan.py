@@ -169,7 +169,7 @@ def _has_reference(config: Config) -> bool:
     settings = config.module
     if not isinstance(settings, TDROConfig) or settings.reference is None:
         return False
-    return Measurement(settings.measurement, settings.reference_floor).needs_reference  # type: ignore[arg-type]
+    return Measurement(settings.measurement, settings.reference_floor).needs_reference
 
 
 def _content(case: Case) -> dict[str, object]:

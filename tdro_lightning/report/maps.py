@@ -115,7 +115,7 @@ def _axes(rows: Sequence[str], *, bottom: float, top: float = 0.1) -> tuple[Canv
 
 
 def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]], shades: Sequence[float]) -> None:
-    """One path a shade, with all boxes in it: small, and without seams."""
+    """One path a shade, with all boxes in it, which keeps the page small."""
     for level, found in sorted(boxes.items()):
         corners: list[tuple[float, float]] = []
         for left, bottom, width, height in found:
@@ -123,7 +123,6 @@ def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]], shades: Sequence[float
             corners += [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
         codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(found)
         patch = PathPatch(Path(corners, codes), **_look(level, shades))
-        patch.set_antialiased(False)
         patch.set_zorder(0)
         axes.add_patch(patch)
 

@@ -50,7 +50,7 @@ def settings(overrides: Sequence[str]) -> dict[str, str]:
 def recorded_job(job: HydraConf) -> Iterator[None]:
     """Write how a job of a sweep stands into its folder, at its start and its end.
 
-    An error ends here, so that the other jobs run; `ended` tells of it.
+    An error ends here, so that the other jobs run; `failures` tells of it.
     """
     plan = read_json(Path(job.sweep.dir) / SWEEP)
     own = settings(job.overrides.task)

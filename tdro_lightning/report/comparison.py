@@ -28,7 +28,7 @@ def run_table(runs: Sequence[Run]) -> Table | None:
         "of the last weights' entropy. Then every setting in which runs that have it differ.",
         (
             Column("Run", numeric=False),
-            *(Column("Seed"), Column("Steps"), Column("Minutes")),
+            *(Column("Seed"), Column("Minutes")),
             *(Column("Loss", "at the end"), Column("Effective domains")),
             *(Column(key.rpartition(".")[2], key.rpartition(".")[0]) for key in differing),
         ),
@@ -37,7 +37,6 @@ def run_table(runs: Sequence[Run]) -> Table | None:
                 [
                     run.name,
                     NOTHING if run.seed is None else str(run.seed),
-                    str(max(curve.steps[-1] for curve in run.history.values())),
                     NOTHING if run.seconds is None else f"{run.seconds / 60:.1f}",
                     last_loss(run),
                     effective_domains(run),

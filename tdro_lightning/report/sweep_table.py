@@ -57,7 +57,9 @@ def sweep_table(sweep: Sweep, found: Sequence[Point], metric: str | None) -> Tab
     scored = any(point.score is not None for point in found)
     weighted = any(run.weights for point in found for run in point.runs)
     steps = any(point.step for point in found)
-    titles = [Column(key.rpartition(".")[2], key.rpartition(".")[0]) for key in sweep.keys]
+    titles = [
+        Column(key.rpartition(".")[2], key.rpartition(".")[0], numeric=False) for key in sweep.keys
+    ]
     titles += [Column("Job", numeric=False)]
     titles += [Column("Retriever", numeric=False)] if steps else []
     titles += [Column(TITLES[metric], "average"), Column("Gain")] if scored and metric else []

@@ -145,20 +145,26 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _start(arguments: list[str]) -> list[InputError]:
-    """Let Hydra compose and run every job; an error for each job of a sweep that failed.
+    """Let Hydra compose and run every job; the errors of those that were given wrong input.
 
     A job of a sweep that fails does not stop the others, and the sweep ends with a summary; except
     where several processes run it: those that did not fail may be waiting.
     """
     command = "python -m tdro_lightning " + shlex.join(arguments)
+    wrong: list[InputError] = []
 
     def job(composed: DictConfig) -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
         if HydraConfig.get().mode == RunMode.MULTIRUN and processes() == 1:
             with recorded_job(HydraConfig.get()):
                 run(composed, command)
-        else:
+            return
+        try:
             run(composed, command)
+        except (InputError, HydraException) as error:
+            if processes() > 1:  # the others may be waiting
+                raise
+            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
 
     if not is_first_process():
         arguments += ["hydra.output_subdir=null"]
@@ -174,7 +180,7 @@ def _start(arguments: list[str]) -> list[InputError]:
             STARTED.clear()
             for folder in sweeps:
                 summarise(folder)
-    return [failure for folder in sweeps for failure in failures(folder)]
+    return wrong + [failure for folder in sweeps for failure in failures(folder)]
 
 
 def log_to(path: Path) -> None:

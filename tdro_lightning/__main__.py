@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
        python -m tdro_lightning -m +experiment=NAME key=value1,value2   (a run for each value)
+       python -m tdro_lightning +experiment=NAME +sweep=SWEEP           (a shipped sweep)
        python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
        python -m tdro_lightning +experiment=NAME stage=plan             (check it, forecast it)
 
@@ -136,8 +137,9 @@ def main() -> None:
     from hydra.errors import HydraException
 
     signal.signal(signal.SIGTERM, _stop)
+    wrong: list[InputError | NonFiniteError]
     try:
-        wrong = _start(arguments)
+        wrong = [*_start(arguments)]
         flush_output()
     except HydraException as error:
         wrong = [ConfigError(_explained(error, arguments))]
@@ -178,31 +180,29 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped(number, f"stopped by {signal.Signals(number).name}")
 
 
-def _start(arguments: list[str]) -> list[InputError | NonFiniteError]:
-    """Let Hydra compose and run every job; the errors of the jobs that were given wrong input.
+def _start(arguments: list[str]) -> list[InputError]:
+    """Let Hydra compose and run every job; an error for each job of a sweep that failed.
 
-    A job of a sweep that is refused does not stop the others, except where several processes run
-    it: those that were not refused may be waiting.
+    A job of a sweep that fails does not stop the others, and the sweep ends with a summary; except
+    where several processes run it: those that did not fail may be waiting.
     """
     import hydra
-    from hydra.errors import HydraException
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from tdro_lightning.config import package_folder
+    from tdro_lightning.sweeps import STARTED, failures, recorded_job, summarise
 
     command = "python -m tdro_lightning " + shlex.join(arguments)
-    wrong: list[InputError | NonFiniteError] = []
-
-    started_by = os.getpid()
 
     def job(composed: "DictConfig") -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
-        try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and processes() == 1:
+            with recorded_job(HydraConfig.get()):
+                run(composed, command)
+        else:
             run(composed, command)
-        except (InputError, HydraException) as error:
-            if processes() > 1 or os.getpid() != started_by:  # a launcher's job tells by failing
-                raise
-            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
 
     if not is_first_process():
         arguments += ["hydra.output_subdir=null"]
@@ -211,8 +211,14 @@ def _start(arguments: list[str]) -> list[InputError | NonFiniteError]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
     sys.argv[1:] = arguments
     with process_group():
-        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
-    return wrong
+        try:
+            hydra.main(str(conf_folder()), config_name="config", version_base="1.3")(job)()
+        finally:
+            sweeps = STARTED.copy() if processes() == 1 else []
+            STARTED.clear()
+            for folder in sweeps:
+                summarise(folder)
+    return [failure for folder in sweeps for failure in failures(folder)]
 
 
 def log_to(path: Path) -> None:

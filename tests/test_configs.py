@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from tdro_lightning.__main__ import conf_folder, experiments
 from tdro_lightning.config import checked, package_folder
+from tdro_lightning.dro.measurement import MEASURES
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.schema import Config
 
@@ -177,6 +178,34 @@ def test_every_catalogue_can_be_learned_on(domains: str) -> None:
 def test_every_strategy_composes(strategy: str) -> None:
     config = composed("+experiment=finetune_uniform", f"strategy={strategy}")
     assert config.strategy.kind == strategy
+
+
+SWEPT = {  # a sweep, and an experiment that it is for
+    "top_share": ["+experiment=finetune_top70", "transfer.weights=w.json"],
+    "weights_lr": ["+experiment=tdro_qwen05b", "module.reference=r"],
+    "measurement": ["+experiment=tdro_qwen05b", "module.reference=r"],
+    "seeds": ["+experiment=finetune_uniform"],
+}
+
+
+def test_every_sweep_has_an_experiment() -> None:
+    assert set(SWEPT) == set(options("sweep"))
+
+
+@pytest.mark.parametrize("sweep", SWEPT)
+def test_every_job_of_a_sweep_passes_the_checks(sweep: str) -> None:
+    settings = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml").hydra
+    assert settings.mode == "MULTIRUN"  # without it, -m could be forgotten
+    ((key, values),) = settings.sweeper.params.items()
+    jobs = [
+        composed(*SWEPT[sweep], f"+sweep={sweep}", f"{key}={value}") for value in values.split(",")
+    ]
+    assert len({str(job) for job in jobs}) == len(jobs) >= 3
+
+
+def test_the_measurement_sweep_takes_all() -> None:
+    swept = OmegaConf.load(CONF / "sweep" / "measurement.yaml").hydra.sweeper.params
+    assert set(swept["module.measurement"].split(",")) == set(MEASURES)
 
 
 @pytest.mark.parametrize("benchmark", options("benchmark"))

@@ -1,4 +1,4 @@
-"""What the README and docs/ tell people to type must work."""
+"""What the README, docs/ and the other pages tell people to type must work."""
 
 import re
 import shlex
@@ -9,7 +9,11 @@ import pytest
 from tests.test_configs import composed
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")),
+]
 README = PAGES[0].read_text()
 TEXT = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
 START = r"^ *(?:srun )?(?:python|torchrun .+?) -m tdro_lightning (.+)$"
@@ -18,11 +22,31 @@ COMMANDS = re.findall(START, TEXT, flags=re.MULTILINE)
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 8
+    everything = re.findall(r"^ *(?:python|torchrun|srun) .*", TEXT, flags=re.MULTILINE)
+    assert len(everything) == len(COMMANDS)  # none escapes by the way it is written
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index
+
+
+def test_every_record_is_in_its_index() -> None:
+    index = (ROOT / "experiments" / "README.md").read_text()
+    for page in (ROOT / "experiments").glob("*/README.md"):
+        assert f"]({page.parent.name}/README.md)" in index
+
+
+def test_the_picture_is_small() -> None:
+    assert (ROOT / "docs" / "report.png").stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str) -> None:
-    arguments = [a for a in shlex.split(command) if a != "-m" and not a.startswith("hydra")]
+    shown = ("-m", "--cfg", "job", "--resolve")
+    given = [a for a in shlex.split(command) if a not in shown]
+    arguments = [a for a in given if not a.startswith(("hydra.", "hydra/", "--config-dir"))]
     first_values = [re.sub(r"=([^\[,]+),.*", r"=\1", argument) for argument in arguments]
     assert composed(*first_values).stage
 

@@ -1,33 +1,101 @@
-"""Sweeps through a launcher that runs each job in a process of its own, as on a cluster."""
+"""Sweeps: a summary at the end, jobs that fail, launchers with processes of their own."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
-SWEEP = (
-    "-m", "+experiment=measurement_simulation", "hydra/launcher=submitit_local",
-    "hydra.sweep.dir=sweep", "simulate.steps=3", "simulate.rows=50",
+import pytest
+
+from tests.command import run
+from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.stages.test_report import folder as _evaluation_folder
+
+SMALL = (
+    "domains=made", "benchmark=made", "model.path=model", "model.lora=null",
+    "data.batch_size=6", "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0",
+    "trainer.steps=2", "trainer.precision=32-true", "logger.wandb=disabled",
 )  # fmt: skip
+CONF = "--config-dir=conf"
+folder = _evaluation_folder
 
 
-def swept(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def simulated(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A sweep of the toy, as a command."""
+    sweep = ["-m", "+experiment=measurement_simulation", "hydra.sweep.dir=sweep"]
+    small = ["simulate.steps=3", "simulate.rows=50"]
     return subprocess.run(
-        [sys.executable, "-m", "tdro_lightning", *SWEEP, *overrides],
-        cwd=folder, capture_output=True, text=True, timeout=200,
+        [sys.executable, "-m", "tdro_lightning", *sweep, *small, *overrides],
+        cwd=place, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
 
 
-def test_every_job_has_its_run(tmp_path: Path) -> None:
-    ended = swept(tmp_path, "seed=1,2")
+def test_a_sweep_ends_in_a_table_and_a_plot(capfd: pytest.CaptureFixture[str], folder: Path):
+    """Three shares, of which one keeps no domain, against the baseline that the weights name."""
+    write_domain_option(folder, write_domains(folder / "rows", count=12))
+    tiny_model(folder / "model")
+    ended = run(capfd, folder, CONF, "+experiment=finetune_uniform", *SMALL, "run_dir=base")
+    assert ended.code == 0, ended.err
+    learn = ["+experiment=tdro_qwen05b", "module.reference=base/encoder", "run_dir=tdro"]
+    ended = run(capfd, folder, CONF, *learn, *[s for s in SMALL if "benchmark" not in s])
+    assert ended.code == 0, ended.err
+    sweep = ["+experiment=finetune_top70", "+sweep=top_share", "transfer.share=10,40,70"]
+    own = ["transfer.weights=tdro/weights.json", "hydra.sweep.dir=sweep"]
+    ended = run(capfd, folder, CONF, *sweep, *own, *SMALL)
+    assert ended.code == 2
+    assert ended.err.count("error:") == 1
+    assert "error: job transfer.share=10: transfer.share=10.0 keeps none of the 3" in ended.err
+    # The scores once more, from the files.
+    scores = {}
+    for name, place in (
+        ("base", "base"),
+        ("40", "sweep/finetune_top70/1"),
+        ("70", "sweep/finetune_top70/2"),
+    ):  # noqa: E501
+        sets = json.loads((folder / place / "metrics.json").read_text())["retrievers"]
+        ((_, found),) = sets.items()
+        value = {key: 100 * one["ndcg@10"] for key, one in found["sets"].items()}
+        scores[name] = (value["nq"] + (value["group/one"] + value["group/two"]) / 2) / 2
+    lines = [line.split() for line in ended.out.splitlines()]
+    table = {
+        line[0]: line[1:] for line in lines if len(line) > 2 and line[1] in ("finished", "failed:")
+    }  # noqa: E501
+    assert list(table) == ["10", "40", "70"]
+    for share in ("40", "70"):
+        assert table[share][1] == f"{scores[share]:.1f}"
+        gain = float(table[share][2].rstrip("*†"))
+        assert gain == pytest.approx(scores[share] - scores["base"], abs=0.06)
+    plot = [line for line in lines if len(line) == 3 and "●" in line[1]]
+    assert [(line[0], line[2]) for line in plot] == [(s, table[s][1]) for s in ("40", "70")]
+    # The report holds both; made again from the folder, it is the same.
+    page = (folder / "sweep" / "report.html").read_text()
+    assert "Sweep over transfer.share" in page
+    assert "keeps none of the 3 domains" in page
+    figure = folder / "sweep" / "figures" / "sweep-0-1.svg"
+    texts = ["".join(e.itertext()) for e in ElementTree.parse(figure).iter() if "text" in e.tag]
+    assert {"40", "70", "transfer.share"} <= set(texts)
+    assert any(text.startswith("baseline ") for text in texts)
+    ended = run(capfd, folder, "+experiment=report", "report.runs=[sweep]", "run_dir=again")
+    assert ended.code == 0, ended.err
+    assert "Sweep over transfer.share" in ended.out
+    assert "uniform" in ended.out
+
+
+def test_every_job_has_its_process(tmp_path: Path) -> None:
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    ended = simulated(tmp_path, "+sweep=seeds", "seed=1,2", *launcher)
     assert ended.returncode == 0, ended.stderr
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.rglob("run.json"))]
     assert [(r["seed"], r["status"]) for r in records] == [(1, "finished"), (2, "finished")]
+    assert "Sweep over seed" in ended.stdout
 
 
-def test_a_refused_job_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
-    ended = swept(tmp_path, "simulate.proxy_noise=-1,1")
+def test_a_failed_job_elsewhere_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
+    ended = simulated(tmp_path, "simulate.proxy_noise=-1,1", "hydra/launcher=submitit_local")
     assert ended.returncode == 2
-    assert "error: simulate.proxy_noise=-1.0 must be 0 or more" in ended.stderr
+    message = "simulate.proxy_noise=-1.0 must be 0 or more"
+    assert f"error: job simulate.proxy_noise=-1: {message}" in ended.stderr
+    assert f"failed: {message}" in ended.stdout
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["status"] == "finished"

@@ -80,7 +80,9 @@ def kill_loop(
         code = _ended(start([*arguments, *own]), folder, kill, longest)
         took = time.monotonic() - began
         if kill is None:
-            print(f"{folder.name}: to the end in {took:.1f} s, exit code {code}", file=log, flush=True)
+            print(
+                f"{folder.name}: to the end in {took:.1f} s, exit code {code}", file=log, flush=True
+            )
             if code != 0:
                 return [f"{folder.name}: exit code {code}"]
             continue
@@ -135,9 +137,7 @@ def differences(run_dir: Path, alone: Path) -> list[str]:
     found = [] if _history(run_dir) == _history(alone) else [HISTORY]
     weights = (read_json(folder / "weights.json") for folder in (run_dir, alone))
     found += ["weights.json"] if next(weights) != next(weights) else []
-    names = [
-        {str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()} for d in (run_dir, alone)
-    ]
+    names = [{str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()} for d in (run_dir, alone)]
     found += [f"file {name} in one of them" for name in sorted(names[0] ^ names[1])]
     ours, theirs = (checkpoints(folder / "checkpoints") for folder in (run_dir, alone))
     found += [f"{path.name}: {damage}" for path in ours if (damage := damage_of(path))]

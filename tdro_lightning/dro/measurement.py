@@ -6,14 +6,12 @@ Legend: N samples of the global batch, K domains. Every function takes the per-s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from tdro_lightning.errors import ConfigError
 
-MeasurementName = Literal["ratio", "smooth_ratio", "released", "difference", "plain"]
 RELEASED_SAMPLES = 512  # rows in one micro-batch of the authors' code, over all its processes
 RELEASED_THRESHOLD = 1e-4  # of the reference loss after its L1 normalisation over those rows
 
@@ -23,8 +21,8 @@ class Measurement:
     """A named loss measurement with its guard.
 
     Args:
-        name: `ratio` (Eq. 5), `smooth_ratio` (ours), `released` (the authors' code), `difference`
-            or `plain` (Table 5).
+        name: one of `MEASURES`: `ratio` (Eq. 5), `smooth_ratio` (ours), `released` (the authors'
+            code), `difference` or `plain` (Table 5).
         floor: for the two ratios, the smallest reference loss of a domain, as a share of the median
             domain's; 0 is Eq. 5 as written.
 
@@ -32,14 +30,13 @@ class Measurement:
         ConfigError: the name is unknown or the floor is negative.
     """
 
-    name: MeasurementName = "ratio"
+    name: str = "ratio"
     floor: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(MeasurementName):
+        if self.name not in MEASURES:
             raise ConfigError(
-                f"module.measurement={self.name!r} is unknown; "
-                f"allowed are {', '.join(get_args(MeasurementName))}"
+                f"module.measurement={self.name!r} is unknown; allowed are {', '.join(MEASURES)}"
             )
         if self.floor < 0:
             raise ConfigError(f"module.reference_floor={self.floor} must be 0 or more")
@@ -53,16 +50,7 @@ class Measurement:
             domain: [N] domain index of each sample.
             domains: K.
         """
-        if self.name == "ratio":
-            return ratio(proxy, reference, domain, domains, floor=self.floor)
-        if self.name == "smooth_ratio":
-            return smooth_ratio(proxy, reference, domain, domains, floor=self.floor)
-        measures: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
-            "released": released,
-            "difference": difference,
-            "plain": plain,
-        }
-        return measures[self.name](proxy, reference, domain, domains)
+        return MEASURES[self.name](proxy, reference, domain, domains, self.floor)
 
     @property
     def needs_reference(self) -> bool:
@@ -90,9 +78,7 @@ def domain_means(losses: Tensor, domain: Tensor, domains: int) -> Tensor:
     return totals / torch.bincount(domain, minlength=domains)
 
 
-def ratio(
-    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
-) -> Tensor:
+def ratio(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, floor: float) -> Tensor:
     """Relative loss measurement (Eq. 5): mean proxy loss over mean reference loss of each domain.
 
     A domain whose reference loss is near zero would outweigh all others by noise alone, so the
@@ -103,7 +89,7 @@ def ratio(
 
 
 def smooth_ratio(
-    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, *, floor: float
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, floor: float
 ) -> Tensor:
     """Ratio of mean losses whose divisor is sqrt(reference² + (floor · median domain's)²).
 
@@ -132,7 +118,9 @@ def _ratio_of(headroom: Tensor, divisor: Tensor) -> Tensor:
     return torch.where(solved, torch.ones_like(headroom), headroom / divisor)
 
 
-def released(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+def released(
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
+) -> Tensor:
     """The authors' released rule: domain mean of each sample's proxy / scaled reference loss.
 
     The released code divides the reference losses by their L1 norm over a micro-batch of 512 rows
@@ -151,12 +139,24 @@ def _scaled(reference: Tensor) -> Tensor:
     return losses / total if total > 0 else losses
 
 
-def difference(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+def difference(
+    proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
+) -> Tensor:
     """Group excess loss: mean of proxy - reference loss, each sample clamped at 0 (Table 5)."""
     return domain_means((proxy.double() - reference.double()).clamp(min=0), domain, domains)
 
 
-def plain(proxy: Tensor, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+def plain(
+    proxy: Tensor, _reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
+) -> Tensor:
     """Mean proxy loss, as GroupDRO uses it; the reference is not looked at (Table 5)."""
-    del reference
     return domain_means(proxy, domain, domains)
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, int, float], Tensor]] = {
+    "ratio": ratio,
+    "smooth_ratio": smooth_ratio,
+    "released": released,
+    "difference": difference,
+    "plain": plain,
+}

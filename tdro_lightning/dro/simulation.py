@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from torch.nn.functional import softplus
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.dro.diagnostics import concentration
 from tdro_lightning.dro.measurement import (
+    MEASURES,
     Measurement,
-    MeasurementName,
     domain_means,
 )
 from tdro_lightning.dro.transfer import selected
@@ -59,7 +58,7 @@ class Variant:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        allowed = (*get_args(MeasurementName), *CANDIDATES)
+        allowed = (*MEASURES, *CANDIDATES)
         if self.name not in allowed:
             raise ConfigError(f"name={self.name!r} is unknown; allowed are {', '.join(allowed)}")
         if self.floor < 0:
@@ -71,7 +70,7 @@ class Variant:
         """The measurement as a function of proxy losses, reference losses, domains and K."""
         if self.name in CANDIDATES:
             return partial(CANDIDATES[self.name], floor=self.floor)
-        return Measurement(cast(MeasurementName, self.name), self.floor)
+        return Measurement(self.name, self.floor)
 
     def start(self, names: Sequence[str]) -> DomainWeights:
         """Uniform weights that will move in this variant's way."""

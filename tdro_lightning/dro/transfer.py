@@ -3,14 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.errors import ConfigError
 
-TransferName = Literal[
-    "uniform", "random_share", "top_share", "bottom_share", "reweight", "loss_reweight"
-]
+RULES = {  # and what a retriever is called that was trained so
+    "uniform": "uniform",
+    "random_share": "random {share:g}",
+    "top_share": "top {share:g}",
+    "bottom_share": "bottom {share:g}",
+    "reweight": "reweighted",
+    "loss_reweight": "loss reweighted",
+}
 WITHOUT_WEIGHTS = ("uniform", "random_share")
 
 
@@ -28,7 +32,7 @@ class Mixture:
 
 
 def transfer(
-    name: TransferName,
+    name: str,
     names: Sequence[str],
     weights: Mapping[str, float],
     share: float,
@@ -47,9 +51,8 @@ def transfer(
     Raises:
         ConfigError: unknown rule, a share that keeps no domain, or weights of other domains.
     """
-    if name not in get_args(TransferName):
-        allowed = ", ".join(get_args(TransferName))
-        raise ConfigError(f"transfer.rule={name!r} is unknown; allowed are {allowed}")
+    if name not in RULES:
+        raise ConfigError(f"transfer.rule={name!r} is unknown; allowed are {', '.join(RULES)}")
     if name == "uniform":
         return _uniform_over(names, names)
     if name == "random_share":

@@ -12,16 +12,21 @@ from typing import Any
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, slug
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
+from tdro_lightning.report.sweeps import swept_settings
 
 PER_QUERY = "per_query"
 
 
-def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tuple[Run, ...]:
     """Read all runs in or below the folders, in order of name with numbers counted as numbers.
 
     Folders are searched at all depths, since a chain holds its steps. A run reached twice is read
     once; chains and reports have no numbers of their own and are left out. Different folders with
     the same run name get the folder appended.
+
+    Args:
+        folders: run folders, or folders above them.
+        with_sources: also read the runs whose encoders or weights these runs began from.
 
     Raises:
         DataError: a folder is missing or holds no run, or a file is broken.
@@ -30,14 +35,34 @@ def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     if not found:
         raise DataError("no run folders given; pass at least one folder that holds run.json files")
     runs = [run for run in map(read_run, found.values()) if run.stage not in ("chain", "report")]
+    for run in runs if with_sources else ():  # grows as it goes on
+        for folder in _sources(run):
+            if folder.resolve() not in found:
+                found[folder.resolve()] = folder
+                runs.append(read_run(folder))
     count = Counter(run.name for run in runs)
     runs = [
-        run
-        if count[run.name] == 1
-        else dataclasses.replace(run, name=f"{run.name} [{run.folder.as_posix()}]")
-        for run in runs
+        run if count[run.name] == 1 else dataclasses.replace(run, name=f"{run.name} [{place}]")
+        for run, place in zip(runs, _places(runs), strict=True)
     ]
     return tuple(sorted(runs, key=lambda run: natural_order(run.name)))
+
+
+def _places(runs: Sequence[Run]) -> list[str]:
+    """For each run, what tells it from the others of its name."""
+    short = [", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) for run in runs]
+    short = [s or f"seed {run.seed}" for s, run in zip(short, runs, strict=True)]
+    count = Counter((run.name, one) for run, one in zip(runs, short, strict=True))
+    return [
+        one if count[run.name, one] == 1 else run.folder.as_posix()
+        for run, one in zip(runs, short, strict=True)
+    ]
+
+
+def _sources(run: Run) -> list[Path]:
+    """Folders of the training runs that wrote the run's reference or weights, if they are there."""
+    paths = [Path(one.path) for one in run.inputs if one.label in ("reference", "weights")]
+    return [path.parent for path in paths if (path.parent / "run.json").is_file()]
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -58,8 +83,10 @@ def read_run(folder: Path) -> Run:
     path = folder / "run.json"
     record = _object(read_json(path), str(path))
     inputs = _table(record.get("inputs"), f"{path}: `inputs`")
+    name = _text(record.get("name"), f"{path}: `name`")
     return Run(
-        name=_text(record.get("name"), f"{path}: `name`"),
+        name=name,
+        bare_name=name,
         folder=folder,
         stage=_text(record.get("stage"), f"{path}: `stage`"),
         status=_text(record.get("status"), f"{path}: `status`"),
@@ -83,6 +110,9 @@ def read_run(folder: Path) -> Run:
         weights=_weights(folder / "weights.json"),
         history=_history(folder / "history.csv"),
         usage=_usage(folder / "data_usage.json"),
+        config=_object(record.get("config", {}), f"{path}: `config`"),
+        chain=_chain(folder.parent / "run.json"),
+        swept=swept_settings(folder),
     )
 
 
@@ -101,6 +131,14 @@ def _model(record: dict[str, Any], path: Path) -> str | None:
     model = _object(config.get("model", {}), f"{path}: `config.model`")
     name = _optional_text(model.get("path"), f"{path}: `config.model.path`")
     return None if name is None else Path(name).name
+
+
+def _chain(path: Path) -> str | None:
+    """Command of the chain whose record this is, if there is one."""
+    if not path.is_file():
+        return None
+    record = _object(read_json(path), str(path))
+    return _optional_text(record.get("command"), str(path)) if record["stage"] == "chain" else None
 
 
 def _retrievers(folder: Path) -> tuple[Retriever, ...]:

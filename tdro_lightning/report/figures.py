@@ -41,7 +41,7 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
     uniform = 1 / len(ordered)
     height = 0.55 + 0.19 * len(ordered)
     with figure_style(salt):
-        canvas, axes = _canvas(height, left=1.75, right=0.6, bottom=0.4, top=0.15)
+        canvas, axes = figure_axes(height, left=1.75, right=0.6, bottom=0.4, top=0.15)
         places = range(len(ordered))
         axes.barh(
             places,
@@ -148,9 +148,10 @@ def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], sa
     )
 
 
-def _canvas(
+def figure_axes(
     height: float, *, left: float, right: float, bottom: float, top: float
 ) -> tuple[Canvas, Axes]:
+    """A figure of the page's width with one pair of axes; height and margins in inches."""
     canvas = Canvas(figsize=(WIDTH, height))
     box = (
         left / WIDTH,
@@ -165,7 +166,7 @@ def _line_figure(
     series: Mapping[str, Series], quantity: str, description: str, logarithmic: bool
 ) -> str:
     inner = max(2.6, LINE * len(series))
-    canvas, axes = _canvas(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
+    canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
     axes.grid(axis="y")
     for number, curve in enumerate(series.values()):
         axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))

@@ -1,6 +1,6 @@
 """Evaluated retrievers in the order of the report, and the tables of their scores."""
 
-from collections import Counter
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -54,7 +54,7 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
     """All evaluated retrievers: those without training, the baseline, the others by run.
 
     The same scores of the same untrained retriever in several runs are kept once. Where several
-    runs have a label in common, the run's name is appended.
+    runs have a label in common, the step's or the run's name is appended.
     """
     found: list[tuple[Result, str]] = []
     for run in runs:
@@ -63,17 +63,33 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
             known = any(retriever == other.retriever for other, _ in found)
             if result.trained or not known:
                 found.append((result, run.name))
-    count = Counter(result.label for result, _ in found)
+    names = told_apart(
+        [result.label for result, _ in found],
+        [[name.partition(" [")[0].rpartition("/")[2] for _, name in found], [n for _, n in found]],
+    )
     named = [
-        Result(
-            result.label if count[result.label] == 1 else f"{result.label} ({name})",
-            result.label,
-            result.seed,
-            result.retriever,
-        )
-        for result, name in found
+        dataclasses.replace(result, name=name)
+        for (result, _), name in zip(found, names, strict=True)
     ]
     return tuple(sorted(named, key=lambda result: result.rank))
+
+
+def told_apart(labels: Sequence[str], places: Sequence[Sequence[str | None]]) -> list[str]:
+    """The labels; behind those that several share, the first place that tells all of them apart.
+
+    Args:
+        labels: one for each retriever.
+        places: lists as long as the labels, the preferred one first.
+    """
+    named = list(labels)
+    for label in set(labels):
+        own = [i for i, one in enumerate(labels) if one == label]
+        for place in places if len(own) > 1 else ():
+            for i in own:
+                named[i] = f"{label} ({place[i]})"
+            if len({named[i] for i in own}) == len(own):
+                break
+    return named
 
 
 def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:

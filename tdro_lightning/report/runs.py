@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything read from one run folder; what the run did not write is empty or None."""
+    """Everything read from one run folder; what the run did not write is empty or None.
+
+    Attributes:
+        name: the name in the report; `bare_name` with what tells it from others of that name.
+        chain: the command of the chain that this run is a step of.
+        swept: the settings by which the run's job differs from others of its sweep.
+    """
 
     name: str
+    bare_name: str
     folder: Path
     stage: str
     status: str
@@ -76,6 +84,9 @@ class Run:
     weights: tuple[DomainWeight, ...]
     history: Mapping[str, Series]
     usage: tuple[Usage, ...]
+    config: Mapping[str, Any]
+    chain: str | None
+    swept: Mapping[str, str]
 
     def series(self, prefix: str) -> dict[str, Series]:
         """History of the metrics that start with `prefix`, keyed by the rest of their name."""

@@ -16,6 +16,7 @@ from tdro_lightning.report.tables import plain_text
 # Drawn with stand-in colours; `inline_svg` turns them into the page's own, light or dark.
 INK = "#010203"
 HUES = ("#0067a5", "#b35c00", "#00805a", "#b3306b", "#6a51c8", "#7a7a00", "#5f6b78")
+DARK = ("#56b4e9", "#f0a030", "#2fc08f", "#f07fb0", "#a99af5", "#d4cc4a", "#a3afba")
 Dashes = Literal["-", "--", ":", "-."]
 DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
 
@@ -75,7 +76,7 @@ def inline_svg(figure: Figure, description: str) -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*_\d+">', "<g>", svg)
+    svg = re.sub(r'<(g|path) id="[^"]*_\d+"', r"<\1", svg)
     svg = re.sub(
         r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
     )
@@ -86,6 +87,18 @@ def inline_svg(figure: Figure, description: str) -> str:
         svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
     end = svg.index(">") + 1
     return f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}"
+
+
+def standalone_svg(svg: str) -> str:
+    """An element of `inline_svg` as a file of its own, light or dark as the reader's system is."""
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
+    dark = "".join(f"--hue-{i}:{hue};" for i, hue in enumerate(DARK))
+    style = (
+        "svg{color:#1d2329;font-family:sans-serif}"
+        f"@media(prefers-color-scheme:dark){{svg{{color:#e3e6e8;{dark}}}}}"
+    )
+    space = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    return svg.replace("<svg", space, 1).replace("<title>", f"<style>{style}</style><title>", 1)
 
 
 def colour(index: int) -> str:

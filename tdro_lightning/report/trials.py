@@ -1,12 +1,12 @@
 """Retrievers as trials: one way to train, over the seeds with which it was run."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.report.results import BASELINE, UNTRAINED
+from tdro_lightning.report.results import BASELINE, UNTRAINED, told_apart
 from tdro_lightning.report.runs import Retriever, Run
 
 Seed = int | None
@@ -65,7 +65,7 @@ def all_trials(runs: Sequence[Run]) -> tuple[Trial, ...]:
     found: dict[tuple[str, str, str | None], list[tuple[Run, Retriever]]] = {}
     for run in runs:
         for retriever in run.retrievers:
-            key = (_bare_name(run), retriever.label, run.model)
+            key = (run.bare_name, retriever.label, run.model)
             found.setdefault(key, []).append((run, retriever))
     trials: list[Trial] = []
     for (name, label, model), entries in found.items():
@@ -121,11 +121,6 @@ def _meant(trials: Sequence[Trial], baseline: str) -> list[Trial]:
     return labelled or [one for one in trials if baseline in (one.run, _step(one))]
 
 
-def _bare_name(run: Run) -> str:
-    """A run's name without the folder that tells it from others of that name."""
-    return run.name.removesuffix(f" [{run.folder.as_posix()}]")
-
-
 def _disjoint(parts: Sequence[Retriever]) -> bool:
     names = [name for part in parts for name in part.sets]
     return len(set(names)) == len(names)
@@ -169,22 +164,18 @@ def _without_copies(trials: Sequence[Trial]) -> list[Trial]:
 
 def _named(trials: Sequence[Trial]) -> list[Trial]:
     """Trials that share a label get, behind it, the first of these that tells them apart."""
-    places: tuple[Callable[[Trial], str | None], ...] = (
-        _step,
-        lambda trial: trial.model,
-        lambda trial: trial.run,
-        lambda trial: f"{trial.run}, {trial.model}",
+    names = told_apart(
+        [trial.label for trial in trials],
+        [
+            [_step(trial) for trial in trials],
+            [trial.model for trial in trials],
+            [trial.run for trial in trials],
+            [f"{trial.run}, {trial.model}" for trial in trials],
+        ],
     )
-    named: dict[int, str] = {}
-    for label in {trial.label for trial in trials}:
-        own = [i for i, trial in enumerate(trials) if trial.label == label]
-        names = [label] * len(own)
-        for place in places:
-            if len(set(names)) == len(names):
-                break
-            names = [f"{label} ({place(trials[i])})" for i in own]
-        named.update(zip(own, names, strict=True))
-    return [dataclasses.replace(trial, name=named[i]) for i, trial in enumerate(trials)]
+    return [
+        dataclasses.replace(trial, name=name) for trial, name in zip(trials, names, strict=True)
+    ]
 
 
 def _rank(trial: Trial) -> int:

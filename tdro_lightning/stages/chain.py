@@ -1,5 +1,6 @@
 """Stage `chain`: experiments one after the other; what is finished and unchanged is skipped."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def run(config: Config) -> None:
             continue
         tell(f"{title}: {composed.description}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
-        run_stage(composed, f"python -m tdro_lightning {' '.join(overrides)}")
+        run_stage(composed, f"python -m tdro_lightning {shlex.join(overrides)}")
     if config.chain.next:
         width = max(map(len, config.chain.next))
         lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]

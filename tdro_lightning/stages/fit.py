@@ -22,7 +22,14 @@ from tdro_lightning.datamodules import (
     RetrievalDataModule,
 )
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS, Mixture, check_domains, perturbed, transfer
+from tdro_lightning.dro.transfer import (
+    RULES,
+    WITHOUT_WEIGHTS,
+    Mixture,
+    check_domains,
+    perturbed,
+    transfer,
+)
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
@@ -75,7 +82,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         smoothing=settings.smoothing,
         ema=settings.ema,
     )
-    measurement = Measurement(settings.measurement, settings.reference_floor)  # type: ignore[arg-type]
+    measurement = Measurement(settings.measurement, settings.reference_floor)
     proxy = configured_encoder(config, config.model.path, trained=True)
     reference = None
     if settings.reference is not None and measurement.needs_reference:
@@ -142,7 +149,7 @@ def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
         if given.same_data:
             file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
         lineage["weights"] = file.lineage
-    mixture = transfer(given.rule, list(sizes), weights, given.share, given.noise_seed)  # type: ignore[arg-type]
+    mixture = transfer(given.rule, list(sizes), weights, given.share, given.noise_seed)
     content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
     if is_first_process():
         write_weights(Path(config.run_dir) / "mixture.json", content)
@@ -151,16 +158,8 @@ def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
 
 def mixture_label(config: Config) -> str:
     """How the retriever is called in tables."""
-    share = f"{config.transfer.share:g}"
     noise = config.transfer.noise
-    label = {
-        "uniform": "uniform",
-        "random_share": f"random {share}",
-        "top_share": f"top {share}",
-        "bottom_share": f"bottom {share}",
-        "reweight": "reweighted",
-        "loss_reweight": "loss reweighted",
-    }[config.transfer.rule]
+    label = RULES[config.transfer.rule].format(share=config.transfer.share)
     weighted = config.transfer.rule not in WITHOUT_WEIGHTS
     return f"{label}, noise {noise:g}" if noise and weighted else label
 

@@ -224,7 +224,7 @@ def _probability(config: Config, found: Known) -> dict[str, float]:
             return uniform
         weights = read_weights(Path(given.weights)).weights(given.kind)  # type: ignore[arg-type]
         weights = perturbed(weights, given.noise, given.noise_seed)
-    mixture = transfer(given.rule, found.names, weights, given.share, given.noise_seed)  # type: ignore[arg-type]
+    mixture = transfer(given.rule, found.names, weights, given.share, given.noise_seed)
     return mixture.probability
 
 

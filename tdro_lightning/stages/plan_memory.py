@@ -155,7 +155,7 @@ def has_reference(config: Config) -> bool:
     settings = config.module
     if not isinstance(settings, TDROConfig) or settings.reference is None:
         return False
-    return Measurement(settings.measurement, settings.reference_floor).needs_reference  # type: ignore[arg-type]
+    return Measurement(settings.measurement, settings.reference_floor).needs_reference
 
 
 def content(case: Case) -> dict[str, object]:

@@ -176,7 +176,7 @@ def _module(
         smoothing=settings.smoothing,
         ema=settings.ema,
     )
-    measurement = Measurement(settings.measurement, settings.reference_floor)  # type: ignore[arg-type]
+    measurement = Measurement(settings.measurement, settings.reference_floor)
     return TDROModule(
         proxy, reference, weights, measurement, settings.temperature, optimisation, config.seed
     )

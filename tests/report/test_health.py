@@ -16,7 +16,7 @@ def test_guards_absences_and_reference_by_hand(tmp_path: Path) -> None:
     table = health_table(read_run(write_run(tmp_path, "tdro", history=history)))
     assert table is not None
     rows = [line for line in markdown_table(table).splitlines() if line.startswith(("| a", "| b"))]
-    assert rows == ["| a | 25 % | 0 | 3.000 | 2.000 |", "| b | – | 3 | – | – |"]
+    assert rows == ["| a | 25 % | 0 | 3.000 | 2.000 | 0.34 |", "| b | – | 3 | – | – | – |"]
 
 
 def test_a_run_without_measurement_has_no_such_table(tmp_path: Path) -> None:

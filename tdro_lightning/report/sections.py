@@ -1,0 +1,215 @@
+"""The parts of a report, each with its tables and figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tdro_lightning.report.comparison import run_table
+from tdro_lightning.report.domains import (
+    concentration_table,
+    usage_table,
+    weight_table,
+)
+from tdro_lightning.report.figures import (
+    Figure,
+    health_curves,
+    loss_panels,
+    measurement_panels,
+    training_curves,
+    weight_bars,
+    weight_trajectories,
+)
+from tdro_lightning.report.gain_figure import gain_figure
+from tdro_lightning.report.gain_tables import gain_tables
+from tdro_lightning.report.gains import Comparison
+from tdro_lightning.report.health import health_table
+from tdro_lightning.report.maps import run_map, step_map
+from tdro_lightning.report.results import TITLES, Result, result_tables, seed_note
+from tdro_lightning.report.runs import Run
+from tdro_lightning.report.speed import speed_table
+from tdro_lightning.report.sweep_plot import sweep_figure, sweep_lines
+from tdro_lightning.report.sweep_table import points, sweep_table
+from tdro_lightning.report.sweeps import Sweep
+from tdro_lightning.report.tables import Table, plain_text, terminal_table
+
+OPEN = 2  # so many runs are shown in full; of more, those after the first are folded
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tables and figures that belong together, under a run's name where there is one."""
+
+    heading: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report with its own heading."""
+
+    anchor: str
+    heading: str
+    note: str
+    blocks: tuple[Block, ...]
+
+
+def result_section(
+    results: Sequence[Result], comparisons: Sequence[Comparison], metric: str | None
+) -> Section:
+    """Scores and gains: the main ones in sight, other metrics and single sets folded."""
+    title = TITLES.get(metric or "", "")
+    scores, gains = result_tables(results), gain_tables(comparisons, title)
+    each_set = [table for table in gains if "each set" in table.title]
+    main = [*scores[:1], *(table for table in gains if table not in each_set)]
+    figure = gain_figure(comparisons, title)
+    blocks = [
+        Block("", tuple(main), (figure,) if figure else ()),
+        Block("Other metrics, and the gain on each set", (*scores[1:], *each_set), folded=True),
+    ]
+    return Section("results", "Results", seed_note(results), _filled(blocks) if results else ())
+
+
+def sweep_section(
+    number: int,
+    sweep: Sweep,
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    metric: str | None,
+) -> tuple[Section, str]:
+    """A sweep's table and plot, for the page and for the terminal."""
+    found = points(sweep, runs, comparisons, metric)
+    table = sweep_table(sweep, found, metric)
+    baselines = {round(p.score - p.gain[0], 6) for p in found if p.score is not None and p.gain}
+    baseline = baselines.pop() if len(baselines) == 1 else None
+    figure = sweep_figure(sweep, found, TITLES.get(metric or "", ""), baseline)
+    section = Section(
+        f"sweep-{number}",
+        "Sweep",
+        f"Made by: {sweep.command}",
+        (Block("", (table,), (figure,) if figure else ()),),
+    )
+    text = f"{plain_text(table.title)}\n\n{terminal_table(table)}"
+    lines = sweep_lines(found, baseline)
+    return section, f"{text}\n\n{lines}" if lines else text
+
+
+def run_sections(runs: Sequence[Run]) -> list[Section]:
+    """What training did, from the runs' own files."""
+    losses = {
+        run.name: run.history["loss"]
+        for run in runs
+        if "loss" in run.history and not run.series("weights/")
+    }
+    curves = (training_curves(losses, "training"),) if losses else ()
+    usage, speed, differences = usage_table(runs), speed_table(runs), run_table(runs)
+    weighted = [run for run in runs if run.weights or run.series("weights/")]
+    measured = [run for run in runs if run.series("measurement/")]
+    health = [(run.name, table) for run in runs if (table := health_table(run))]
+    return [
+        Section(
+            "weights",
+            "Domain weights",
+            "",
+            (*_compared_weights(weighted), *_folded([_weight_block(run) for run in weighted])),
+        ),
+        Section(
+            "curves",
+            "Measurement and losses of each domain",
+            "",
+            _folded([_curve_block(run) for run in measured]),
+        ),
+        Section(
+            "reference",
+            "Reference stability",
+            "",
+            _folded([Block(name, (table,)) for name, table in health]),
+        ),
+        Section("training", "Training curves", "", _filled([Block("", (), curves)])),
+        Section(
+            "data",
+            "Data used",
+            "",
+            _filled([Block("", (usage,) if usage else (), _compared_usage(runs))]),
+        ),
+        Section("speed", "Throughput", "", _filled([Block("", (speed,) if speed else ())])),
+        Section(
+            "runs", "Comparison of the runs", "",
+            _filled([Block("", (differences,) if differences else ())]),
+        ),
+    ]  # fmt: skip
+
+
+def _filled(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block.tables or block.figures)
+
+
+def _folded(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    many = len(blocks) > OPEN
+    return tuple(
+        Block(block.heading, block.tables, block.figures, folded=many and number > 0)
+        for number, block in enumerate(blocks)
+    )
+
+
+def _compared_weights(runs: Sequence[Run]) -> tuple[Block, ...]:
+    weighted = [run for run in runs if run.weights]
+    ratios = {
+        name: {weight.domain: weight.last * len(run.weights) for weight in run.weights}
+        for name, run in zip(_short_names(weighted), weighted, strict=True)
+    }
+    if len(ratios) < 2:
+        return ()
+    caption = (
+        "Last weight over the uniform weight: blue gained in training, orange lost. The domains "
+        "with the largest mean stand on top."
+    )
+    return (Block("", (), (run_map(ratios, "Last weights of all tDRO runs", caption),)),)
+
+
+def _compared_usage(runs: Sequence[Run]) -> tuple[Figure, ...]:
+    ratios = {}
+    for name, run in zip(_short_names(runs), runs, strict=True):
+        drawn = {usage.domain: usage.rows * usage.epochs for usage in run.usage}
+        if total := sum(drawn.values()):
+            ratios[name] = {domain: n * len(drawn) / total for domain, n in drawn.items()}
+    if len(ratios) < 2:
+        return ()
+    caption = (
+        "Rows drawn from the domain over those that it would have if all domains had equally many. "
+        "0: the domain was left out."
+    )
+    return (run_map(ratios, "Share of each domain in the data of all runs", caption),)
+
+
+def _short_names(runs: Sequence[Run]) -> list[str]:
+    """The names of the runs without their chain, where that leaves them different."""
+    steps = [run.name.partition(" [")[0].rpartition("/")[2] for run in runs]
+    return steps if len(set(steps)) == len(runs) else [run.name for run in runs]
+
+
+def _weight_block(run: Run) -> Block:
+    tables: list[Table] = []
+    figures: list[Figure] = []
+    if run.weights:
+        tables += [weight_table(run.weights), concentration_table(run.weights)]
+        figures.append(weight_bars(run.weights, f"bars {run.name}"))
+    if trajectories := run.series("weights/"):
+        figures.append(weight_trajectories(trajectories, f"trajectories {run.name}"))
+        figures.append(step_map(trajectories, f"map {run.name}"))
+    return Block(run.name, tuple(tables), tuple(figures))
+
+
+def _curve_block(run: Run) -> Block:
+    figures = [measurement_panels(run.series("measurement/"), f"measurement {run.name}")]
+    proxy, reference = run.series("loss/proxy/"), run.series("loss/reference/")
+    if proxy or reference:
+        figures.append(loss_panels(proxy, reference, f"losses {run.name}"))
+    health = {
+        metric.replace("_", " "): run.history[metric]
+        for metric in ("effective_domains", "max_over_min", "measurement_norm")
+        if metric in run.history
+    }
+    if health:
+        figures.append(health_curves(health, f"health {run.name}"))
+    return Block(run.name, (), tuple(figures))

@@ -1,0 +1,70 @@
+"""CONTRIBUTING.md is followed letter by letter."""
+
+import math
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+
+from tdro_lightning.data.jsonl import write_rows
+from tdro_lightning.dro import measurement, transfer
+from tests.command import run
+from tests.made_up import rows, tiny_model, write_domains
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+PYTHON = re.findall(r"^```python\n(.+?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+YAML = re.findall(r"^```yaml\n(.+?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def changed(module: ModuleType, source: str) -> ModuleType:
+    """The module as it would be with this source."""
+    own = ModuleType("changed")
+    own.__dict__["__name__"] = module.__name__
+    exec(compile(source, str(module.__file__), "exec"), own.__dict__)
+    return own
+
+
+def test_a_measurement_is_one_place() -> None:
+    source = Path(str(measurement.__file__)).read_text() + "\n\n" + PYTHON[0]
+    own = changed(measurement, source)
+    losses = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0])
+    got = own.Measurement("squared", 0.0)(*losses, torch.tensor([0, 1]), 2)
+    assert got.tolist() == pytest.approx([9.0, 0.25])
+
+
+def test_a_transfer_rule_is_one_file() -> None:
+    source = Path(str(transfer.__file__)).read_text()
+    before = '    if name == "reweight":\n'
+    assert source.count(before) == 1
+    assert '"tempered": "tempered",' in TEXT
+    source = source.replace(before, PYTHON[1] + before)
+    own = changed(transfer, source.replace("RULES = {", 'RULES = {"tempered": "tempered",', 1))
+    got = own.transfer("tempered", ["a", "b"], {"a": 0.2, "b": 0.8}, 70)
+    total = math.sqrt(0.2) + math.sqrt(0.8)
+    assert got.probability == pytest.approx({"a": math.sqrt(0.2) / total, "b": 2 / 3}, abs=1e-9)
+
+
+def test_a_domain_and_a_model_are_a_file_each(capfd, tmp_path: Path) -> None:
+    catalogue = write_domains(tmp_path / "rows", count=12)
+    write_rows(tmp_path / "rows" / "forum.jsonl", rows("forum", 12, 3))
+    tiny_model(tmp_path / "model")
+    for group in ("domains", "model"):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(YAML[1])
+    own = {"easy": {**catalogue["easy"], "language": "-", "category": "-", "size": None}}
+    own["easy"]["prompts"] = ["Find it"]
+    own |= yaml.safe_load(YAML[0])
+    option = {"root": "rows", "hub": None, "only": None, "catalogue": own}
+    (tmp_path / "conf" / "domains" / "mine.yaml").write_text(yaml.safe_dump(option))
+    ended = run(
+        capfd, tmp_path, "--config-dir=conf", "+experiment=tdro_qwen05b", "model=mine",
+        "domains=mine", "module.reference=model", "trainer.steps=2", "trainer.precision=32-true",
+        "data.batch_size=4", "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0",
+        "logger.wandb=disabled", "run_dir=run",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert '"forum"' in (tmp_path / "run" / "weights.json").read_text()

@@ -31,7 +31,6 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "simulate": _nothing,
         "report": _reported,
         "chain": _nothing,
-        "plan": _nothing,
         "workspace": _nothing,
     }[config.stage](config)
     return {label: _described(label, path) for label, path in paths.items()}

@@ -102,7 +102,6 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),
-        "plan": ("model", "data", "module", "trainer", "strategy"),
         "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
         + ("benchmark",),
     }[config["stage"]]

@@ -22,6 +22,7 @@ REQUIRED = {
     "evaluate": ["benchmark=tdro_mini"],
     "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
+    "wandb_workspace": ["workspace.entity=me"],
 }
 
 

@@ -71,7 +71,8 @@ def experiments() -> dict[str, str]:
 
 def _description(path: Path) -> str:
     """The description of an experiment file, a line of its own."""
-    return re.findall(r'^description: "(.*)"$', path.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    text = path.read_text(encoding="utf-8")
+    return str(re.findall(r'^description: "(.*)"$', text, re.MULTILINE)[0])
 
 
 def run(composed: "DictConfig", command: str) -> None:

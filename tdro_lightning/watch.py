@@ -16,7 +16,7 @@ from typing import Any
 
 from tdro_lightning.processes import is_first_process
 
-QUIET = 4.0  # seconds without a line, after which one comes: no silence lasts five
+QUIET = 3.0  # seconds without a line, after which one comes: on a busy machine, within five
 FRAME = 0.25  # seconds between two looks at the clock, or two pictures of the live view
 
 # Held while something is written, and by a process that forks: a child never inherits it taken.

@@ -24,6 +24,7 @@ REQUIRED = {
     "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
     "export": ["export.encoder=encoder"],
+    "wandb_workspace": ["workspace.entity=me"],
 }
 
 

@@ -188,12 +188,6 @@ def test_a_cache_that_nothing_would_read_is_not_made(command, folder: Path) -> N
     assert not (folder / "losses").exists()
 
 
-def test_wandb_offline_needs_no_account(command, folder: Path) -> None:
-    ended = command("tdro_qwen05b", "logger.wandb=offline")
-    assert ended.code == 0, ended.err
-    assert len(list((folder / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
-
-
 def damage(path: Path, line: int, change: Callable[[dict], object]) -> None:
     lines = path.read_text().splitlines()
     row = json.loads(lines[line - 1])

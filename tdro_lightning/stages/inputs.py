@@ -32,7 +32,6 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "report": _reported,
         "export": _exported,
         "chain": _nothing,
-        "plan": _nothing,
         "workspace": _nothing,
     }[config.stage](config)
     return {label: _described(label, path) for label, path in paths.items()}

@@ -189,7 +189,8 @@ def data_table(config: Config, found: list[Part]) -> Table:
 
 def histogram(lengths: Lengths, limit: int) -> list[int]:
     """Counts of lengths in equal bins from 0 to the limit."""
-    return np.histogram(lengths, bins=BINS, range=(0, limit))[0].tolist()
+    counts, _ = np.histogram(lengths, bins=BINS, range=(0, limit))
+    return [int(count) for count in counts]
 
 
 def bars(counts: list[int]) -> str:

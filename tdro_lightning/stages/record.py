@@ -104,7 +104,6 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),
         "export": ("export", "model", "data"),
-        "plan": ("model", "data", "module", "trainer", "strategy"),
         "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
         + ("benchmark",),
     }[config["stage"]]

@@ -139,10 +139,10 @@ def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
     backbone = shape(model, "cpu") if whole else _small(model)
     if model.lora is not None:
         lora = Lora(model.lora.r, model.lora.alpha, model.lora.dropout)
-        backbone = attach_lora(backbone, lora)  # type: ignore[assignment]
+        backbone = attach_lora(backbone, lora)
     return Encoder(
         backbone,
-        found.tokenizer,  # type: ignore[arg-type] - not asked: a small trial makes up its tokens
+        found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
         model.pooling,  # type: ignore[arg-type]
         data.query_tokens,
         data.passage_tokens,

@@ -1,5 +1,6 @@
 """Stage `workspace`: the view of a W&B project that shows what tDRO learns, and compares runs."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -49,8 +50,9 @@ def workspace(entity: str, project: str, name: str) -> Any:
             "stage=workspace needs the package wandb-workspaces: "
             "pip install 'tdro-lightning[workspace]'"
         )
-    import wandb_workspaces.reports.v2 as panels
-    import wandb_workspaces.workspaces as workspaces
+    # Modules of star imports, whose names a type checker does not see.
+    panels: Any = import_module("wandb_workspaces.reports.v2")
+    workspaces: Any = import_module("wandb_workspaces.workspaces")
 
     sections = [
         workspaces.Section(

@@ -15,9 +15,10 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import MODULES, Config, FinetuneConfig, TDROConfig
+from tdro_lightning.schema import MODULES, Config, FinetuneConfig, MineConfig, TDROConfig
 
 STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain", "plan")
 CHOICES = {
@@ -30,6 +31,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
+    "mine.index": ("exact", "ivf"),
 }
 POSITIVE = (
     "data.batch_size",
@@ -129,6 +131,8 @@ def _check_stage(config: Config) -> list[str]:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage == "evaluate" and config.benchmark is None:
         wrong.append("stage=evaluate needs a benchmark: benchmark=NAME")
+    if config.mine is not None:
+        wrong += _check_mine(config.mine)
     if config.simulate is not None and len(set(config.simulate.seeds)) < 2:
         wrong.append(
             f"simulate.seeds={config.simulate.seeds} must be two different seeds or more: "
@@ -163,6 +167,28 @@ def _check_stage(config: Config) -> list[str]:
             "the weights.json of a tDRO run"
         )
     return wrong
+
+
+def _check_mine(mine: MineConfig) -> list[str]:
+    wrong = []
+    try:
+        mining_rule(mine)
+    except ConfigError as error:
+        wrong.append(str(error))
+    if mine.index == "ivf" and mine.encoder is None:
+        wrong.append("mine.index=ivf needs an encoder: mine.encoder=FOLDER or a hub name")
+    return wrong
+
+
+def mining_rule(mine: MineConfig) -> MiningRule:
+    """Rank window and score limits.
+
+    Raises:
+        ConfigError: values that do not fit together.
+    """
+    return MiningRule(
+        mine.negatives, mine.depth, mine.skip, mine.margin, mine.ratio, mine.max_score
+    )
 
 
 def _value(config: Config, key: str) -> Any:

@@ -188,11 +188,19 @@ class HarvestConfig:
 
 @dataclass
 class MineConfig:
-    """Hard negatives by BM25."""
+    """Where hard negatives are looked for, and which are taken."""
 
     input: str = MISSING
+    corpus: str | None = None
+    encoder: str | None = None
+    index: str = "exact"
     negatives: int = MISSING
     depth: int = MISSING
+    skip: int = 0
+    margin: float | None = None
+    ratio: float | None = None
+    max_score: float | None = None
+    teacher: str | None = None
 
 
 @dataclass

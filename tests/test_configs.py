@@ -21,6 +21,7 @@ REQUIRED = {
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
     "report": ["report.runs=[runs]"],
+    "mine_corpus": ["mine.corpus=corpus.jsonl", "mine.teacher=cross-encoder"],
 }
 
 

@@ -55,6 +55,16 @@ class Shards:
             parts.append(values[max(first - start, 0) : last - start])
         return np.concatenate(parts)
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows [R] in the order given, [R, D]; of each file only these are read."""
+        taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+        shards = rows // self.shard_rows
+        for shard in np.unique(shards).tolist():
+            own = np.flatnonzero(shards == shard)
+            values = _mapped(_file(self.folder, shard), self._height(shard))
+            taken[own] = values[rows[own] - shard * self.shard_rows]
+        return taken
+
     def _height(self, shard: int) -> int:
         return min(self.shard_rows, self.rows - shard * self.shard_rows)
 

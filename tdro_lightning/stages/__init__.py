@@ -10,7 +10,8 @@ from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 
-TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
+# Stages that use every process; others run in the first.
+TOGETHER = ("mine", "fit", "evaluate", "chain")
 
 
 def run_stage(config: Config, command: str) -> None:

@@ -52,10 +52,16 @@ def _domains(config: Config) -> dict[str, str]:
 
 def _mined(config: Config) -> dict[str, str]:
     assert config.mine is not None
-    folder = Path(config.mine.input)
+    mine, folder = config.mine, Path(config.mine.input)
     if not folder.is_dir():
         raise DataError(f"mine.input={folder}: no such folder")
-    return {f"rows {path.name}": str(path) for path in sorted(folder.glob("*.jsonl*"))}
+    paths = {f"rows {path.name}": str(path) for path in sorted(folder.glob("*.jsonl*"))}
+    if mine.corpus is not None:
+        if not Path(mine.corpus).is_file():
+            raise DataError(f"mine.corpus={mine.corpus}: no such file")
+        paths["corpus"] = mine.corpus
+    models = {"encoder": mine.encoder, "encoder teacher": mine.teacher}
+    return paths | {label: path for label, path in models.items() if path is not None}
 
 
 def _fitted(config: Config) -> dict[str, str]:

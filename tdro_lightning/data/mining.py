@@ -119,7 +119,7 @@ class Miner:
         Raises:
             DataError: a row's pool is too small for the negatives wanted.
         """
-        counts = Counter[str]()
+        counts = Counter({"rows": 0, "searched": 0, "random": 0})
         mined: list[Row] = []
         for start in range(0, len(numbers), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)

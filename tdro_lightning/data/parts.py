@@ -38,7 +38,7 @@ def mine_in_parts(
     Raises:
         DataError: as `Miner.choose`, or no row is left.
     """
-    manifest = {**made_from, "rows": len(miner.rows), "part_rows": PART_ROWS}
+    manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
     if rank() == 0:
         _begin(folder, manifest)
     barrier()

@@ -191,16 +191,16 @@ class MineConfig:
     """Where hard negatives are looked for, and which are taken."""
 
     input: str = MISSING
-    corpus: str | None = None
-    encoder: str | None = None
-    index: str = "exact"
+    corpus: str | None = MISSING
+    encoder: str | None = MISSING
+    index: str = MISSING
     negatives: int = MISSING
     depth: int = MISSING
-    skip: int = 0
-    margin: float | None = None
-    ratio: float | None = None
-    max_score: float | None = None
-    teacher: str | None = None
+    skip: int = MISSING
+    margin: float | None = MISSING
+    ratio: float | None = MISSING
+    max_score: float | None = MISSING
+    teacher: str | None = MISSING
 
 
 @dataclass

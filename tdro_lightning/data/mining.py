@@ -69,7 +69,6 @@ class Draft:
     chosen: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
 class Miner:
     """Chooses the negatives of a domain's rows.
 
@@ -78,7 +77,7 @@ class Miner:
     forbid. Rows left with too few are filled with random passages under the same exclusions. What a
     row gets depends neither on the order of the rows nor on which of them are mined together.
 
-    Attributes:
+    Args:
         rows: all rows of the domain.
         pool: where negatives come from.
         ranker: searches the pool.
@@ -88,16 +87,18 @@ class Miner:
             the ranker's scores and writes none.
     """
 
-    rows: Sequence[Row]
-    pool: Pool
-    ranker: Ranker
-    rule: MiningRule
-    seed: int
-    teacher: Scorer | None = None
-    known: dict[str, Known] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "known", _known(self.rows, self.pool))
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        pool: Pool,
+        ranker: Ranker,
+        rule: MiningRule,
+        seed: int,
+        teacher: Scorer | None = None,
+    ) -> None:
+        self.rows, self.pool, self.ranker = rows, pool, ranker
+        self.rule, self.seed, self.teacher = rule, seed, teacher
+        self.known = _known(rows, pool)
 
     def search(self, numbers: Sequence[int]) -> Hits:
         """The hits of some rows, scores and places [R, depth]."""
@@ -152,8 +153,10 @@ class Miner:
         if self.rule.compares:
             self._score_positives(drafts)
         if self.rule.limited:
-            known = [draft.known.places for draft in drafts]
-            self._score(drafts, [set(d.candidates) - k for d, k in zip(drafts, known, strict=True)])
+            self._score(
+                drafts,
+                [[p for p in draft.candidates if p not in draft.known.places] for draft in drafts],
+            )
         for draft in drafts:
             self._take(draft, draft.candidates, counts)
             counts["searched"] += len(draft.chosen)
@@ -162,14 +165,13 @@ class Miner:
 
     def _fill(self, drafts: list[Draft], counts: Counter[str]) -> None:
         """Add random passages; where scores decide, at most as many are tried as hits were."""
-        random: list[Iterable[int]] = [self._random(draft) for draft in drafts]
+        tried: dict[int, list[int]] = {}
         if self.rule.limited:
-            tried = [list(islice(places, self.rule.depth)) for places in random]
-            self._score(drafts, tried)
-            random = [*tried]
-        for draft, places in zip(drafts, random, strict=True):
+            tried = {d.number: [*islice(self._random(d), self.rule.depth)] for d in drafts}
+            self._score(drafts, [*tried.values()])
+        for draft in drafts:
             before = len(draft.chosen)
-            self._take(draft, places, Counter())
+            self._take(draft, tried.get(draft.number, self._random(draft)), Counter())
             counts["random"] += len(draft.chosen) - before
             if len(draft.chosen) < self.rule.negatives:
                 self._accept_short(draft, counts)
@@ -301,7 +303,7 @@ def _shuffled(row: Row, size: int, seed: int) -> Iterator[int]:
     name = hashlib.sha256(f"{row['query_id']}\0{row['query']}".encode()).digest()
     generator = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
     if size <= SHUFFLED:
-        yield from generator.permutation(size).tolist()
+        yield from map(int, generator.permutation(size))
     else:
         for _ in range(size // ROWS_AT_ONCE):
-            yield from generator.integers(size, size=ROWS_AT_ONCE).tolist()
+            yield from map(int, generator.integers(size, size=ROWS_AT_ONCE))

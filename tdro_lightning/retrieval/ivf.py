@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from tdro_lightning.retrieval.search import Rows
 
 LIST_VECTORS = 64  # vectors a list learns from
-PROBED = 16  # one in so many lists is looked at
+PROBED = 128  # lists that a query looks at
 ROWS_AT_ONCE = 16384
 
 
 def write_ivf(vectors: Rows, path: Path) -> None:
     """Write faiss's inverted-file index of N unit vectors, 2 bytes a value.
 
-    About 4 √N lists; a query looks at a sixteenth of them. The whole index is in memory while it is
-    built (23 GB for 30 million vectors of 384 values), and is left alone where it exists.
+    There are about 4 √N lists, of which a query looks at 128. The whole index is in memory while it
+    is built (23 GB for 30 million vectors of 384 values), and is left alone where it exists.
 
     Args:
         vectors: [N, D].
@@ -29,7 +29,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
     count, size = vectors.shape
     lists = max(1, min(round(4 * count**0.5), count // LIST_VECTORS))
     index = faiss.index_factory(size, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    faiss.extract_index_ivf(index).nprobe = -(-lists // PROBED)
+    faiss.extract_index_ivf(index).nprobe = min(PROBED, lists)
     index.train(_sample(vectors, LIST_VECTORS * lists))
     for start in range(0, count, ROWS_AT_ONCE):
         index.add(np.ascontiguousarray(vectors[start : start + ROWS_AT_ONCE], dtype=np.float32))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tdro_lightning.data import mining
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.mining import Miner, domain_files
@@ -108,6 +109,16 @@ def test_random_fill_is_seeded_and_excludes_the_same_passages() -> None:
     assert sorted(texts(every[0])) == sorted(passage_text(p) for p in others)
     with pytest.raises(DataError, match="'q': 31 negatives wanted, but only 30 of the 32"):
         mine_domain(rows, 31, 31, seed=1)
+
+
+def test_a_large_pool_is_not_shuffled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [passage(f"word{i} filler{i}", f"n{i}") for i in range(2100)]
+    rows = [row("q", "apples", [passage("apples and pears", "p")], others)]
+    monkeypatch.setattr(mining, "SHUFFLED", 2000)
+    first, _ = mine_domain(rows, 5, 5, seed=1)
+    assert len(set(texts(first[0]))) == 5
+    assert first == mine_domain(rows, 5, 5, seed=1)[0]
+    assert first != mine_domain(rows, 5, 5, seed=2)[0]
 
 
 def test_row_order_changes_nothing() -> None:

@@ -217,7 +217,7 @@ class Miner:
         texts = [
             [passage_text(p) for p in self.rows[d.number]["positive_passages"]] for d in drafts
         ]
-        scores = self._scored([d.number for d in drafts], texts)
+        scores = self._pair_scores([d.number for d in drafts], texts)
         for draft, found in zip(drafts, scores, strict=True):
             draft.positives = found
 
@@ -228,11 +228,11 @@ class Miner:
             for draft, wanted in zip(drafts, places, strict=True)
         ]
         texts = [[self.pool.texts[place] for place in wanted] for wanted in missing]
-        scores = self._scored([draft.number for draft in drafts], texts)
+        scores = self._pair_scores([draft.number for draft in drafts], texts)
         for draft, wanted, found in zip(drafts, missing, scores, strict=True):
             draft.scores.update(zip(wanted, found, strict=True))
 
-    def _scored(self, numbers: list[int], texts: list[list[str]]) -> list[list[float]]:
+    def _pair_scores(self, numbers: list[int], texts: list[list[str]]) -> list[list[float]]:
         """Scores of each row's texts."""
         pairs = [(n, text) for n, own in zip(numbers, texts, strict=True) for text in own]
         if not pairs:
@@ -252,8 +252,8 @@ class Miner:
         positives = row["positive_passages"]
         negatives = [self.pool.passages[place] for place in draft.chosen]
         if self.teacher is not None:
-            positives = _scored(positives, draft.positives)
-            negatives = _scored(negatives, [draft.scores[place] for place in draft.chosen])
+            positives = _with_scores(positives, draft.positives)
+            negatives = _with_scores(negatives, [draft.scores[place] for place in draft.chosen])
         return Row(
             query_id=row["query_id"],
             query=row["query"],
@@ -294,7 +294,7 @@ def _known(rows: Sequence[Row], pool: Pool) -> dict[str, Known]:
     return by_query
 
 
-def _scored(passages: Sequence[Passage], scores: Sequence[float]) -> list[Passage]:
+def _with_scores(passages: Sequence[Passage], scores: Sequence[float]) -> list[Passage]:
     return [Passage(**(p | {"score": s})) for p, s in zip(passages, scores, strict=True)]
 
 

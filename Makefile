@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format report
+.PHONY: install demo test lint format bench report
 
 install: .venv/installed
 
@@ -27,6 +27,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python experiments/benchmarks/bench.py
 
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]

@@ -2,25 +2,31 @@
 
     python experiments/compare_seeds.py runs/measurement_tdro_mini reference random70
 
-The folder holds `seed<n>/<step>/metrics.json`; the steps named after it are those that the others
-are compared with. Values are nDCG@10 x 100, averaged over the evaluation sets.
-
-Two tests, both paired and two-sided. *Seeds*: t-test of the differences, one for each seed.
-*Queries*: randomisation of the sign of each query's difference, averaged over seeds; the statistic
-is the average over sets. Queries say whether these very models differ, seeds whether training anew
-would show it again. Adjusted by Holm over the comparisons of one table.
+The first argument is a folder of runs, such as `seed<n>/<step>`; the steps named after it are those
+that the others are compared with. `--also` adds another study's folder. Values are nDCG@10 x 100.
+What is tested and how: docs/statistics.md.
 """
 
 import argparse
-import json
+import dataclasses
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from tdro_lightning.report.collect import collect_runs
+from tdro_lightning.report.gain_tables import average_table, seeds_table
+from tdro_lightning.report.gains import compared
+from tdro_lightning.report.runs import Run
+from tdro_lightning.report.tables import markdown_table
+from tdro_lightning.report.trials import Trial, all_trials
+
 METRIC = "ndcg@10"
-Scores = dict[str, NDArray[np.float64]]  # of a set: [seeds, queries], in x 100
+TITLE = "nDCG@10"
+Weights = dict[int | None, dict[str, float]]
+SHARE = 70  # per cent of the domains whose selection is compared between seeds
 
 
 def main() -> None:
@@ -28,112 +34,98 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("baselines", nargs="+")
+    parser.add_argument("--also", type=Path, action="append", default=[])
     arguments = parser.parse_args()
-    seeds = sorted(arguments.folder.glob("seed*"))
-    print(f"{len(seeds)} seeds: {', '.join(seed.name for seed in seeds)}\n")
-    print_weights(seeds)
-    names = [p.parent.name for p in sorted(seeds[0].glob("*/metrics.json"))]
-    complete = [n for n in names if all((s / n / "metrics.json").is_file() for s in seeds)]
-    found = {name: scores(seeds, name) for name in complete}
-    print_sets(found)
+    runs = collect_runs([arguments.folder, *arguments.also])
+    trials = by_step(all_trials(runs))
+    weights = learned(runs)
+    print_weights(weights)
+    print_agreement(weights)
+    print_sets(list(trials.values()))
     for baseline in arguments.baselines:
-        print_comparison(found, baseline)
+        if baseline not in trials:
+            parser.error(f"no step {baseline}; there are {', '.join(trials)}")
+        pairs = [(trial, trials[baseline]) for trial in trials.values()]
+        found = compared([pair for pair in pairs if pair[0] != pair[1]], METRIC)
+        found.sort(key=lambda one: -one.average.difference)
+        print(f"{markdown_table(average_table(found, TITLE))}\n")
+        print(f"{markdown_table(seeds_table(found, TITLE))}\n")
 
 
-def scores(seeds: list[Path], step: str) -> Scores:
-    """Every query's score, by set."""
-    by_set: Scores = {}
-    folders = [next((seed / step / "per_query").iterdir()) for seed in seeds]
-    for path in sorted(folders[0].glob("*.json")):
-        queries = [json.loads((folder / path.name).read_text()) for folder in folders]
-        order = sorted(queries[0])
-        by_set[path.stem] = 100 * np.array([[q[i][METRIC] for i in order] for q in queries])
-    return by_set
+def by_step(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Trials under the name of their step."""
+    named = {trial.run.rpartition("/")[2]: trial for trial in trials}
+    return {step: dataclasses.replace(trial, name=step) for step, trial in named.items()}
 
 
-def averages(found: Scores) -> NDArray[np.float64]:
-    """Average over the sets, one a seed."""
-    return np.mean([values.mean(axis=1) for values in found.values()], axis=0)
-
-
-def print_sets(found: dict[str, Scores]) -> None:
+def print_sets(trials: Sequence[Trial]) -> None:
     """Print a table of means over seeds, by set."""
-    sets = list(next(iter(found.values())))
-    print(f"| retriever | average | by seed | {' | '.join(sets)} |")
-    print("|---|--:|--:|" + "--:|" * len(sets))
-    for name, values in sorted(found.items(), key=lambda item: -averages(item[1]).mean()):
-        own = averages(values)
+    sets = trials[0].common_sets(METRIC)
+    means = {trial.name: [trial.score(name, METRIC) for name in sets] for trial in trials}
+    print(f"| retriever | seeds | average | by seed | {' | '.join(sets)} |")
+    print("|---|--:|--:|--:|" + "--:|" * len(sets))
+    for trial in sorted(trials, key=lambda one: -np.mean(means[one.name])):
+        own = np.mean([trial.scores(name, METRIC) for name in sets], axis=0)
         by_seed = " ".join(f"{value:.1f}" for value in own)
-        cells = " | ".join(f"{values[one].mean():.1f}" for one in sets)
-        print(f"| {name} | {own.mean():.1f} | {by_seed} | {cells} |")
+        cells = " | ".join(f"{value:.1f}" for value in means[trial.name])
+        print(f"| {trial.name} | {len(own)} | {own.mean():.1f} | {by_seed} | {cells} |")
     print()
 
 
-def print_comparison(found: dict[str, Scores], baseline: str) -> None:
-    """Print a table of differences to one step, with both tests."""
-    others = [name for name in found if name != baseline]
-    differences = {n: averages(found[n]) - averages(found[baseline]) for n in others}
-    by_seed = [float(stats.ttest_1samp(differences[n], 0).pvalue) for n in others]
-    by_query = [query_test(found[n], found[baseline]) for n in others]
-    print(f"| against {baseline} | difference | seeds' std | p, seeds | p, queries |")
-    print("|---|--:|--:|--:|--:|")
-    rows = zip(others, holm(by_seed), holm(by_query), strict=True)
-    for name, seeds, queries in sorted(rows, key=lambda row: -differences[row[0]].mean()):
-        change = differences[name]
-        print(
-            f"| {name} | {change.mean():+.1f} | {change.std(ddof=1):.1f} | {seeds:.3f} | "
-            f"{queries:.4f} |"
-        )
-    print()
-
-
-def query_test(ours: Scores, theirs: Scores) -> float:
-    """p of the average over sets under random signs of the queries' differences."""
-    each = [(ours[s] - theirs[s]).mean(axis=0) / ours[s].shape[1] for s in ours]
-    weighted = np.concatenate(each) / len(each)
-    tested = stats.permutation_test(
-        (weighted,), np.sum, permutation_type="samples", n_resamples=9999,
-        rng=np.random.default_rng(0), vectorized=True, batch=500,
-    )  # fmt: skip
-    return float(tested.pvalue)
-
-
-def holm(values: list[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false finding among them stays at the level."""
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def print_weights(seeds: list[Path]) -> None:
+def print_weights(found: Mapping[str, Weights]) -> None:
     """Print a table of the learned weights: concentration, and agreement between seeds."""
     print(
         "| weights | max/min | effective domains | Spearman between seeds | kept by two seeds "
         "| heaviest three |"
     )
     print("|---|--:|--:|--:|--:|---|")
-    for path in sorted(seeds[0].glob("*/weights.json")):
-        files = [seed / path.parent.name / path.name for seed in seeds]
-        if not all(file.is_file() for file in files):
-            continue
-        named = [json.loads(file.read_text())["domain_weights"] for file in files]
-        names = list(named[0])
-        weights = np.array([[one[name] for name in names] for one in named])
-        pairs = [(i, j) for i in range(len(seeds)) for j in range(i)]
-        agreement = [stats.spearmanr(weights[i], weights[j]).statistic for i, j in pairs]
-        count = len(names) * 70 // 100
-        kept = [set(np.argsort(-one)[:count]) for one in weights]
-        shared = np.mean([len(kept[i] & kept[j]) for i, j in pairs])
-        effective = np.exp(-(weights * np.log(weights)).sum(axis=1)).mean()
-        heaviest = [names[i] for i in np.argsort(-weights.mean(axis=0))[:3]]
-        print(
-            f"| {path.parent.name} | {(weights.max(1) / weights.min(1)).mean():,.0f} | "
-            f"{effective:.1f} | {np.mean(agreement):.2f} ({min(agreement):.2f} to "
-            f"{max(agreement):.2f}) | {shared:.1f} of {count} | {', '.join(heaviest)} |"
-        )
+    for step, by_seed in found.items():
+        if len(by_seed) > 1:
+            weights = np.array([list(one.values()) for one in by_seed.values()])
+            effective = np.exp(-(weights * np.log(weights)).sum(axis=1)).mean()
+            names = list(next(iter(by_seed.values())))
+            heaviest = [names[i] for i in np.argsort(-weights.mean(axis=0))[:3]]
+            print(
+                f"| {step} | {(weights.max(1) / weights.min(1)).mean():,.0f} | {effective:.1f} | "
+                f"{agreement(list(combinations(by_seed.values(), 2)))} | {', '.join(heaviest)} |"
+            )
     print()
+
+
+def print_agreement(found: Mapping[str, Weights]) -> None:
+    """Print a table of the agreement between the weights of two steps of the same seed."""
+    print("| weights | and | seeds | Spearman | kept by both |")
+    print("|---|---|--:|--:|--:|")
+    for one, other in combinations(found, 2):
+        seeds = [seed for seed in found[one] if seed in found[other]]
+        if seeds:
+            pairs = [(found[one][seed], found[other][seed]) for seed in seeds]
+            print(f"| {one} | {other} | {len(seeds)} | {agreement(pairs)} |")
+    print()
+
+
+def agreement(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> str:
+    """Mean and range of the rank correlation, and how many domains both keep, as two cells."""
+    names = list(pairs[0][0])
+    count = len(names) * SHARE // 100
+    ranks, shared = [], []
+    for pair in pairs:
+        one, other = ([weights[name] for name in names] for weights in pair)
+        ranks.append(stats.spearmanr(one, other).statistic)
+        kept = [set(np.argsort(-np.array(values))[:count]) for values in (one, other)]
+        shared.append(len(kept[0] & kept[1]))
+    spread = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})"
+    return f"{spread} | {np.mean(shared):.1f} of {count}"
+
+
+def learned(runs: Sequence[Run]) -> dict[str, Weights]:
+    """The weights that each step learned, by seed."""
+    found: dict[str, Weights] = {}
+    for run in runs:
+        if run.weights:
+            weights = {one.domain: one.last for one in run.weights}
+            found.setdefault(run.folder.name, {})[run.seed] = weights
+    return found
 
 
 if __name__ == "__main__":

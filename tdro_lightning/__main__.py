@@ -5,10 +5,12 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
@@ -18,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tdro_lightning.config import checked, package_folder, unknown_key
-from tdro_lightning.errors import InputError
+from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, Stopped
 from tdro_lightning.processes import (
     from_first,
     is_first_process,
@@ -84,15 +86,16 @@ def launch(devices: int, job: HydraConf, run_dir: str) -> None:
     process = subprocess.Popen([*command, f"run_dir={run_dir}"])
     try:
         code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal has told them too; they end in their own time
+    except (KeyboardInterrupt, Stopped) as asked:
+        process.send_signal(signal.SIGINT if isinstance(asked, KeyboardInterrupt) else asked.signal)
+        process.wait()  # they end in their own time, with a checkpoint
         raise
     if code:
         raise ChildProcessError(f"the {devices} processes of {run_dir} ended with an error")
 
 
 def main() -> None:
-    """Entry point; wrong input ends with exit code 2 and one message."""
+    """Entry point; what a user can mend ends with one message and the exit code of its kind."""
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]
     if "--help" in arguments or "-h" in arguments:
         print(USAGE + "\n" + _listing())
@@ -100,38 +103,52 @@ def main() -> None:
     if not any(argument.startswith("+experiment=") for argument in arguments):
         print(USAGE + "\n" + _listing(), file=sys.stderr)
         sys.exit(2)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         wrong = _start(arguments)
     except HydraException as error:
-        wrong = [_explained(error, arguments)]
+        wrong = [ConfigError(_explained(error, arguments))]
     except InputError as error:
-        wrong = [str(error)]
+        wrong = [error]
+    except FloatingPointError as error:
+        wrong = [NonFiniteError(str(error))]
+    except Stopped as stopped:
+        if is_first_process():
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         print("interrupted; the same command continues a chain where it was", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if "Config group override must be a string" not in str(error):  # Hydra's ValueError
+        if "Config group override must be a string" in str(error):  # Hydra's ValueError
+            nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
+            names = " ".join(f"~{name}" for name in nulls)
+            wrong = [ConfigError(f"a group cannot be null; write {names}")]
+        else:
             logging.getLogger(__name__).exception("failed")
             if processes() > 1:
                 print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
             raise
-        nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
-        wrong = [f"a group cannot be null; write {' '.join(f'~{name}' for name in nulls)}"]
     rank = f"rank {rank_here()}: " if processes() > 1 else ""
-    for message in wrong:
-        print(f"error: {rank}{message}", file=sys.stderr)
+    for one in wrong:
+        print(f"error: {rank}{one}", file=sys.stderr)
     if wrong:
-        sys.exit(2)
+        sys.exit(wrong[-1].code)
 
 
-def _start(arguments: list[str]) -> list[str]:
-    """Let Hydra compose and run every job; messages of the jobs that were given wrong input.
+def _stop(number: int, frame: Any) -> None:
+    """Where nothing is trained, SIGTERM ends a run at once."""
+    raise Stopped(number, f"stopped by {signal.Signals(number).name}")
+
+
+def _start(arguments: list[str]) -> list[InputError | NonFiniteError]:
+    """Let Hydra compose and run every job; the errors of the jobs that were given wrong input.
 
     A job of a sweep that is refused does not stop the others, except where several processes run
     it: those that were not refused may be waiting.
     """
     command = "python -m tdro_lightning " + shlex.join(arguments)
-    wrong: list[str] = []
+    wrong: list[InputError | NonFiniteError] = []
 
     started_by = os.getpid()
 
@@ -142,7 +159,7 @@ def _start(arguments: list[str]) -> list[str]:
         except (InputError, HydraException) as error:
             if processes() > 1 or os.getpid() != started_by:  # a launcher's job tells by failing
                 raise
-            wrong.append(str(error))
+            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
 
     if not is_first_process():
         arguments += ["hydra.output_subdir=null"]

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,14 +16,28 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from tdro_lightning.data import imports
 from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import MODULES, Config, FinetuneConfig, MineConfig, TDROConfig
+from tdro_lightning.evaluation import published
+from tdro_lightning.schema import (
+    MODULES,
+    Config,
+    FinetuneConfig,
+    MineConfig,
+    SourceConfig,
+    TDROConfig,
+)
 
-STAGES = ("harvest", "mine", "init_model", "fit", "evaluate", "simulate", "report", "chain", "plan")
+STAGES = (
+    *("import", "harvest", "mine", "decontaminate"),
+    *("init_model", "fit", "evaluate", "simulate", "report", "chain", "plan"),
+)
 CHOICES = {
     "stage": STAGES,
+    "source.layout": imports.LAYOUTS,
+    "decontaminate.documents": ("all", "relevant"),
     "model.pooling": ("last", "mean"),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "flash_attention_2", "sdpa", "eager"),
@@ -32,6 +47,7 @@ CHOICES = {
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
     "mine.index": ("exact", "ivf"),
+    "benchmark.layout": published.LAYOUTS,
 }
 POSITIVE = (
     "data.batch_size",
@@ -48,6 +64,7 @@ POSITIVE = (
     "simulate.steps",
     "simulate.rows",
     "simulate.margin_std",
+    "benchmark.depth",
 )
 
 
@@ -125,14 +142,20 @@ def _check_values(config: Config) -> None:
 
 def _check_stage(config: Config) -> list[str]:
     wrong = []
-    needed = {name: name for name in ("harvest", "mine", "evaluate", "simulate", "report", "chain")}
+    names = ("harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "chain")
+    needed = {name: name for name in names} | {"import": "source"}
     section = {**needed, "fit": "module", "plan": "module"}.get(config.stage)
     if section and getattr(config, section) is None:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
-    if config.stage == "evaluate" and config.benchmark is None:
-        wrong.append("stage=evaluate needs a benchmark: benchmark=NAME")
+    if config.stage in ("evaluate", "decontaminate") and config.benchmark is None:
+        wrong.append(f"stage={config.stage} needs a benchmark: benchmark=NAME")
     if config.mine is not None:
         wrong += _check_mine(config.mine)
+    if config.stage == "import" and config.source is not None:
+        wrong += _check_source(config.source)
+    for name, entry in (config.benchmark.sets if config.benchmark else {}).items():
+        if entry.relevant < 1:
+            wrong.append(f"benchmark.sets.{name}.relevant={entry.relevant} must be 1 or more")
     if config.simulate is not None and len(set(config.simulate.seeds)) < 2:
         wrong.append(
             f"simulate.seeds={config.simulate.seeds} must be two different seeds or more: "
@@ -189,6 +212,26 @@ def mining_rule(mine: MineConfig) -> MiningRule:
     return MiningRule(
         mine.negatives, mine.depth, mine.skip, mine.margin, mine.ratio, mine.max_score
     )
+
+
+def _check_source(source: SourceConfig) -> list[str]:
+    whole_catalogue = source.layout == "tdro" and source.path is None and source.name is None
+    if whole_catalogue:
+        return []
+    wrong = [
+        f"source.{key} is not set; stage=import needs {what}: source.{key}=..."
+        for key, what in {
+            "path": "a file, a folder or a hub dataset",
+            "name": "the domain's name",
+            "prompts": "a list of query instructions",
+        }.items()
+        if not getattr(source, key)
+    ]
+    if source.name and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", source.name, flags=re.ASCII):
+        wrong.append(f"source.name={source.name!r} must be letters, digits, `_`, `.` and `-`")
+    if source.corpus is not None and source.layout != "tevatron":
+        wrong.append(f"source.corpus is for source.layout=tevatron, not {source.layout}")
+    return wrong
 
 
 def _value(config: Config, key: str) -> Any:

@@ -1,8 +1,17 @@
-"""Errors a user can mend: the message names the value, what is allowed and the place to change."""
+"""Errors a user can mend: the message names the value, what is allowed and the place to change.
+
+A command ends with the error's exit code: 2 configuration, 3 data, 4 non-finite numbers, 5 no
+usable checkpoint, 6 disk or memory, 143 SIGTERM, 130 SIGINT.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the command ends with exit code 2 and this one message."""
+    """Something the user gave is wrong; the command ends with one message and an exit code."""
+
+    code = 2
 
 
 class ConfigError(InputError):
@@ -11,3 +20,46 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A wrong or missing file, line or field; the message names file and line."""
+
+    code = 3
+
+
+class CheckpointError(DataError):
+    """A run was to go on, and no checkpoint of it can be used."""
+
+    code = 5
+
+
+class ResourceError(InputError):
+    """The disk or the memory does not suffice."""
+
+    code = 6
+
+
+class Stopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one
+    """A signal ended the run in good order.
+
+    Args:
+        signal: the signal's number; the command ends with 128 and that.
+        message: where it stopped, and how to go on.
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.code = 128 + signal
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss is NaN or infinite; nothing was updated with it.
+
+    Args:
+        message: which losses, of which domains and rows.
+        rows: for each of this process's rows with such a loss, what is known of it.
+    """
+
+    code = 4
+
+    def __init__(self, message: str, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)

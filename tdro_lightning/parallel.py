@@ -35,6 +35,7 @@ from torch.distributed.fsdp import (
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tdro_lightning.checkpoint import read_checkpoint, write_checkpoint
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.processes import backend, processes, processes_here
 from tdro_lightning.retrieval.encoder import Encoder
@@ -61,14 +62,18 @@ class WholeCheckpoints(Strategy):
             optimizer = optimizer._optimizer
         return get_optimizer_state_dict(self._module, optimizer, options=SAVED)
 
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write the checkpoint's folder, on the first rank."""
+        if self.is_global_zero:
+            write_checkpoint(Path(filepath), checkpoint)
+
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The content of a checkpoint, read where a rank needs it."""
-        checkpoint: dict[str, Any] = torch.load(
-            checkpoint_path, map_location="cpu", mmap=True, weights_only=True
-        )
-        return checkpoint
+        """The state of a checkpoint, read where a rank needs it."""
+        return read_checkpoint(Path(checkpoint_path))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put the trained parameters in place.

@@ -60,6 +60,7 @@ class DomainsConfig:
     root: str | None = None
     hub: str | None = None
     only: list[str] | None = None
+    rows: dict[str, int] | None = None
     catalogue: dict[str, DomainConfig] = MISSING
 
 
@@ -156,18 +157,25 @@ class LoggerConfig:
 
 @dataclass
 class BenchmarkSetConfig:
-    """One evaluation set in BEIR layout."""
+    """One evaluation set: a folder in BEIR's layout, or a language in the others."""
 
-    folder: str = MISSING
-    split: str = MISSING
+    folder: str | None = None
+    language: str | None = None
+    split: str = "test"
     prompt: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    relevant: int = 1
+    skip_own_id: bool = False
 
 
 @dataclass
 class BenchmarkConfig:
     """Evaluation sets."""
 
-    root: str = MISSING
+    root: str | None = None
+    layout: str = "beir"
+    depth: int = 100
     sets: dict[str, BenchmarkSetConfig] = MISSING
 
 
@@ -177,6 +185,7 @@ class EvaluateConfig:
 
     encoders: dict[str, str] = MISSING
     bm25: bool = MISSING
+    embeddings: str | None = None
 
 
 @dataclass
@@ -184,6 +193,21 @@ class HarvestConfig:
     """How much python_docs takes from this Python."""
 
     max_rows: int = MISSING
+
+
+@dataclass
+class SourceConfig:
+    """Training data of another project, and the domain it becomes."""
+
+    layout: str = MISSING
+    path: str | None = None
+    corpus: str | None = None
+    split: str = MISSING
+    name: str | None = None
+    language: str = MISSING
+    category: str = MISSING
+    symmetric: bool = MISSING
+    prompts: list[str] = MISSING
 
 
 @dataclass
@@ -201,6 +225,15 @@ class MineConfig:
     ratio: float | None = MISSING
     max_score: float | None = MISSING
     teacher: str | None = MISSING
+
+
+@dataclass
+class DecontaminateConfig:
+    """What counts as a repetition of an evaluation text."""
+
+    documents: str = MISSING
+    simhash_distance: int = MISSING
+    jaccard: float = MISSING
 
 
 @dataclass
@@ -227,10 +260,11 @@ class SimulateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run folders one page shows."""
+    """Which run folders one page shows, and the retriever that others are compared with."""
 
     title: str = MISSING
     runs: list[str] = MISSING
+    baseline: str = "uniform"
 
 
 @dataclass
@@ -238,8 +272,10 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
+    `source` is the folder of a finished chain whose files the steps read.
     """
 
+    source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
 
@@ -265,8 +301,10 @@ class Config:
     logger: LoggerConfig = MISSING
     benchmark: BenchmarkConfig | None = None
     evaluate: EvaluateConfig | None = None
+    source: SourceConfig | None = None
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
+    decontaminate: DecontaminateConfig | None = None
     simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     chain: ChainConfig | None = None

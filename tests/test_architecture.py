@@ -74,4 +74,5 @@ def test_the_wheel_holds_configuration_and_templates(tmp_path: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"tdro_lightning/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
     assert "tdro_lightning/report/page.html.j2" in names
+    assert "tdro_lightning/report/published/tdro.json" in names
     assert not any(name.startswith(("tests/", "conf/")) for name in names)

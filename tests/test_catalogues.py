@@ -170,15 +170,19 @@ def test_every_domain_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", names(BENCHMARKS))
 def test_every_set_is_complete(name: str) -> None:
     config = read("benchmark", name, resolve=False)
-    assert list(config) == ["root", "sets"]
-    folders = [entry["folder"] for entry in config["sets"].values()]
-    assert folders
-    assert len(set(folders)) == len(folders)
+    assert list(config) == ["root", "layout", "depth", "sets"]
+    key = "folder" if config["layout"] == "beir" else "language"
+    parts = [(entry[key], entry.get("split")) for entry in config["sets"].values()]
+    assert parts
+    assert len(set(parts)) == len(parts)
     for entry in config["sets"].values():
-        assert list(entry) == ["folder", "split", "prompt"]
-        assert not Path(entry["folder"]).is_absolute()
-        assert ".." not in Path(entry["folder"]).parts
+        assert isinstance(entry[key], str)
+        assert not Path(entry[key]).is_absolute()
+        assert ".." not in Path(entry[key]).parts
         assert entry["prompt"] == entry["prompt"].strip() != ""
+        if key == "folder" and config["root"] is None:
+            assert re.fullmatch(r"[\w-]+/[\w-]+", entry["hub"])
+            assert re.fullmatch(r"[0-9a-f]{40}", entry["revision"])
 
 
 def test_beir_covers_15_benchmarks_with_12_forums() -> None:
@@ -192,6 +196,35 @@ def test_beir_covers_15_benchmarks_with_12_forums() -> None:
     assert sets["nq"]["prompt"] == (
         "Given a question, retrieve Wikipedia passages that answer the question"
     )
+
+
+def test_miracl_has_18_languages_and_mkqa_25() -> None:
+    miracl, mkqa = read("benchmark", "miracl"), read("benchmark", "mkqa")
+    assert (miracl["layout"], mkqa["layout"]) == ("miracl", "mkqa")
+    for name, sets in (("miracl", miracl["sets"]), ("mkqa", mkqa["sets"])):
+        assert list(sets) == [f"{name}-{entry['language']}" for entry in sets.values()]
+        assert {entry["prompt"] for entry in sets.values()} == {
+            "Given a question, retrieve Wikipedia passages that answer the question"
+        }
+    languages = "ar bn de en es fa fi fr hi id ja ko ru sw te th yo zh"
+    assert [entry["language"] for entry in miracl["sets"].values()] == languages.split()
+    assert {entry["split"] for entry in miracl["sets"].values()} == {"dev"}
+    languages = "ar da de es fi fr he hu it ja km ko ms nl no pl pt ru sv th tr vi"
+    chinese = ["zh_cn", "zh_hk", "zh_tw"]
+    assert [entry["language"] for entry in mkqa["sets"].values()] == [*languages.split(), *chinese]
+
+
+def test_the_fast_sets_are_four_of_beir() -> None:
+    fast, whole = read("benchmark", "beir_fast")["sets"], read("benchmark", "beir15")["sets"]
+    assert list(fast) == ["fiqa", "nfcorpus", "scidocs", "scifact"]
+    assert all(whole[name] == entry for name, entry in fast.items())
+
+
+def test_trec_dl_ranks_1000_and_needs_grade_2() -> None:
+    benchmark = read("benchmark", "trec_dl")
+    assert benchmark["depth"] == 1000
+    lowest = {name: entry.get("relevant", 1) for name, entry in benchmark["sets"].items()}
+    assert lowest == {"msmarco_dev": 1, "trec_dl_2019": 2, "trec_dl_2020": 2}
 
 
 def test_tdro_mini_has_8_evaluation_sets() -> None:

@@ -20,6 +20,7 @@ REQUIRED = {
     "finetune_top70": ["transfer.weights=weights.json"],
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
+    "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
     "mine_corpus": ["mine.corpus=corpus.jsonl", "mine.teacher=cross-encoder"],
 }
@@ -132,6 +133,33 @@ def test_a_study_s_measurements_share_their_reference_losses(name: str) -> None:
     assert len({step.module.temperature for step in steps}) == 1
 
 
+def test_the_robustness_study_begins_from_the_measurement_study() -> None:
+    chain = composed("+experiment=robustness_tdro_mini", "seed=3").chain
+    assert chain is not None
+    steps = {
+        name: composed(f"+experiment={experiment}", *chain.overrides, *own, "chain_dir=run")
+        for name, (experiment, *own) in chain.steps.items()
+    }
+    tuned = {name: step for name, step in steps.items() if step.stage == "fit"}
+    assert chain.source == "runs/measurement_tdro_mini/seed3"
+    learned = {name for name, step in tuned.items() if step.module.kind == "tdro"}
+    assert learned == {"smooth2", "imbalanced_smooth"}
+    for name, step in tuned.items():
+        second = name == "reference2"
+        assert step.model.path == ("run/model2/model" if second else f"{chain.source}/model/model")
+        assert (step.seed == 103) == second
+        assert (step.domains.rows is not None) == name.startswith("imbalanced")
+    read = {name: step.transfer.weights for name, step in tuned.items()}
+    assert read["smooth2_top70"] == "run/smooth2/weights.json"
+    assert read["imbalanced_top70"] == "run/imbalanced_smooth/weights.json"
+    assert read["noise05"] == read["bottom50"] == f"{chain.source}/smooth/weights.json"
+    assert steps["smooth2"].module.reference == "run/reference2/encoder"
+    assert steps["imbalanced_smooth"].module.reference == "run/imbalanced_reference/encoder"
+    seeds = [step.transfer.noise_seed for step in tuned.values() if step.transfer.noise]
+    assert len(seeds) == len(set(seeds)) == 4
+    assert {step.transfer.share for step in tuned.values()} == {50, 60, 70, 80, 90}
+
+
 def test_a_measurement_that_needs_a_reference_is_refused_without() -> None:
     with pytest.raises(ConfigError, match=r"module\.measurement=ratio needs module\.reference"):
         composed("+experiment=tdro_qwen05b", "module.reference=null")
@@ -156,6 +184,17 @@ def test_every_benchmark_can_be_evaluated(benchmark: str) -> None:
     config = composed("+experiment=evaluate", f"benchmark={benchmark}", "chain_dir=c")
     assert config.benchmark is not None
     assert config.benchmark.sets
+
+
+def test_wrong_benchmark_settings_come_in_one_message() -> None:
+    wrong = ["benchmark.layout=trec", "benchmark.depth=0", "+benchmark.sets.scifact.relevant=0"]
+    with pytest.raises(ConfigError) as error:
+        composed("+experiment=evaluate", "benchmark=beir_fast", *wrong)
+    assert str(error.value).splitlines() == [
+        "benchmark.layout='trec' must be one of beir, miracl, mkqa",
+        "benchmark.depth=0 must be above 0",
+        "benchmark.sets.scifact.relevant=0 must be 1 or more",
+    ]
 
 
 def test_a_misspelt_key_in_an_experiment_file_is_refused(tmp_path: Path) -> None:

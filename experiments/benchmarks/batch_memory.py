@@ -5,15 +5,13 @@ Each case runs in a process of its own; what counts is how much its memory grows
 
 import json
 import logging
-import os
-import resource
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
-from gpu_step import Settings, batches, encoder, module, trained
+from rounds import MEGA, growth
+from steps import Settings, batches, encoder, module, trained
 
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
 
@@ -38,7 +36,6 @@ CASES = {  # batch size, tokens whose activations are kept
     "256, all kept": (256, EVERYTHING),
     "512, all kept": (512, EVERYTHING),
 }
-MEGA = 1e6
 
 
 def grown(batch: int, kept_tokens: int) -> float:
@@ -46,17 +43,21 @@ def grown(batch: int, kept_tokens: int) -> float:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     settings = Settings(
-        model="", stage="finetune", full=True, batch=batch, negatives=1, query_tokens=64,
-        passage_tokens=128, chunk_tokens=CHUNK, kept_tokens=kept_tokens,
-        activation_checkpointing=False, steps=1, warmup=0, device="cpu", precision="32-true",
-        peak_tflops=None, seed=0, output=None,
-    )  # fmt: skip
+        stage="finetune",
+        full=True,
+        batch=batch,
+        query_tokens=64,
+        passage_tokens=128,
+        chunk_tokens=CHUNK,
+        kept_tokens=kept_tokens,
+        steps=1,
+        warmup=0,
+        device="cpu",
+        precision="32-true",
+    )
     made = batches("finetune", settings, 1, MODEL["architecture"]["vocab_size"])
     stage = module("finetune", settings, MODEL, encoder(settings, MODEL, 0, trained=True))
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    trained(stage, made, settings)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (peak - pages * os.sysconf("SC_PAGE_SIZE")) / MEGA
+    return growth(lambda: trained(stage, made, settings))
 
 
 def embeddings(batch: int) -> float:

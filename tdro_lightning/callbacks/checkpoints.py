@@ -1,61 +1,105 @@
-"""Checkpoints of a run: two are kept, and a run can go on from the newest."""
+"""When a run writes checkpoints, and how it ends where a signal asks it to."""
 
-import re
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from tdro_lightning.errors import DataError
+from tdro_lightning.checkpoint import RUN, checkpoint_path
+from tdro_lightning.errors import Stopped
+from tdro_lightning.retrieval.distributed import largest
 
-KEPT = 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ONE_REQUEST = 1.0  # seconds; a launcher repeats to its processes what the terminal has told them
 
 
 class Checkpoints(Callback):
-    """Writes `step-<number>.ckpt`, whole tensors whatever the strategy, and keeps the newest two.
+    """Writes a checkpoint every so many steps, whole tensors whatever the strategy.
+
+    It comes after the callbacks that log, so that the history has what lies behind it.
 
     Args:
         folder: the run's checkpoints.
-        every: steps between two of them.
+        every: steps between two of them; None writes none by itself.
+        run: what the run depends on, kept beside the state.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int | None, run: dict[str, Any]) -> None:
         self.folder = folder
         self.every = every
+        self.run = run
+        self._written = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on has its first checkpoint already."""
+        self._written = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Write one where it is time; all ranks take part, the first one writes."""
-        if trainer.global_step % self.every:
-            return
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:07d}.ckpt")
-        if trainer.is_global_zero:
-            for old in _by_step(self.folder)[:-KEPT]:
-                old.unlink()
+        """Write one where it is time."""
+        if self.every is not None and trainer.global_step % self.every == 0:
+            self.write(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what the run depends on."""
+        checkpoint[RUN] = self.run
+
+    def write(self, trainer: Trainer) -> None:
+        """Write one now, unless this step has one; all ranks take part, the first one writes."""
+        if trainer.global_step != self._written:
+            trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
+            self._written = trainer.global_step
 
 
-def newest_checkpoint(folder: Path, resume: str) -> Path | None:
-    """The checkpoint that a run goes on from, or None for a start at step 0.
+class Stops(Callback):
+    """Ends a run between two steps, with a checkpoint, where SIGTERM or SIGINT asks any rank to.
+
+    The handler only notes the signal. A second SIGINT, later than a second after the first, ends
+    the run at once.
 
     Args:
-        folder: the run's checkpoints.
-        resume: `never`, `auto` (where there is one) or `must`.
-
-    Raises:
-        DataError: `must`, and there is none.
+        checkpoints: what writes the checkpoint.
     """
-    found = _by_step(folder) if resume != "never" else []
-    if resume == "must" and not found:
-        raise DataError(f"trainer.resume=must, but {folder} holds no checkpoint")
-    return found[-1] if found else None
 
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._signal, self._since = 0, 0.0
+        self._before: dict[signal.Signals, Any] = {}
 
-def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's name says."""
-    (number,) = re.findall(r"step-(\d+)", checkpoint.name)
-    return int(number)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen; a run that is not in the main thread cannot."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Stop after the step in which any rank was asked to."""
+        number = largest(self._signal)
+        if not number:
+            return
+        self.checkpoints.write(trainer)
+        name, step = signal.Signals(number).name, trainer.global_step
+        raise Stopped(
+            number,
+            f"stopped by {name} after step {step} of {trainer.max_steps}; its checkpoint is in "
+            f"{self.checkpoints.folder}, and the same command with this run_dir goes on from there",
+        )
 
-def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.ckpt"), key=step_of)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no longer."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self._signal == number == signal.SIGINT and now - self._since > ONE_REQUEST:
+            raise KeyboardInterrupt
+        self._signal, self._since = number, now

@@ -1,6 +1,7 @@
 """An append-only history of everything logged, our own record beside any tracker."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tdro_lightning.files import write_text
+
+HISTORY = "history.csv"  # in the run folder
 HEADER = ("step", "metric", "value")
 
 
 def log_now(module: LightningModule, metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Send values that only this step has to the loggers.
+    """Send values of a step to the loggers, at once.
 
-    `module.log` would repeat them at every later step that has no such value.
+    `module.log` sends them after the step's last hook, so that a checkpoint written there would
+    have a history behind it that lacks them; and it repeats those that later steps do not have.
 
     Args:
         module: the module that trains.
@@ -26,6 +31,11 @@ def log_now(module: LightningModule, metrics: Mapping[str, float], step: int | N
     if (step + 1) % module.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
         for logger in module.loggers:
             logger.log_metrics(dict(metrics), step)
+
+
+def steps_in(path: Path) -> int:
+    """How many steps a history file has; 0 without one."""
+    return max((int(line[0]) + 1 for line in _lines(path)), default=0) if path.is_file() else 0
 
 
 class History(Logger):
@@ -40,7 +50,7 @@ class History(Logger):
 
     def __init__(self, folder: Path, start: int = 0) -> None:
         super().__init__()
-        self.path = folder / "history.csv"
+        self.path = folder / HISTORY
         self._open(start)
 
     @property
@@ -70,7 +80,13 @@ class History(Logger):
     def _open(self, start: int) -> None:
         kept: list[list[str]] = []
         if start and self.path.is_file():
-            with self.path.open(newline="") as stream:
-                kept = [line for line in list(csv.reader(stream))[1:] if int(line[0]) < start]
-        with self.path.open("w", newline="") as stream:
-            csv.writer(stream).writerows([HEADER, *kept])
+            kept = [line for line in _lines(self.path) if int(line[0]) < start]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([HEADER, *kept])
+        write_text(self.path, text.getvalue())
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """Step, metric and value of each line; the last one may be cut short where a run was killed."""
+    with path.open(newline="") as stream:
+        return [line for line in list(csv.reader(stream))[1:] if len(line) == len(HEADER)]

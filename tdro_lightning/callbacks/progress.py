@@ -6,6 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from tdro_lightning.data.collator import Batch
+from tdro_lightning.modules.tdro import TDROModule
 
 
 class Progress(Callback):
@@ -41,9 +42,10 @@ class Progress(Callback):
         seconds = now - self._began
         left = seconds / max(1, step - self._first_step) * (steps - step)
         line = f"{self.title}: step {step}/{steps}, loss {metrics['loss']:.3f}"
-        weights = {k.removeprefix("weights/"): v for k, v in metrics.items() if "weights/" in k}
-        largest = sorted(weights, key=weights.__getitem__, reverse=True)[:3]
-        if largest:
+        if isinstance(pl_module, TDROModule):
+            names = pl_module.weights.names
+            weights = dict(zip(names, pl_module.weights.last.tolist(), strict=True))
+            largest = sorted(weights, key=weights.__getitem__, reverse=True)[:3]
             line += ", largest weights " + ", ".join(f"{n} {weights[n]:.3f}" for n in largest)
         speed = f"{self._passages / seconds:,.0f} passages/s"
         print(f"{line}, {speed}, {left:.0f} s left", flush=True)

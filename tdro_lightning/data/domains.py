@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import check_row, read_rows
+from tdro_lightning.data.randomness import generator
+from tdro_lightning.data.tables import cached_table, without_bars
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -89,6 +91,7 @@ def load_domains(
     root: str,
     hub: str | None,
     only: list[str] | None,
+    rows: Mapping[str, int] | None = None,
 ) -> list[Domain]:
     """Load the rows of the catalogued domains, every line checked once.
 
@@ -97,10 +100,50 @@ def load_domains(
         root: folder of the files.
         hub: hub dataset (or folder in its layout) that holds the files instead of `root`.
         only: the domains to load; None loads all.
+        rows: domain name to the number of rows to keep, drawn by the name; others keep all.
+
+    Raises:
+        ConfigError: `only` or `rows` names a domain that the catalogue lacks, or `rows` asks for
+            no row or for more than there are.
+        DataError: a missing file or a row that breaks the format.
+    """
+    for name in rows or {}:
+        if name not in catalogue:
+            raise ConfigError(
+                f"domains.rows names {[name]}, not in the catalogue; it has {list(catalogue)}"
+            )
+    loaded = []
+    for name in chosen_domains(catalogue, only):
+        entry = catalogue[name]
+        place = f"{hub}:{entry['file']}" if hub else str(Path(root) / entry["file"])
+        table, content = (
+            _hub_table(hub, entry["file"]) if hub else _file_table(Path(root) / entry["file"])
+        )
+        if rows and name in rows:
+            table, content = _part(name, table, content, rows[name])
+        prompts = tuple(entry["prompts"])
+        loaded.append(Domain(name, place, prompts, bool(entry["symmetric"]), table, content))
+        logger.info("domain %s: %d rows from %s", name, len(table), place)
+    return loaded
+
+
+def _part(
+    name: str, table: datasets.Dataset, content: str, count: int
+) -> tuple[datasets.Dataset, str]:
+    """So many rows of a table in its order, drawn by the domain's name alone."""
+    if not 1 <= count <= len(table):
+        raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
+    drawn = sorted(generator(0, f"rows {name}").permutation(len(table))[:count].tolist())
+    with without_bars():
+        kept = table.select(drawn).flatten_indices()
+    return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
+
+
+def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
+    """Names of the domains to load, in index order.
 
     Raises:
         ConfigError: `only` names a domain that the catalogue lacks.
-        DataError: a missing file or a row that breaks the format.
     """
     chosen = list(catalogue) if only is None else only
     unknown = [name for name in chosen if name not in catalogue]
@@ -108,56 +151,53 @@ def load_domains(
         raise ConfigError(
             f"domains.only names {unknown}, not in the catalogue; it has {list(catalogue)}"
         )
-    loaded = []
-    for name in chosen:
-        entry = catalogue[name]
-        place = f"{hub}:{entry['file']}" if hub else str(Path(root) / entry["file"])
-        table, content = (
-            _hub_table(hub, entry["file"]) if hub else _file_table(Path(root) / entry["file"])
-        )
-        prompts = tuple(entry["prompts"])
-        loaded.append(Domain(name, place, prompts, bool(entry["symmetric"]), table, content))
-        logger.info("domain %s: %d rows from %s", name, len(table), place)
-    return loaded
+    return chosen
+
+
+def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Row]]:
+    """A domain's fingerprint, and its rows one after the other, each checked as it comes.
+
+    Args:
+        file: of the domain, in the folder `root` or in the hub dataset.
+        root, hub: as in `load_domains`.
+
+    Raises:
+        DataError: as in `load_domains`, for bad rows when they come.
+    """
+    if hub:
+        source = _hub_source(hub, file)
+        return source._fingerprint, (row for _, row in _numbered(f"{hub}:{file}", source))
+    path = _existing(Path(root) / file)
+    return fingerprint(path), (row for _, row in _numbered(str(path), None))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; set domains.root to the folder of the domain files")
+    return path
 
 
 def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
-    """Rows of a local file through the Arrow cache, which is keyed by content, not by time."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; set domains.root to the folder of the domain files")
-    content = fingerprint(path)
-    return _arrow({"path": str(path)}, content), content
+    """Rows of a local file through the Arrow cache."""
+    content = fingerprint(_existing(path))
+    return cached_table(checked_rows, {"path": str(path)}, FEATURES, content), content
 
 
 def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
     """Rows of one file of a hub dataset, or of a folder in a hub dataset's layout."""
+    source = _hub_source(hub, file)
+    content = source._fingerprint
+    arguments = {"path": f"{hub}:{file}", "source": source}
+    return cached_table(checked_rows, arguments, FEATURES, content), content
+
+
+def _hub_source(hub: str, file: str) -> datasets.Dataset:
     try:
-        source = datasets.load_dataset(hub, data_files=file, split="train")
+        return datasets.load_dataset(hub, data_files=file, split="train")
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"domains.hub={hub}: cannot read {file} ({error})") from None
     except StopIteration:  # the library's answer to an empty file
         raise DataError(f"{hub}:{file}: no rows in it") from None
-    content = source._fingerprint
-    return _arrow({"path": f"{hub}:{file}", "source": source}, content), content
-
-
-def _arrow(arguments: dict[str, Any], content: str) -> datasets.Dataset:
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        return datasets.Dataset.from_generator(
-            checked_rows,
-            features=FEATURES,
-            gen_kwargs=arguments,
-            fingerprint=hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32],
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
-    finally:
-        if progress:
-            datasets.enable_progress_bars()
 
 
 def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[dict[str, Any]]:
@@ -166,6 +206,11 @@ def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[
     Raises:
         DataError: a bad row, a query id that stands twice, or no row at all.
     """
+    for line, row in _numbered(path, source):
+        yield {"line": line, **row}
+
+
+def _numbered(path: str, source: datasets.Dataset | None) -> Iterator[tuple[int, Row]]:
     numbered: Iterator[tuple[int, Row]]
     if source is None:
         numbered = read_rows(Path(path))
@@ -176,7 +221,7 @@ def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[
     for line, row in numbered:
         hashes.append(hash(row["query_id"]))
         lines.append(line)
-        yield {"line": line, **row}
+        yield line, row
     if not lines:
         raise DataError(f"{path}: no rows in it")
     _refuse_twins(np.array(hashes), np.array(lines), path)

@@ -14,6 +14,25 @@ from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.errors import DataError
 
 
+def domain_files(folder: Path) -> dict[str, Path]:
+    """The `.jsonl` and `.jsonl.gz` files of a folder, by their names without these endings.
+
+    Raises:
+        DataError: there is no such folder or file, or a domain has two files.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        if name in files:
+            raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
+        files[name] = path
+    if not files:
+        raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
+    return files
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, JSON object) for each line that is not blank.
 

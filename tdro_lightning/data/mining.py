@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -260,25 +259,6 @@ class Miner:
             positive_passages=positives,
             negative_passages=negatives,
         )
-
-
-def domain_files(folder: Path) -> dict[str, Path]:
-    """The `.jsonl` and `.jsonl.gz` files of a folder, by their names without these endings.
-
-    Raises:
-        DataError: there is no such folder or file, or a domain has two files.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    files: dict[str, Path] = {}
-    for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        if name in files:
-            raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
-        files[name] = path
-    if not files:
-        raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
-    return files
 
 
 def _known(rows: Sequence[Row], pool: Pool) -> dict[str, Known]:

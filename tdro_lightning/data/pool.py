@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.data.jsonl import check_passage, read_objects
 from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.tables import cached_table
 from tdro_lightning.errors import DataError
 
 FEATURES = datasets.Features({k: datasets.Value("string") for k in ("docid", "title", "text")})
@@ -101,7 +102,7 @@ def corpus_pool(path: Path, content: str) -> Pool:
     Raises:
         DataError: a line breaks the format, or no passage has a text.
     """
-    table = _table(path, content)
+    table = cached_table(_corpus, {"path": str(path)}, FEATURES, content)
     texts = np.empty(len(table), dtype=np.uint64)
     docids = np.empty(len(table), dtype=np.uint64)
     whole = np.empty(len(table), dtype=bool)
@@ -187,18 +188,6 @@ def _places(keys: Sequence[str], places: Sequence[int]) -> Places:
 
 def _order(passage: Passage) -> tuple[bool, str, str, str]:
     return not passage["docid"], passage["docid"], passage["title"], passage["text"]
-
-
-def _table(path: Path, content: str) -> datasets.Dataset:
-    """The corpus through the Arrow cache, which is keyed by content, not by time."""
-    key = hashlib.sha256(f"{content} {FEATURES}".encode()).hexdigest()[:32]
-    arguments: dict[str, Any] = {"gen_kwargs": {"path": str(path)}, "fingerprint": key}
-    try:
-        return datasets.Dataset.from_generator(_corpus, features=FEATURES, **arguments)
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
 
 
 def _corpus(path: str) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,14 @@
-"""Evaluation sets in BEIR's layout: a corpus, queries, and graded judgements."""
+"""Evaluation sets as the evaluation sees them: documents, queries, and what counts as a hit."""
 
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from tdro_lightning.data.example import Passage, passage_text
-from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
 
-HEADER = "query-id\tcorpus-id\tscore"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -18,157 +18,131 @@ class RetrievalSet:
     Attributes:
         documents: title and text of each document, in the order of `document_ids`.
         queries: text of each query, in the order of `query_ids`.
-        qrels: grade of each judged document, per query.
+        qrels: grade of each judged document, per query; empty where only answers count.
         answers: accepted answers of each query, where the set has them.
         prompt: instruction for encoding the queries.
+        relevant: lowest grade that counts as relevant in recall and reciprocal rank.
+        skip_own_id: a document whose id is the query's is the query itself and no result.
+        depth: documents ranked for each query.
     """
 
     name: str
-    document_ids: tuple[str, ...]
-    documents: tuple[str, ...]
+    document_ids: Sequence[str]
+    documents: Sequence[str]
     query_ids: tuple[str, ...]
     queries: tuple[str, ...]
     qrels: dict[str, dict[str, int]]
     answers: dict[str, tuple[str, ...]] | None
     prompt: str | None
+    relevant: int = 1
+    skip_own_id: bool = False
+    depth: int = 100
 
 
-def load_set(
-    name: str, folder: Path, split: str = "test", prompt: str | None = None
-) -> RetrievalSet:
-    """Read `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, each also as `.gz`.
+@dataclass(frozen=True)
+class Sets:
+    """Evaluation sets by name, loaded one at a time while they are gone through."""
+
+    loaders: Mapping[str, Callable[[], RetrievalSet]]
+
+    @property
+    def names(self) -> list[str]:
+        """The sets' names, in order."""
+        return list(self.loaders)
+
+    def __iter__(self) -> Iterator[RetrievalSet]:
+        return (load() for load in self.loaders.values())
+
+
+class Judgement(NamedTuple):
+    """The grade of a document for a query, and the file and line that say so."""
+
+    place: str
+    query: str
+    document: str
+    grade: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Queries by id, and their judged documents or their accepted answers."""
+
+    queries: dict[str, str]
+    judgements: list[Judgement]
+    answers: dict[str, tuple[str, ...]]
+
+
+def checked_questions(questions: Questions, place: str) -> Questions:
+    """The questions, once they are found to fit each other.
 
     Raises:
-        DataError: a file is missing, empty or malformed, an id stands twice, a judgement names an
-            unknown query or document, or only some of the judged queries have answers.
+        DataError: there is no query, judgement or answer, a judgement names an unknown query or
+            contradicts another one, or only some of the judged queries have answers.
     """
-    documents = _documents(_file(folder, "corpus.jsonl"))
-    queries_file = _file(folder, "queries.jsonl")
-    queries, answers = _queries(queries_file)
-    qrels = _qrels(_file(folder, f"qrels/{split}.tsv"), queries, documents)
-    judged = [query for query in queries if query in qrels]
-    answered = {query: answers[query] for query in judged if query in answers}
-    if answered and len(answered) < len(judged):
-        missing = next(query for query in judged if query not in answered)
+    if not questions.queries:
+        raise DataError(f"{place}: no queries in it")
+    if not questions.judgements and not questions.answers:
+        raise DataError(f"{place}: no judgements in it")
+    grades: dict[tuple[str, str], int] = {}
+    for line, query, document, grade in questions.judgements:
+        if query not in questions.queries:
+            raise DataError(f"{line}: query {query!r} is not among the queries")
+        if grades.setdefault((query, document), grade) != grade:
+            raise DataError(
+                f"{line}: query {query!r} and document {document!r} stand twice, with two grades"
+            )
+    judged = dict.fromkeys(query for _, query, _, _ in questions.judgements)
+    missing = [query for query in judged if query not in questions.answers]
+    if missing and len(missing) < len(judged):
         raise DataError(
-            f"{queries_file}: {len(answered)} of {len(judged)} judged queries have "
-            f"`metadata.answers`, query {missing!r} has none; give answers to all or to none"
+            f"{place}: {len(judged) - len(missing)} of {len(judged)} judged queries have answers, "
+            f"query {missing[0]!r} has none; give answers to all or to none"
         )
+    return questions
+
+
+def joined(
+    name: str,
+    corpus: Corpus,
+    questions: Questions,
+    *,
+    prompt: str | None = None,
+    relevant: int = 1,
+    skip_own_id: bool = False,
+    depth: int = 100,
+) -> RetrievalSet:
+    """Put checked documents and questions together.
+
+    Relevant documents that the corpus lacks stay judged, so that they count as not found, as in the
+    field: ArguAna has five. More of them are the sign of a corpus that is not whole.
+
+    Raises:
+        DataError: over 1 % of the relevant documents are not in the corpus.
+    """
+    qrels: dict[str, dict[str, int]] = {}
+    for _, query, document, grade in questions.judgements:
+        qrels.setdefault(query, {})[document] = grade
+    relevants = [j for j in questions.judgements if j.grade > 0]
+    known = corpus.ids.among(judgement.document for judgement in relevants)
+    lost = [judgement for judgement in relevants if judgement.document not in known]
+    if len(lost) > BROKEN_SHARE * len(relevants):
+        raise DataError(
+            f"{lost[0].place}: document {lost[0].document!r} is not in the corpus, "
+            f"like {len(lost)} of {len(relevants)} relevant ones; is the corpus whole?"
+        )
+    if lost:
+        logger.warning("%s: %d relevant documents are not in the corpus", name, len(lost))
+    ids = [query for query in questions.queries if query in (qrels or questions.answers)]
     return RetrievalSet(
         name=name,
-        document_ids=tuple(documents),
-        documents=tuple(documents.values()),
-        query_ids=tuple(judged),
-        queries=tuple(queries[query] for query in judged),
-        qrels={query: qrels[query] for query in judged},
-        answers=answered or None,
+        document_ids=corpus.ids,
+        documents=corpus.texts,
+        query_ids=tuple(ids),
+        queries=tuple(questions.queries[query] for query in ids),
+        qrels={query: qrels[query] for query in ids} if qrels else {},
+        answers={q: questions.answers[q] for q in ids if q in questions.answers} or None,
         prompt=prompt,
+        relevant=relevant,
+        skip_own_id=skip_own_id,
+        depth=depth,
     )
-
-
-def _file(folder: Path, name: str) -> Path:
-    plain, zipped = folder / name, folder / f"{name}.gz"
-    if plain.exists() and zipped.exists():
-        raise DataError(f"{plain} and {zipped.name} both exist; keep one of them")
-    if not plain.exists() and not zipped.exists():
-        beside = sorted(path.name for path in plain.parent.glob("*")) or ["nothing"]
-        raise DataError(
-            f"{plain}: no such file, nor {zipped.name}; the folder holds {', '.join(beside)}"
-        )
-    return plain if plain.exists() else zipped
-
-
-def _documents(path: Path) -> dict[str, str]:
-    documents: dict[str, str] = {}
-    for number, value in read_objects(path):
-        place = f"{path}:{number}"
-        identifier = _new_id(value, documents, place)
-        title = _string(value, "title", place) if value.get("title") is not None else ""
-        text = _string(value, "text", place)
-        whole = passage_text(Passage(docid=identifier, title=title, text=text)).strip()
-        if not whole:
-            raise DataError(f"{place}: document {identifier!r} has neither title nor text")
-        documents[identifier] = whole
-    if not documents:
-        raise DataError(f"{path}: no documents in it")
-    return documents
-
-
-def _queries(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    queries: dict[str, str] = {}
-    answers: dict[str, tuple[str, ...]] = {}
-    for number, value in read_objects(path):
-        place = f"{path}:{number}"
-        identifier = _new_id(value, queries, place)
-        queries[identifier] = _string(value, "text", place)
-        if not queries[identifier].strip():
-            raise DataError(f"{place}: `text` of query {identifier!r} is empty")
-        metadata = value.get("metadata")
-        if metadata is not None and not isinstance(metadata, dict):
-            raise DataError(f"{place}: `metadata` must be an object, is {metadata!r}")
-        if metadata and "answers" in metadata:
-            answers[identifier] = _answers(metadata["answers"], place)
-    if not queries:
-        raise DataError(f"{path}: no queries in it")
-    return queries, answers
-
-
-def _answers(value: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{place}: `metadata.answers` must be a list of strings, is {value!r}")
-    for answer in value:
-        if not isinstance(answer, str) or not answer.strip():
-            raise DataError(f"{place}: `metadata.answers` holds {answer!r}, which is no text")
-    return tuple(value)
-
-
-def _qrels(
-    path: Path, queries: dict[str, str], documents: dict[str, str]
-) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for number, ended in read_lines(path):
-        line, place = ended.rstrip("\r\n"), f"{path}:{number}"
-        if number == 1:
-            if line != HEADER:
-                raise DataError(f"{place}: the header must be {HEADER!r}, is {line!r}")
-            continue
-        if not line.strip():
-            continue
-        cells = line.split("\t")
-        if len(cells) != 3:
-            raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
-        query, document, grade = cells
-        if query not in queries:
-            raise DataError(f"{place}: query {query!r} is not among the queries")
-        if document not in documents:
-            raise DataError(f"{place}: document {document!r} is not in the corpus")
-        judged = qrels.setdefault(query, {})
-        if document in judged:
-            raise DataError(f"{place}: query {query!r} and document {document!r} stand twice")
-        try:
-            judged[document] = int(grade)
-        except ValueError:
-            raise DataError(f"{place}: the score must be a whole number, is {grade!r}") from None
-    if not qrels:
-        raise DataError(f"{path}: no judgements in it")
-    return qrels
-
-
-def _new_id(value: dict[str, Any], known: dict[str, str], place: str) -> str:
-    identifier = _string(value, "_id", place)
-    if not identifier:
-        raise DataError(f"{place}: `_id` is empty")
-    if identifier in known:
-        raise DataError(f"{place}: `_id` {identifier!r} stands twice")
-    return identifier
-
-
-def _string(value: dict[str, Any], field: str, place: str) -> str:
-    text = value.get(field)
-    if not isinstance(text, str):
-        raise DataError(f"{place}: `{field}` must be a string, is {text!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{place}: `{field}` holds a lone surrogate, not valid Unicode") from None
-    return text

@@ -13,7 +13,9 @@ from tdro_lightning.data.mining import Hits, Ranker
 from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.pool import Pool
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.encode import MANIFEST, SHARD_TEXTS, Shards, encode
+from tdro_lightning.evaluation.encode import MANIFEST, SHARD_TEXTS, encode
+from tdro_lightning.evaluation.forecast import Forecast
+from tdro_lightning.evaluation.shards import Shards
 from tdro_lightning.files import fingerprint
 from tdro_lightning.processes import barrier
 from tdro_lightning.retrieval.bm25 import BM25
@@ -97,6 +99,8 @@ class Dense:
         embed_queries: texts and prompt to unit vectors [Q, D].
         embed_passages: texts to unit vectors [N, D].
         fingerprint: of the encoder; embeddings of an interrupted run are taken over by it.
+        device: where an exact search multiplies.
+        announce: called with what a pool's encoding will take, where it takes several shards.
         approximate: search an IVF index instead of all passages.
         shard_texts: texts in one file of embeddings.
     """
@@ -104,6 +108,8 @@ class Dense:
     embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
     embed_passages: Callable[[Sequence[str]], NDArray[np.float32]]
     fingerprint: str
+    device: str = "cpu"
+    announce: Callable[[Forecast], None] | None = None
     approximate: bool = False
     shard_texts: int = SHARD_TEXTS
 
@@ -115,6 +121,7 @@ class Dense:
             folder / "passages",
             self.fingerprint,
             shard_texts=self.shard_texts,
+            announce=self.announce,
         )
         if not self.approximate:
             return DensePool(self, pool, passages, None)
@@ -194,7 +201,8 @@ class DenseRanker(DenseScorer):
         queries = self.queries.take(np.array(rows))
         if self.embedded.index is not None:
             return ivf_search(self.embedded.index, queries, depth)
-        return exact_search(queries, self.embedded.passages, depth)
+        passages, device = self.embedded.passages, self.embedded.encoder.device
+        return exact_search(queries, passages, depth, device=device)
 
     def vectors(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings of different texts, read where they are the pool's."""

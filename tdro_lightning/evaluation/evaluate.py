@@ -1,10 +1,9 @@
 """Rank the evaluation sets with one or more retrievers and write their metrics."""
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.evaluation.benchmark import RetrievalSet
-from tdro_lightning.evaluation.encode import SHARD_TEXTS, encode
-from tdro_lightning.files import write_json
+from tdro_lightning.evaluation.averages import mean_over_sets
+from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
+from tdro_lightning.evaluation.encode import HALF_FROM, SHARD_TEXTS, encode
+from tdro_lightning.evaluation.forecast import Forecast
+from tdro_lightning.files import slug, write_json
 from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.distributed import rank
-from tdro_lightning.retrieval.metrics import answer_accuracy, average, score
+from tdro_lightning.retrieval.metrics import MAIN_METRICS, answer_accuracy, average, score
 from tdro_lightning.retrieval.search import exact_search
 
-DEPTH = 100
 EMBEDDINGS = "embeddings"
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,22 @@ class Retriever(Protocol):
         ...
 
 
+@dataclass
 class Lexical:
-    """BM25; it has no use for the prompt."""
+    """BM25; it has no use for the prompt, and keeps the index for sets with the same documents."""
+
+    _indexed: tuple[Sequence[str], BM25] | None = field(default=None, init=False)
 
     def prepare(self, one: RetrievalSet, folder: Path) -> Search:
         """Return the search, which builds its index where it is called."""
-        return lambda depth: BM25(one.documents).search(one.queries, depth)
+
+        def search(depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            if self._indexed is None or self._indexed[0] is not one.documents:
+                self._indexed = None
+                self._indexed = one.documents, BM25(one.documents)
+            return self._indexed[1].search(one.queries, depth)
+
+        return search
 
 
 @dataclass(frozen=True)
@@ -53,17 +63,26 @@ class Dense:
     Attributes:
         embed_queries: texts and prompt to embeddings [Q, D].
         embed_documents: texts to embeddings [N, D].
-        fingerprint: of the encoder; embeddings of an interrupted run are taken over by it.
+        fingerprint: of the encoder; embeddings of an earlier run are taken over by it.
+        device: where the search multiplies.
+        announce: called with a set's name and forecast, where its encoding takes several shards.
         shard_texts: texts in one file of embeddings.
+        half_from: number of documents from which on they are stored in float16.
     """
 
     embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
     embed_documents: Callable[[Sequence[str]], NDArray[np.float32]]
     fingerprint: str
+    device: str = "cpu"
+    announce: Callable[[str, Forecast], None] | None = None
     shard_texts: int = SHARD_TEXTS
+    half_from: int = HALF_FROM
 
     def prepare(self, one: RetrievalSet, folder: Path) -> Search:
-        """Embed queries and documents into the folder, each process its share."""
+        """Embed queries and documents into the folder, each process its share.
+
+        Texts that are in the folder already, of another set or another run, are not embedded again.
+        """
         queries = encode(
             one.queries,
             lambda texts: self.embed_queries(texts, one.prompt),
@@ -71,31 +90,37 @@ class Dense:
             self.fingerprint,
             one.prompt,
             self.shard_texts,
+            self.half_from,
         )
+        announce = self.announce
         documents = encode(
             one.documents,
             self.embed_documents,
             folder / "documents",
             self.fingerprint,
             shard_texts=self.shard_texts,
+            half_from=self.half_from,
+            announce=announce and (lambda forecast: announce(one.name, forecast)),
         )
-        return lambda depth: exact_search(queries[:], documents, depth)
+        return lambda depth: exact_search(queries[:], documents, depth, device=self.device)
 
 
 def evaluate(
-    retrievers: Mapping[str, Retriever], sets: Sequence[RetrievalSet], output: Path
+    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
 ) -> dict[str, Any]:
     """Evaluate each retriever on each set.
 
     Called by all processes together: they share the encoding, the first alone searches and writes.
-    Writes `metrics.json` (averages over the queries of each set, and over the sets that have the
-    metric) and `per_query/<label>/<set>.json` to the folder `output`. Embeddings lie in
-    `embeddings/<label>/<set>` until all is done; a run that was interrupted goes on from them.
+    Writes `metrics.json` (averages over the queries of each set, and as in `mean_over_sets` over
+    the sets that have the metric) and `per_query/<label>/<set>.json` to the folder `output`.
+    Embeddings lie in its folder `embeddings` until all is done; a run that was interrupted goes on
+    from them.
 
     Args:
         retrievers: by the label that the results carry.
-        sets: evaluation sets of different names.
+        sets: loaded one after the other, each for all retrievers.
         output: the run folder.
+        kept: where embeddings lie instead and stay, for later runs; runs may share it.
 
     Returns:
         The content of `metrics.json`, on every process.
@@ -105,27 +130,33 @@ def evaluate(
         DataError: embeddings or scores are not finite.
     """
     folders = _slugs(list(retrievers), "retriever")
-    files = _slugs([one.name for one in sets], "evaluation set")
-    results: dict[str, Any] = {}
-    for label, retriever in retrievers.items():
-        by_set: dict[str, dict[str, float]] = {}
-        for one in sets:
-            embeddings = output / EMBEDDINGS / folders[label] / files[one.name]
+    files = _slugs(sets.names, "evaluation set")
+    scores: dict[str, dict[str, dict[str, float]]] = {label: {} for label in retrievers}
+    queries: dict[str, int] = {}
+    for one in sets:
+        queries[one.name] = len(one.query_ids)
+        for label, retriever in retrievers.items():
             try:
-                search = retriever.prepare(one, embeddings)
+                search = retriever.prepare(one, kept or output / EMBEDDINGS)
                 values = from_first(_values(search, one) if rank() == 0 else {})
             except DataError as error:
                 raise DataError(f"{label} on {one.name}: {error}") from None
             if rank() == 0:
                 file = output / "per_query" / folders[label] / f"{files[one.name]}.json"
                 write_json(file, values)
-            by_set[one.name] = average(values.values())
-            logger.info("%s on %s: ndcg@10 %.4f", label, one.name, by_set[one.name]["ndcg@10"])
-        results[label] = {
-            "sets": {one.name: by_set[one.name] | {"queries": len(one.query_ids)} for one in sets},
-            "average": average(by_set.values()),
+            scores[label][one.name] = average(values.values())
+            main = main_metric(scores[label][one.name])
+            value = scores[label][one.name][main]
+            logger.info("%s on %s: %s %.4f", label, one.name, main, value)
+        del one, search  # or the documents stay in memory while the next ones are loaded
+    results = {
+        label: {
+            "sets": {name: by_set[name] | {"queries": queries[name]} for name in by_set},
+            "average": _averages(by_set),
         }
-    metrics = {"retrievers": results}
+        for label, by_set in scores.items()
+    }
+    metrics: dict[str, Any] = {"retrievers": results}
     if rank() == 0:
         write_json(output / "metrics.json", metrics)
         if (output / EMBEDDINGS).exists():
@@ -134,17 +165,34 @@ def evaluate(
     return metrics
 
 
+def main_metric(metrics: Mapping[str, float]) -> str:
+    """The metric that sums up a set or an average."""
+    return next(name for name in MAIN_METRICS if name in metrics)
+
+
+def _averages(by_set: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(metric for metrics in by_set.values() for metric in metrics)
+    return {
+        metric: mean_over_sets({name: m[metric] for name, m in by_set.items() if metric in m})
+        for metric in names
+    }
+
+
 def _values(search: Search, one: RetrievalSet) -> dict[str, dict[str, float]]:
-    scores, indices = search(DEPTH)
-    found = {
-        query: {place: float(value) for place, value in zip(*row, strict=True) if place >= 0}
-        for query, *row in zip(one.query_ids, indices.tolist(), scores.tolist(), strict=True)
-    }
-    run = {
-        query: {one.document_ids[place]: value for place, value in places.items()}
-        for query, places in found.items()
-    }
-    values = score(run, one.qrels)
+    scores, indices = search(one.depth + one.skip_own_id)
+    found = {}
+    for query, *row in zip(one.query_ids, indices.tolist(), scores.tolist(), strict=True):
+        ranked = [(place, float(value)) for place, value in zip(*row, strict=True) if place >= 0]
+        if one.skip_own_id:
+            ranked = [(place, value) for place, value in ranked if one.document_ids[place] != query]
+        found[query] = dict(ranked[: one.depth])
+    values: dict[str, dict[str, float]] = {query: {} for query in one.query_ids}
+    if one.qrels:
+        run = {
+            query: {one.document_ids[place]: value for place, value in places.items()}
+            for query, places in found.items()
+        }
+        values = score(run, one.qrels, relevant=one.relevant, depth=one.depth)
     if one.answers is not None:
         texts = {query: [one.documents[p] for p in places] for query, places in found.items()}
         for query, accuracy in answer_accuracy(texts, one.answers).items():
@@ -157,13 +205,13 @@ def _slugs(names: Sequence[str], kind: str) -> dict[str, str]:
         raise ConfigError(f"evaluation needs at least one {kind}")
     slugs: dict[str, str] = {}
     for name in names:
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-        if not slug:
+        short = slug(name)
+        if not short:
             raise ConfigError(f"{kind} {name!r}: the name needs a letter or digit (A-Z, a-z, 0-9)")
-        other = next((n for n, s in slugs.items() if s.lower() == slug.lower()), None)
+        other = next((n for n, s in slugs.items() if s.lower() == short.lower()), None)
         if name in slugs or other is not None:
             raise ConfigError(
-                f"{kind}s {other!r} and {name!r} would share the file name {slug!r}; rename one"
+                f"{kind}s {other!r} and {name!r} would share the file name {short!r}; rename one"
             )
-        slugs[name] = slug
+        slugs[name] = short
     return slugs

@@ -55,7 +55,8 @@ class FinetuneModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update on one global batch of one domain."""
-        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, self.global_step, rank()))
+        step = self.global_step  # the update counts it on
+        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, step, rank()))
         queries, passages = cache.vectors.tensor_split([len(batch)])
         each = len(passages) // len(batch)
         passages = gather_rows(passages)
@@ -66,12 +67,10 @@ class FinetuneModule(LightningModule):
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
         cache.backward(self.manual_backward)
-        loss = gather_rows(losses.detach()).mean()
-        self.log("loss", loss)
-        log_now(self, {f"loss/{self.names[domain]}": float(loss)})
-        self.log_dict(
-            self.optimisation.update(self.optimizers(), self.encoder.parameters(), self.global_step)
-        )
+        loss = float(gather_rows(losses.detach()).mean())
+        updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
+        log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
+        self.log_dict({"loss": loss} | updated, logger=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the encoder."""

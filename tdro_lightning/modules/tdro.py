@@ -74,15 +74,16 @@ class TDROModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Eq. 5, Eq. 4 and Eq. 6 on one global batch."""
         reference = self.reference_losses(batch)
-        seed = (self.seed, self.global_step, rank())
+        step = self.global_step  # the update counts it on
+        seed = (self.seed, step, rank())
         proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward)
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         proxy.backward(self.update_weights(proxy.losses, reference, batch.domain))
         log_now(self, {"one_pass": float(isinstance(proxy, OnePass))})
-        self.log_dict(
-            self.optimisation.update(self.optimizers(), self.proxy.parameters(), self.global_step)
-        )
+        updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
+        log_now(self, updated, step)
+        self.log_dict(updated, logger=False)
 
     def losses(self, vectors: Tensor, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""
@@ -117,19 +118,22 @@ class TDROModule(LightningModule):
             require_equal_on_all_ranks(self.weights.log_weights.to(proxy.device), "domain weights")
         coefficients = sample_coefficients(everyone, weights)
         curves = {
+            "weights": weights,
             "measurement": measurement,
             "loss/proxy": domain_means(proxy, everyone, count),
             "loss/reference": domain_means(reference, everyone, count),
             "guarded": self.measurement.guarded(reference, everyone, count),
         }
-        for title, values in curves.items():
-            present = zip(names, values.tolist(), strict=True)
-            log_now(self, {f"{title}/{n}": v for n, v in present if math.isfinite(v)})
-        by_name = dict(zip(names, weights.tolist(), strict=True))
-        self.log_dict({f"weights/{name}": weight for name, weight in by_name.items()})
-        self.log_dict(concentration(weights))
-        self.log("measurement_norm", self.weights.last_measurement.norm())
-        self.log("loss", (coefficients * proxy).sum())
+        logged = {
+            f"{title}/{name}": value
+            for title, values in curves.items()
+            for name, value in zip(names, values.tolist(), strict=True)
+            if math.isfinite(value)
+        }
+        logged["measurement_norm"] = float(self.weights.last_measurement.norm())
+        logged["loss"] = float((coefficients * proxy).sum())
+        log_now(self, logged | concentration(weights))
+        self.log("loss", logged["loss"], logger=False)
         return coefficients[rank() * len(domain) :][: len(domain)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import read_json
+from tdro_lightning.files import read_json, slug
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
+
+PER_QUERY = "per_query"
 
 
 def collect_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -63,6 +65,7 @@ def read_run(folder: Path) -> Run:
         status=_text(record.get("status"), f"{path}: `status`"),
         command=_optional_text(record.get("command"), f"{path}: `command`"),
         seed=_optional_count(record.get("seed"), f"{path}: `seed`"),
+        model=_model(record, path),
         git_commit=_optional_text(record.get("git_commit"), f"{path}: `git_commit`"),
         started=_optional_text(record.get("started"), f"{path}: `started`"),
         seconds=_optional_number(record.get("seconds"), f"{path}: `seconds`"),
@@ -76,7 +79,7 @@ def read_run(folder: Path) -> Run:
             )
             for label, value in inputs.items()
         ),
-        retrievers=_retrievers(folder / "metrics.json"),
+        retrievers=_retrievers(folder),
         weights=_weights(folder / "weights.json"),
         history=_history(folder / "history.csv"),
         usage=_usage(folder / "data_usage.json"),
@@ -92,7 +95,16 @@ def _run_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _retrievers(path: Path) -> tuple[Retriever, ...]:
+def _model(record: dict[str, Any], path: Path) -> str | None:
+    """Name of the model that the run began from: the last part of its path or hub name."""
+    config = _object(record.get("config", {}), f"{path}: `config`")
+    model = _object(config.get("model", {}), f"{path}: `config.model`")
+    name = _optional_text(model.get("path"), f"{path}: `config.model.path`")
+    return None if name is None else Path(name).name
+
+
+def _retrievers(folder: Path) -> tuple[Retriever, ...]:
+    path = folder / "metrics.json"
     if not path.is_file():
         return ()
     record = _object(read_json(path), str(path))
@@ -112,7 +124,8 @@ def _retrievers(path: Path) -> tuple[Retriever, ...]:
             name: _count(metrics.get("queries"), f"{place}, `{name}.queries`")
             for name, metrics in sets.items()
         }
-        retrievers.append(Retriever(label, scores, queries))
+        per_query = {name: folder / PER_QUERY / slug(label) / f"{slug(name)}.json" for name in sets}
+        retrievers.append(Retriever(label, scores, queries, per_query))
     return tuple(retrievers)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tdro_lightning.files import write_text
+from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.domains import concentration_table, usage_table, weight_table
 from tdro_lightning.report.figures import (
@@ -19,8 +19,18 @@ from tdro_lightning.report.figures import (
     weight_bars,
     weight_trajectories,
 )
+from tdro_lightning.report.gain_tables import MARKS, gain_tables
+from tdro_lightning.report.gains import compared, content
 from tdro_lightning.report.health import health_table
-from tdro_lightning.report.results import ordered_results, result_tables, seed_note
+from tdro_lightning.report.latex import latex_tables
+from tdro_lightning.report.layouts import layout_tables
+from tdro_lightning.report.results import (
+    BASELINE,
+    TITLES,
+    ordered_results,
+    result_tables,
+    seed_note,
+)
 from tdro_lightning.report.runs import Run
 from tdro_lightning.report.speed import speed_table
 from tdro_lightning.report.tables import (
@@ -31,6 +41,7 @@ from tdro_lightning.report.tables import (
     plain_text,
     terminal_table,
 )
+from tdro_lightning.report.trials import all_trials, baseline_pairs
 
 
 @dataclass(frozen=True)
@@ -52,39 +63,60 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def write_report(folders: Sequence[Path], output: Path, title: str) -> str:
-    """Write `report.md` and `report.html` of all runs in or below the folders.
+def write_report(
+    folders: Sequence[Path], output: Path, title: str, baseline: str = BASELINE
+) -> str:
+    """Write `report.md`, `report.html`, `tables.tex` and `significance.json` of all runs found.
 
     Equal runs give equal bytes.
 
     Args:
         folders: run folders, or folders to search for them.
-        output: the folder for the two files.
+        output: the folder for the files.
         title: heading of the report.
+        baseline: label, run or step of the retriever that others are compared with.
 
     Returns:
-        The main results table and the note on seeds, as plain text.
+        The main results table, the gains and the note on seeds, as plain text.
 
     Raises:
+        ConfigError: no retriever is the baseline.
         DataError: no run is found, or a file of a run is broken.
     """
     runs = collect_runs(folders)
-    sections = [section for section in _sections(runs) if section.blocks]
+    trials = all_trials(runs)
+    pairs = baseline_pairs(trials, baseline)
+    metric = next((m for m in TITLES if any(trial.common_sets(m) for trial in trials)), None)
+    comparisons = compared(pairs, metric) if metric else []
+    gains = gain_tables(comparisons, TITLES[metric]) if metric else ()
+    layouts = layout_tables(trials, pairs)
+    sections = [section for section in _sections(runs, gains, layouts) if section.blocks]
     for name in ("report.md", "report.html"):
         template = _environment().get_template(f"page.{name.partition('.')[2]}.j2")
         text = template.render(title=title, sections=sections, runs=runs, nothing=NOTHING)
         write_text(output / name, text)
+    write_text(output / "tables.tex", latex_tables([*layouts, *gains]))
+    write_json(output / "significance.json", content(comparisons))
     results = ordered_results(runs)
     if not results:
         return "No evaluated retriever in these runs."
     table = result_tables(results)[0]
     return (
-        f"{table.title} × 100; * is the best trained value of a column\n\n"
-        f"{terminal_table(table)}\n\n{plain_text(seed_note(results))}"
+        f"{table.title} × 100; ^ is the best trained value of a column\n\n"
+        f"{terminal_table(table)}\n\n{_gains_text(gains)}{plain_text(seed_note(results))}"
     )
 
 
-def _sections(runs: Sequence[Run]) -> list[Section]:
+def _gains_text(gains: Sequence[Table]) -> str:
+    """The gains for the terminal, without those on each set, which are wide."""
+    shown = [table for table in gains if "each set" not in table.title]
+    texts = [f"{table.title}\n\n{terminal_table(table)}\n\n" for table in shown]
+    return "".join([*texts, f"{MARKS}.\n\n"] if texts else [])
+
+
+def _sections(
+    runs: Sequence[Run], gains: Sequence[Table], layouts: Sequence[Table]
+) -> list[Section]:
     results = ordered_results(runs)
     usage, speed = usage_table(runs), speed_table(runs)
     weighted = [_weight_block(run) for run in runs if run.weights or run.series("weights/")]
@@ -99,7 +131,13 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             "results",
             "Results",
             seed_note(results),
-            (Block("", result_tables(results)),) if results else (),
+            (Block("", (*result_tables(results), *gains)),) if results else (),
+        ),
+        Section(
+            "layouts",
+            "Layouts of the paper",
+            "",
+            (Block("", tuple(layouts)),) if layouts else (),
         ),
         Section("weights", "Domain weights", "", tuple(weighted)),
         Section("curves", "Measurement and losses of each domain", "", tuple(curves)),

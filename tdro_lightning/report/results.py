@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.runs import Retriever, Run
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table
 
 BASELINE = "uniform"
 UNTRAINED = ("bm25", "untrained")
 MAIN_METRIC = "ndcg@10"
-FURTHER_METRICS = ("recall@100", "mrr@10", "accuracy@10", "accuracy@100")
+FURTHER_METRICS = ("recall@100", "recall@1000", "mrr@10", "accuracy@10", "accuracy@100")
 TITLES = {
     "ndcg@10": "nDCG@10",
     "recall@100": "Recall@100",
+    "recall@1000": "Recall@1000",
     "mrr@10": "MRR@10",
     "accuracy@10": "Accuracy@10",
     "accuracy@100": "Accuracy@100",
@@ -75,10 +77,9 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
 
 
 def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:
-    """The main table, the table over seeds where a retriever has several, then other metrics."""
+    """The main table, then other metrics."""
     if not results:
         return ()
-    over_seeds = [seed_table(results)] if max(seed_counts(results).values(), default=0) > 1 else []
     measured = {
         metric
         for result in results
@@ -86,7 +87,9 @@ def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:
         for metric in scores
     }
     further = [score_table(results, metric) for metric in FURTHER_METRICS if metric in measured]
-    return (score_table(results, MAIN_METRIC), *over_seeds, *further)
+    if MAIN_METRIC not in measured:  # MKQA counts answers only
+        return tuple(further)
+    return (score_table(results, MAIN_METRIC), *further)
 
 
 def score_table(results: Sequence[Result], metric: str) -> Table:
@@ -99,7 +102,8 @@ def score_table(results: Sequence[Result], metric: str) -> Table:
     sets = _sets(results, metric)
     shared = _shared(results, metric)
     averages = [_average(result, shared, metric) for result in results]
-    titles = [Column("Average", f"{len(shared)} set{'' if len(shared) == 1 else 's'}")]
+    count = len({name.partition("/")[0] for name in shared})
+    titles = [Column("Average", f"{count} set{'' if count == 1 else 's'}")]
     body = [_score_cells(averages, results)]
     if metric == MAIN_METRIC and any(result.label.casefold() == BASELINE for result in results):
         titles.append(Column(f"vs {BASELINE}"))
@@ -136,50 +140,6 @@ def seed_note(results: Sequence[Result]) -> str:
     )
 
 
-def seed_table(results: Sequence[Result]) -> Table:
-    """A row a trained label: spread of the average over its seeds, and the paired difference.
-
-    Seeds are compared with the baseline of the same seed only.
-    """
-    shared = _shared(results, MAIN_METRIC)
-    by_label: dict[str, dict[int | None, list[float]]] = {}
-    for result in results:
-        average = _average(result, shared, MAIN_METRIC)
-        if result.trained and average is not None:
-            by_label.setdefault(result.label, {}).setdefault(result.seed, []).append(average)
-    means = {
-        label: {seed: fmean(values) for seed, values in seeds.items()}
-        for label, seeds in by_label.items()
-    }
-    baseline = next((m for label, m in means.items() if label.casefold() == BASELINE), {})
-    rows = []
-    for label, seeds in means.items():
-        differences = [seeds[seed] - baseline[seed] for seed in seeds if seed in baseline]
-        compared = label.casefold() != BASELINE and bool(differences)
-        above = sum(difference > 0 for difference in differences)
-        rows.append(
-            cells(
-                [
-                    label,
-                    str(len(seeds)),
-                    f"{fmean(seeds.values()):.1f}",
-                    f"{min(seeds.values()):.1f}",
-                    f"{max(seeds.values()):.1f}",
-                    _signed(fmean(differences)) if compared else NOTHING,
-                    f"{above} of {len(differences)}" if compared else NOTHING,
-                ]
-            )
-        )
-    titles = ("Seeds", "Mean", "Lowest", "Highest", f"vs {BASELINE}", f"Seeds above {BASELINE}")
-    return Table(
-        "nDCG@10 over seeds",
-        "Average nDCG@10 × 100 over the seeds of each trained retriever. The last two columns "
-        f"compare each seed with the {BASELINE} retriever of the same seed.",
-        (Column("Retriever", numeric=False), *(Column(title) for title in titles)),
-        tuple(rows),
-    )
-
-
 def _sets(results: Sequence[Result], metric: str) -> list[str]:
     names = dict.fromkeys(name for result in results for name in result.retriever.sets)
     return [n for n in names if any(result.score(n, metric) is not None for result in results)]
@@ -194,14 +154,17 @@ def _shared(results: Sequence[Result], metric: str) -> list[str]:
 
 
 def _average(result: Result, sets: Sequence[str], metric: str) -> float | None:
-    scores = [score for name in sets if (score := result.score(name, metric)) is not None]
-    return fmean(scores) if scores else None
+    scores = {name: result.score(name, metric) for name in sets}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return mean_over_sets(known) if known else None
 
 
 def _average_note(sets: Sequence[str], shared: Sequence[str]) -> str:
+    grouped = any("/" in name for name in sets)
+    parts = ", and the sets of a group (`group/part`) as one" if grouped else ""
     if len(sets) == len(shared):
-        return ""
-    return f", over the {len(shared)} of {len(sets)} sets that all retrievers have"
+        return parts
+    return f"{parts}, over the {len(shared)} of {len(sets)} sets that all retrievers have"
 
 
 def _score_cells(values: Sequence[float | None], results: Sequence[Result]) -> list[Cell]:

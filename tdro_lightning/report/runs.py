@@ -1,7 +1,7 @@
 """What the report knows of a run, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,11 +16,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Retriever:
-    """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}."""
+    """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}.
+
+    `per_query` says where each set's scores of the queries are; they are read when asked for.
+    """
 
     label: str
     sets: Mapping[str, Mapping[str, float]]
     queries: Mapping[str, int]
+    per_query: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Run:
     status: str
     command: str | None
     seed: int | None
+    model: str | None
     git_commit: str | None
     started: str | None
     seconds: float | None

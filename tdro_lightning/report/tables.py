@@ -24,15 +24,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a cell, and whether it is the best of its column."""
+    """The text of a cell, whether it is the best of its column, and a mark of significance."""
 
     text: str
     best: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a caption that says what the reader sees, columns, and rows of as many cells."""
+    """A title, a caption that says what the reader sees, columns, and rows of as many cells.
+
+    A row of one cell is the heading of the rows below it.
+    """
 
     title: str
     caption: str
@@ -64,27 +68,35 @@ def markdown_table(table: Table) -> str:
         for column in table.columns
     ]
     ruler = ["---:" if column.numeric else "---" for column in table.columns]
-    rows = [
-        [f"**{markdown_text(c.text)}**" if c.best else markdown_text(c.text) for c in row]
-        for row in table.rows
-    ]
+    rows = [_markdown_row(row, len(table.columns)) for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *rows])
 
 
+def _markdown_row(row: tuple[Cell, ...], width: int) -> list[str]:
+    if len(row) < width:
+        return [f"*{markdown_text(row[0].text)}*", *[""] * (width - 1)]
+    texts = [(markdown_text(cell.text), markdown_text(cell.mark), cell.best) for cell in row]
+    return [f"**{text}**{mark}" if best else f"{text}{mark}" for text, mark, best in texts]
+
+
 def terminal_table(table: Table) -> str:
-    """The table as plain text, as wide as it needs; a star marks the best values."""
-    starred = {i for row in table.rows for i, cell in enumerate(row) if cell.best}
-    # rich strips white space at the end of a cell, and with it the place of the star
+    """The table as plain text, as wide as it needs; `^` marks the best values."""
+    signs = [[cell.mark + "^" * cell.best for cell in row] for row in table.rows]
+    widths = [
+        max((len(row[i]) for row in signs if i < len(row)), default=0)
+        for i in range(len(table.columns))
+    ]
+    # rich strips white space at the end of a cell, and with it the place of the marks
     blank = "\N{BRAILLE PATTERN BLANK}"
     drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
         title = plain_text(column.title) + (f"\n{column.note}" if column.note else "")
         drawn.add_column(Text(title), justify="right" if column.numeric else "left", no_wrap=True)
-    for row in table.rows:
+    for row, marks in zip(table.rows, signs, strict=True):
         drawn.add_row(
             *(
-                Text(plain_text(cell.text) + ("*" if cell.best else blank if i in starred else ""))
-                for i, cell in enumerate(row)
+                Text(plain_text(cell.text) + mark + blank * (width - len(mark)))
+                for cell, mark, width in zip(row, marks, widths, strict=False)
             )
         )
     stream = io.StringIO()

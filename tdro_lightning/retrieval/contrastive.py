@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tdro_lightning.errors import NonFiniteError
 from tdro_lightning.retrieval.distributed import gather_rows, rank, world_size
 
 
@@ -63,16 +64,25 @@ def require_finite_losses(
         model: whose losses these are, for the message.
 
     Raises:
-        FloatingPointError: on every rank, naming the domains and rows of NaN or infinite losses.
+        NonFiniteError: on every rank, naming the domains and rows of NaN or infinite losses.
     """
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
     # Asked of all ranks, so that none waits for one that has stopped.
     if not bool(torch.isfinite(gather_rows(losses.detach())).all()):
         where = f" of rank {rank()}" if world_size() > 1 else ""
         rows = ", ".join(f"{names[int(domain[i])]}:{query_ids[i]}" for i in bad[:5])
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"{len(bad)} {model} losses{where} are not finite; nothing was updated; "
-            f"first rows: {rows or 'on another rank'}"
+            f"first rows: {rows or 'on another rank'}",
+            [
+                {
+                    "model": model,
+                    "domain": names[int(domain[i])],
+                    "query_id": query_ids[i],
+                    "loss": str(losses[i].item()),
+                }
+                for i in bad
+            ],
         )
 
 

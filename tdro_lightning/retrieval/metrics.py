@@ -10,27 +10,28 @@ import ir_measures
 from tdro_lightning.errors import DataError
 from tdro_lightning.retrieval.characters import INVISIBLE, UNSPACED, WORD
 
-MEASURES = {
-    "ndcg@10": ir_measures.nDCG @ 10,
-    "recall@100": ir_measures.R @ 100,
-    "mrr@10": ir_measures.RR @ 10,
-}
+MAIN_METRICS = ("ndcg@10", "accuracy@10")  # a set is summed up by the first one that it has
 
-_ANSWER_TOKEN = re.compile(rf"\d+(?:[.,]\d+)+|[{UNSPACED}]|{WORD}|[^{INVISIBLE}]")
+_ANSWER_TOKEN = re.compile(rf"[{UNSPACED}]|{WORD}|[^{INVISIBLE}]")
 
 
 def score(
-    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]]
+    run: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    relevant: int = 1,
+    depth: int = 100,
 ) -> dict[str, dict[str, float]]:
     """Return nDCG@10 (linear gains), recall@100 and the reciprocal rank in the first 10.
 
     Documents of equal score keep their order in the run. Every judged query is scored, one without
     results or without a relevant document with 0; queries without judgements are left out.
-    Recall and reciprocal rank count grades of 1 and more as relevant.
 
     Args:
         run: score of each found document, per query.
         qrels: grade of each judged document, per query.
+        relevant: lowest grade that counts as relevant in recall and reciprocal rank.
+        depth: documents ranked for each query; from 1000 on, recall@1000 is returned too.
 
     Returns:
         Metric values (fractions) of each judged query.
@@ -47,8 +48,15 @@ def score(
         # The measures' own providers break ties by document id, and not all the same way.
         order = sorted(found, key=found.__getitem__, reverse=True)
         ranks[query] = {document: float(-rank) for rank, document in enumerate(order)}
-    values = {query: dict.fromkeys(MEASURES, 0.0) for query in qrels}
-    names = {measure: name for name, measure in MEASURES.items()}
+    measures = {
+        "ndcg@10": ir_measures.nDCG @ 10,
+        "recall@100": ir_measures.R(rel=relevant) @ 100,
+        "mrr@10": ir_measures.RR(rel=relevant) @ 10,
+    }
+    if depth >= 1000:
+        measures["recall@1000"] = ir_measures.R(rel=relevant) @ 1000
+    values = {query: dict.fromkeys(measures, 0.0) for query in qrels}
+    names = {measure: name for name, measure in measures.items()}
     grades = {query: dict(judged) for query, judged in qrels.items()}
     for metric in ir_measures.iter_calc(list(names), grades, ranks):
         values[metric.query_id][names[metric.measure]] = float(metric.value)
@@ -63,8 +71,10 @@ def answer_accuracy(
     """Return for each query whether one of the first texts holds one of its answers.
 
     The answer match of open-domain question answering (Karpukhin et al., EMNLP 2020): the tokens
-    of the answer, lower-cased and Unicode-normalised, occur side by side in the text. Chinese,
-    Japanese, Korean and Thai characters are a token each, and so is a number with its separators.
+    of the answer, lower-cased and Unicode-normalised, occur side by side in the text. Tokens are
+    runs of letters, marks and digits, and every other visible character, so that 3 is in 3.5 but
+    43 is not in 1943. Only Chinese, Japanese, Korean and Thai characters are a token each here,
+    while there a run of them is one, in which no answer is found.
 
     Args:
         ranked: texts found for each query, best first.

@@ -19,5 +19,8 @@ def seeded(*key: int) -> Iterator[None]:
     """
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed notes a stack for each GPU
+        if gpus:
+            torch.cuda.manual_seed(seed)
         yield

@@ -1,14 +1,17 @@
 """Exact inner-product search over embeddings, in bounded memory."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tdro_lightning.errors import DataError
 
 QUERIES_AT_ONCE = 1024
+FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents are among the best
 
 
 class Rows(Protocol):
@@ -21,26 +24,32 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]: ...
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]: ...
 
 
+@torch.inference_mode()
 def exact_search(
-    queries: NDArray[np.float32],
+    queries: NDArray[np.floating[Any]],
     documents: Rows,
     depth: int,
     *,
     block: int = 16384,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the documents of largest inner product for each query, best first.
 
-    Equal scores are ordered by index. The documents are gone through once, `block` at a time, so
-    they may lie in files larger than memory.
+    Equal scores are ordered by index. Products are float32, whatever the embeddings are stored in.
+    The documents are gone through once, so they may lie in files larger than memory: of them, a
+    block is held, 10 * block * D bytes; its scores take 5 * block bytes a query, for at most 1024
+    queries at a time (80 MB); queries and result 4 * D + 12 * depth bytes a query. Only where
+    nearly every document is better than all before it, the scores take ten times as much.
 
     Args:
         queries: embeddings [Q, D].
         documents: embeddings [N, D].
         depth: number of columns of the result.
-        block: documents held in the index at a time.
+        block: documents scored at a time.
+        device: where they are scored.
 
     Returns:
         Scores [Q, depth] and document indices [Q, depth]; with fewer than `depth` documents the
@@ -56,56 +65,62 @@ def exact_search(
         )
     if depth < 1 or block < 1:
         raise ValueError(f"depth and block must be at least 1, are {depth} and {block}")
-    _check(queries, "query")
-    _check(documents, "document", block)
-    scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-    indices = np.full((len(queries), depth), -1, dtype=np.int64)
-    index = faiss.IndexFlatIP(queries.shape[1])
-    for first in range(0, len(documents), block):
-        index.reset()
-        index.add(np.ascontiguousarray(documents[first : first + block], dtype=np.float32))
+    vectors = torch.tensor(queries, device=device, dtype=torch.float32)
+    _check(vectors, "query", 0, len(vectors))
+    scores = torch.full((len(queries), depth), -torch.inf, device=device)
+    indices = torch.full((len(queries), depth), -1, device=device)
+    for span in _spans(len(documents), max(depth, FIRST_BLOCK), block):
+        part = torch.tensor(documents[span], device=device).float()
+        _check(part, "document", span.start, len(documents))
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
-            found, places = _candidates(index, queries[rows], depth)
-            scores[rows], indices[rows] = _top(
-                np.concatenate([scores[rows], found], axis=1),
-                np.concatenate([indices[rows], places + first], axis=1),
-                depth,
-            )
+            _merge(scores[rows], indices[rows], vectors[rows] @ part.T, span.start)
     scores[indices < 0] = 0
-    return scores, indices
+    return scores.cpu().numpy(), indices.cpu().numpy()
 
 
-def _candidates(
-    index: faiss.IndexFlatIP, queries: NDArray[np.float32], depth: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search one block wide enough that no cut runs through equal scores."""
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    width = min(depth + 1, index.ntotal)
-    scores, indices = index.search(queries, width)
-    while width < index.ntotal and np.any(scores[:, depth - 1] == scores[:, -1]):
-        width = min(8 * width, index.ntotal)
-        scores, indices = index.search(queries, width)
-    return scores, indices
+def _spans(count: int, first: int, block: int) -> Iterator[slice]:
+    """Consecutive slices, each at most as long as all before it, from the first one on."""
+    start = 0
+    while start < count:
+        end = min(start + min(max(start, first), block), count)
+        yield slice(start, end)
+        start = end
 
 
-def _top(
-    scores: NDArray[np.float32], indices: NDArray[np.int64], depth: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    order = np.lexsort((indices, -scores), axis=-1)[:, :depth]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
+def _merge(scores: Tensor, indices: Tensor, found: Tensor, first: int) -> None:
+    """Put the documents of a block where they belong among the best so far, in place.
+
+    Args:
+        scores: [Q, K] of the best so far, falling.
+        indices: [Q, K] of the best so far.
+        found: [Q, B] scores of documents with higher indices than those.
+        first: index of the first of these.
+    """
+    # Those no better than the last of the best stay out: on equal scores the lower index wins.
+    width = int((found > scores[:, -1:]).sum(1).max()) if len(found) else 0
+    if width == 0:
+        return
+    places = found.topk(width, sorted=False).indices.sort(dim=1).values
+    both = torch.cat([scores, found.gather(1, places)], dim=1)
+    ordered, order = both.sort(dim=1, descending=True, stable=True)
+    chosen = order[:, : scores.shape[1]]
+    indices.copy_(torch.cat([indices, places + first], dim=1).gather(1, chosen))
+    scores.copy_(ordered[:, : scores.shape[1]])
 
 
-def _check(embeddings: Rows, name: str, block: int = 16384) -> None:
-    broken: list[int] = []
-    zero: list[int] = []
-    for first in range(0, len(embeddings), block):
-        part = embeddings[first : first + block]
-        broken.extend((first + np.flatnonzero(~np.isfinite(part).all(axis=1))).tolist())
-        zero.extend((first + np.flatnonzero(~part.any(axis=1))).tolist())
-    for rows, fault in ((broken, "hold NaN or infinity"), (zero, "have norm zero")):
+def _check(embeddings: Tensor, name: str, first: int, total: int) -> None:
+    """Refuse embeddings [B, D], those from `first` on of `total`, that cannot be compared."""
+    end = first + len(embeddings)
+    faults = {
+        "hold NaN or infinity": ~embeddings.isfinite().all(1),
+        "have norm zero": ~embeddings.any(1),
+    }
+    for fault, found in faults.items():
+        rows = (first + found.nonzero()[:, 0]).tolist()
         if rows:
+            among = f"{total}" if end == total else f"the first {end}"
             raise DataError(
-                f"{len(rows)} of {len(embeddings)} {name} embeddings {fault}, "
+                f"{len(rows)} of {among} {name} embeddings {fault}, "
                 f"first at index {', '.join(map(str, rows[:5]))}"
             )

@@ -1,7 +1,7 @@
 """The stages of an experiment; they meet in files only.
 
-Each stage is a module of its name with `run(config)`; it is imported when it runs, so that a chain
-with nothing left to do starts at once.
+Each stage is a module of its name with `run(config)`, except `import`, which Python reserves. It is
+imported when it runs, so that a chain with nothing left to do starts at once.
 """
 
 import importlib
@@ -19,7 +19,8 @@ def run_stage(config: Config, command: str) -> None:
 
     All processes of a run call it, and none goes on before the results are there.
     """
-    stage = importlib.import_module(f"tdro_lightning.stages.{config.stage}")
+    module = {"import": "import_rows"}.get(config.stage, config.stage)
+    stage = importlib.import_module(f"tdro_lightning.stages.{module}")
     if is_first_process():
         with recorded(config, command):
             stage.run(config)

@@ -6,6 +6,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from tdro_lightning.config import checked
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.processes import from_first, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages import run_stage
@@ -14,8 +15,17 @@ from tdro_lightning.stages.record import is_finished
 
 
 def run(config: Config) -> None:
-    """Run each step in a folder of its name below the chain's."""
+    """Run each step in a folder of its name below the chain's.
+
+    Raises:
+        ConfigError: the chain whose files the steps read is not there.
+    """
     assert config.chain is not None
+    if config.chain.source is not None and not Path(config.chain.source).is_dir():
+        raise ConfigError(
+            f"chain.source={config.chain.source}: no such folder; it is the folder of a finished "
+            f"chain of this seed, whose files the steps of {config.name} read"
+        )
     steps = config.chain.steps
     for number, (name, (experiment, *own)) in enumerate(steps.items(), start=1):
         overrides = [
@@ -23,6 +33,8 @@ def run(config: Config) -> None:
             *config.chain.overrides,
             *own,
             *_command_line(),
+            # A step that has a seed of its own keeps it, whatever the chain's is.
+            *(override for override in own if override.startswith("seed=")),
             f"name={config.name}/{name}",
             f"run_dir={config.run_dir}/{name}",
             f"chain_dir={config.run_dir}",

@@ -1,41 +1,43 @@
 """Stage `evaluate`: BM25 and encoders on the evaluation sets of a benchmark."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from tdro_lightning.evaluation.benchmark import RetrievalSet, load_set
-from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.evaluation.benchmark import Sets
+from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
+from tdro_lightning.evaluation.forecast import Forecast
 from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
-from tdro_lightning.schema import BenchmarkConfig, Config
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.schema import Config
+from tdro_lightning.stages.benchmarks import benchmark_sets
+from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
+
+WORTH_TELLING = 60  # seconds of encoding
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config) -> None:
-    """Write `metrics.json` and per-query scores."""
+    """Write `metrics.json` and per-query scores.
+
+    Raises:
+        ConfigError: `evaluate.embeddings` is a file.
+    """
     quiet_libraries()
     assert config.evaluate is not None
     assert config.benchmark is not None
+    kept = None if config.evaluate.embeddings is None else Path(config.evaluate.embeddings)
+    if kept is not None and kept.is_file():
+        raise ConfigError(f"evaluate.embeddings={kept}: a file stands there; name a folder")
     sets = benchmark_sets(config.benchmark)
     retrievers: dict[str, Retriever] = {"bm25": Lexical()} if config.evaluate.bm25 else {}
     for label, path in config.evaluate.encoders.items():
         retrievers[label] = dense(configured_encoder(config, path))
-    evaluate_and_print(retrievers, sets, Path(config.run_dir))
-
-
-def benchmark_sets(benchmark: BenchmarkConfig) -> list[RetrievalSet]:
-    """The benchmark's evaluation sets.
-
-    Raises:
-        DataError: a file is missing or broken.
-    """
-    root = Path(benchmark.root)
-    return [
-        load_set(name, root / entry.folder, entry.split, entry.prompt)
-        for name, entry in benchmark.sets.items()
-    ]
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), kept)
 
 
 def dense(encoder: Encoder) -> Dense:
@@ -43,19 +45,29 @@ def dense(encoder: Encoder) -> Dense:
     import torch
 
     fingerprint = encoder_fingerprint(encoder)
-    if torch.cuda.is_available():
-        encoder = encoder.cuda()
-    return Dense(encoder.embed_queries, encoder.embed_passages, fingerprint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder.to(device)
+    return Dense(encoder.embed_queries, encoder.embed_passages, fingerprint, device, announced)
+
+
+def announced(name: str, forecast: Forecast) -> None:
+    """Log what the encoding of a set will take, and print it where that is a minute or more."""
+    logger.info("%s: %s", name, forecast)
+    if forecast.seconds >= WORTH_TELLING:
+        tell(f"  {name}: {forecast}")
 
 
 def evaluate_and_print(
-    retrievers: Mapping[str, Retriever], sets: list[RetrievalSet], output: Path
+    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
 ) -> None:
     """Evaluate with all processes, write the results, and print one line a retriever."""
-    metrics = evaluate(retrievers, sets, output)
+    metrics = evaluate(retrievers, sets, output, kept)
     if rank() > 0:
         return
     for label, result in metrics["retrievers"].items():
-        scores = ", ".join(f"{n} {100 * s['ndcg@10']:.1f}" for n, s in result["sets"].items())
-        average = 100 * result["average"]["ndcg@10"]
-        print(f"  {label}: nDCG@10 {average:.1f} on average ({scores})", flush=True)
+        main = main_metric(result["average"])
+        by_set = {n: s[main] for n, s in result["sets"].items() if main in s}
+        scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in by_set.items())
+        title = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}[main]
+        average = 100 * result["average"][main]
+        print(f"  {label}: {title} {average:.1f} on average ({scores})", flush=True)

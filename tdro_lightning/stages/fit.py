@@ -8,13 +8,14 @@ from typing import Any
 import lightning
 import torch
 import wandb
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from tdro_lightning.callbacks.checkpoints import Checkpoints, newest_checkpoint, step_of
+from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.history import History
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.callbacks.throughput import Throughput
+from tdro_lightning.checkpoint import step_of
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
@@ -27,20 +28,30 @@ from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS, Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
-from tdro_lightning.files import fingerprint, write_json
+from tdro_lightning.errors import NonFiniteError, ResourceError
+from tdro_lightning.files import fingerprint, read_json, write_json
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import strategy
-from tdro_lightning.processes import barrier, is_first_process, processes, processes_here
+from tdro_lightning.processes import (
+    barrier,
+    from_first,
+    is_first_process,
+    processes,
+    processes_here,
+    rank_here,
+)
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.stages.benchmarks import benchmark_sets
 from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, configured_reference
-from tdro_lightning.stages.evaluate import benchmark_sets, dense, evaluate_and_print
-from tdro_lightning.stages.record import WITHOUT_EFFECT
+from tdro_lightning.stages.evaluate import dense, evaluate_and_print
+from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
+from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
 
 
 def run(config: Config) -> None:
@@ -91,7 +102,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     domains = _domains(config)
     names = [domain.name for domain in domains]
     mixture = configured_mixture(config, domains)
-    sets = benchmark_sets(config.benchmark) if config.benchmark else []
+    sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
     probability = [mixture.probability[name] for name in names]
     data = HomogeneousDataModule(
@@ -106,7 +117,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()
-    if sets:
+    if sets is not None:
         del module, encoder  # the evaluation needs their room, and no shards
         retriever = dense(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
@@ -196,10 +207,18 @@ def _train(
 
     Raises:
         KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
+        Stopped: a signal asked for it, and there is a checkpoint.
+        NonFiniteError: rows whose loss is NaN or infinite; they are in `diagnostics/`, by id.
+        ResourceError: the memory or the disk does not suffice.
     """
-    checkpoints = Path(config.run_dir) / "checkpoints"
-    resumed = newest_checkpoint(checkpoints, config.trainer.resume)
-    data.step = step_of(resumed) if resumed else 0
+    run_dir = Path(config.run_dir)
+    depends, start = {}, None
+    if is_first_process():
+        depends = decisive(config, read_json(run_dir / RECORD)["inputs"])
+        start = resumed(config, depends)
+    start = from_first(start)
+    data.step = step_of(start) if start else 0
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS, config.trainer.checkpoint_every, depends)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
@@ -210,7 +229,7 @@ def _train(
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=_loggers(config, data.step),
-        callbacks=[throughput, *_callbacks(config, checkpoints)],
+        callbacks=[throughput, Progress(config.name), checkpoints, Stops(checkpoints)],
         log_every_n_steps=config.trainer.log_every,
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them
@@ -219,21 +238,25 @@ def _train(
         default_root_dir=config.run_dir,
     )
     try:
-        trainer.fit(module, data, ckpt_path=resumed)
+        trainer.fit(module, data, ckpt_path=start)
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    except NonFiniteError as error:
+        where = f"nonfinite-step-{trainer.global_step}-rank-{rank_here()}.json"
+        if error.rows:
+            write_json(run_dir / "diagnostics" / where, error.rows)
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(
+            f"out of memory in step {trainer.global_step} ({str(error).partition(chr(10))[0]}); "
+            "lower trainer.chunk_tokens, trainer.kept_tokens or data.batch_size, or set "
+            "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
+        ) from None
     finally:
         if wandb.run is not None:
             wandb.finish()  # the next run of a chain or sweep must not write into this one
-
-
-def _callbacks(config: Config, checkpoints: Path) -> list[Callback]:
-    callbacks: list[Callback] = [Progress(config.name)]
-    if config.trainer.checkpoint_every is not None:
-        callbacks.append(Checkpoints(checkpoints, config.trainer.checkpoint_every))
-    return callbacks
 
 
 def _loggers(config: Config, start: int) -> list[Logger]:

@@ -5,10 +5,13 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tdro_lightning.data.jsonl import domain_files
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.stages.benchmarks import benchmark_places
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:
@@ -20,7 +23,9 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
     if config.stage == "harvest":
         return {"environment": {"path": sys.prefix, "sha256": _environment()}}
     paths = {
+        "import": _imported,
         "mine": _mined,
+        "decontaminate": lambda config: _domains(config) | _sets(config),
         "init_model": _domains,
         "fit": _fitted,
         "evaluate": _evaluated,
@@ -33,8 +38,10 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
 
 
 def _described(label: str, path: str) -> dict[str, str | None]:
-    is_hub_name = label.startswith(("model", "encoder")) and not Path(path).exists()
-    return {"path": path, "sha256": None if is_hub_name else fingerprint(Path(path))}
+    is_hub_name = label.startswith(("model", "encoder", "hub", "source"))
+    if is_hub_name and not Path(path).exists():
+        return {"path": path, "sha256": None}
+    return {"path": path, "sha256": fingerprint(Path(path))}
 
 
 def _nothing(config: Config) -> dict[str, str]:
@@ -50,12 +57,20 @@ def _domains(config: Config) -> dict[str, str]:
     return {f"domain {name}": str(root / entry.file) for name, entry in found.items()}
 
 
+def _imported(config: Config) -> dict[str, str]:
+    assert config.source is not None
+    if config.source.path is None:
+        return _domains(config)
+    paths = {"source": config.source.path, "source corpus": config.source.corpus}
+    return {label: path for label, path in paths.items() if path is not None}
+
+
 def _mined(config: Config) -> dict[str, str]:
     assert config.mine is not None
     mine, folder = config.mine, Path(config.mine.input)
     if not folder.is_dir():
         raise DataError(f"mine.input={folder}: no such folder")
-    paths = {f"rows {path.name}": str(path) for path in sorted(folder.glob("*.jsonl*"))}
+    paths = {f"rows {path.name}": str(path) for path in domain_files(folder).values()}
     if mine.corpus is not None:
         if not Path(mine.corpus).is_file():
             raise DataError(f"mine.corpus={mine.corpus}: no such file")
@@ -89,8 +104,14 @@ def _evaluated(config: Config) -> dict[str, str]:
 def _sets(config: Config) -> dict[str, str]:
     if config.benchmark is None:
         return {}
-    root = Path(config.benchmark.root)
-    return {f"set {name}": str(root / s.folder) for name, s in config.benchmark.sets.items()}
+    found = {}
+    for label, place in benchmark_places(config.benchmark).items():
+        if place.folder is None:
+            found[f"hub {label}"] = place.name
+        else:
+            with mended_by_download(place):
+                found[label] = str(files(place))
+    return found
 
 
 def _reported(config: Config) -> dict[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.config import mining_rule
-from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.data.mining import Miner, Scorer, domain_files
+from tdro_lightning.data.jsonl import domain_files, read_rows
+from tdro_lightning.data.mining import Miner, Scorer
 from tdro_lightning.data.parts import mine_in_parts
 from tdro_lightning.data.pool import Pool, corpus_pool, domain_pool
 from tdro_lightning.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ from tdro_lightning.retrieval.cross_encoder import (
 from tdro_lightning.schema import Config, MineConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
-from tdro_lightning.stages.evaluate import dense
+from tdro_lightning.stages.evaluate import announced, dense
 
 WORK = "unfinished"  # embeddings and parts of what is not finished
 
@@ -92,7 +92,14 @@ def _means(config: Config, mine: MineConfig, output: Path) -> Means:
 
 def _dense(config: Config, path: str, *, approximate: bool = False) -> Dense:
     found = dense(configured_encoder(config, path))
-    return Dense(found.embed_queries, found.embed_documents, found.fingerprint, approximate)
+    return Dense(
+        found.embed_queries,
+        found.embed_documents,
+        found.fingerprint,
+        found.device,
+        lambda forecast: announced("passages", forecast),
+        approximate,
+    )
 
 
 def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:

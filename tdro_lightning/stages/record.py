@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning import __version__
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import DataError, Stopped
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
@@ -22,6 +22,7 @@ RECORD = "run.json"
 WITHOUT_EFFECT = {  # on results
     "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume"),
     "module": ("reference_cache",),
+    "evaluate": ("embeddings",),
 }
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
 
@@ -35,10 +36,12 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     """
     folder = Path(config.run_dir)
     began = time.monotonic()
+    previous = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
     record: dict[str, Any] = {
         "name": config.name,
         "stage": config.stage,
         "status": "running",
+        "previous": previous,
         "command": command,
         "seed": config.seed,
         "git_commit": git_commit(),
@@ -55,6 +58,9 @@ def recorded(config: Config, command: str) -> Iterator[None]:
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
+        raise
+    except Stopped:
+        status = "stopped"
         raise
     finally:
         outputs = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -89,7 +95,9 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     """The sections of the configuration that the stage's results depend on."""
     sections = {
         "harvest": ("harvest",),
+        "import": ("source",),
         "mine": ("mine",),
+        "decontaminate": ("decontaminate", "domains", "benchmark"),
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),

@@ -6,10 +6,15 @@ from tdro_lightning.schema import Config
 
 
 def run(config: Config) -> None:
-    """Write `report.md` and `report.html`, and print the table of results."""
+    """Write the report's files, and print the tables of results and gains."""
     from tdro_lightning.report.page import write_report
 
     assert config.report is not None
     output = Path(config.run_dir)
-    print(write_report([Path(run) for run in config.report.runs], output, config.report.title))
-    print(f"Report: {output / 'report.html'} and {output / 'report.md'}", flush=True)
+    folders = [Path(run) for run in config.report.runs]
+    print(write_report(folders, output, config.report.title, config.report.baseline))
+    print(
+        f"Report: {output / 'report.html'} and {output / 'report.md'}; in LaTeX: "
+        f"{output / 'tables.tex'}; all tests: {output / 'significance.json'}",
+        flush=True,
+    )

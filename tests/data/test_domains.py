@@ -35,10 +35,13 @@ def load(
     files: Mapping[str, str],
     only: list[str] | None = None,
     from_hub: bool = False,
+    rows: Mapping[str, int] | None = None,
 ) -> list[Domain]:
     catalogue = {name: entry(file) for name, file in files.items()}
     hub = str(folder) if from_hub else None
-    return load_domains(catalogue, root="nowhere" if hub else str(folder), hub=hub, only=only)
+    return load_domains(
+        catalogue, root="nowhere" if hub else str(folder), hub=hub, only=only, rows=rows
+    )
 
 
 def load_one(folder: Path, rows: Sequence[Mapping[str, Any]], from_hub: bool = False) -> Domain:
@@ -237,3 +240,36 @@ def test_progress_bars_are_left_as_they_were(tmp_path: Path, shown: bool) -> Non
         assert datasets.is_progress_bar_enabled() == shown
     finally:
         (datasets.enable_progress_bars if was else datasets.disable_progress_bars)()
+
+
+def test_a_part_of_a_domain_is_the_same_whatever_else_is_loaded(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_rows(tmp_path / f"{name}.jsonl", [row(i) for i in range(50)])
+    files = {"one": "one.jsonl", "two": "two.jsonl"}
+    part, whole = load(tmp_path, files, rows={"one": 5})
+    assert (len(part), len(whole)) == (5, 50)
+    kept = [entry["query_id"] for entry in part.table]
+    assert kept == sorted(kept, key=lambda name: int(name[1:]))
+    assert kept != [f"q{i}" for i in range(5)]
+    (alone,) = load(tmp_path, files, only=["one"], rows={"one": 5})
+    assert [entry["query_id"] for entry in alone.table] == kept
+    assert alone.fingerprint == part.fingerprint
+    (other,) = load(tmp_path, files, only=["one"], rows={"one": 6})
+    assert len({part.fingerprint, other.fingerprint, fingerprint(tmp_path / "one.jsonl")}) == 3
+    assert set(kept) < {entry["query_id"] for entry in other.table}
+
+
+def test_a_part_s_rows_without_negatives_are_found_by_their_line(tmp_path: Path) -> None:
+    write_rows(tmp_path / "one.jsonl", [row(i, negative_passages=[]) for i in range(9)])
+    (part,) = load(tmp_path, {"one": "one.jsonl"}, rows={"one": 2})
+    with pytest.raises(DataError, match=rf"one\.jsonl:{part.table[0]['line']}: .* in 2 rows"):
+        part.require_negatives()
+
+
+def test_a_part_must_have_rows_and_be_of_a_known_domain(tmp_path: Path) -> None:
+    write_rows(tmp_path / "one.jsonl", [row(i) for i in range(3)])
+    for count in (0, 4):
+        with pytest.raises(ConfigError, match=rf"rows\.one={count} must be from 1 to its 3 rows"):
+            load(tmp_path, {"one": "one.jsonl"}, rows={"one": count})
+    with pytest.raises(ConfigError, match=r"domains\.rows names \['two'\], not in the catalogue"):
+        load(tmp_path, {"one": "one.jsonl"}, rows={"two": 1})

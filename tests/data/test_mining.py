@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data import mining
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.data.mining import Miner, domain_files
+from tdro_lightning.data.mining import Miner
 from tdro_lightning.data.pool import domain_pool
 from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.errors import DataError
@@ -291,20 +290,3 @@ def test_limits_compare_bm25_scores_of_passages_and_positives() -> None:
         scores = index.score(given["query"], texts(made))
         assert (scores <= min(0.8 * positive, 1.5) + 1e-6).all()
     assert counts["rows"] == 30
-
-
-def test_domain_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        domain_files(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no \.jsonl or \.jsonl\.gz file"):
-        domain_files(tmp_path)
-    write_rows(tmp_path / "few.jsonl.gz", ROWS)
-    write_rows(tmp_path / "more.jsonl", ROWS)
-    (tmp_path / ".more.jsonl.7.tmp").touch()
-    assert domain_files(tmp_path) == {
-        "few": tmp_path / "few.jsonl.gz",
-        "more": tmp_path / "more.jsonl",
-    }
-    write_rows(tmp_path / "few.jsonl", ROWS)
-    with pytest.raises(DataError, match="domain 'few' has two files"):
-        domain_files(tmp_path)

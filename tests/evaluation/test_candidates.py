@@ -48,7 +48,7 @@ def test_a_dense_ranker_searches_and_scores_by_inner_products(
     tmp_path: Path, pool: Pool, approximate: bool
 ) -> None:
     embed = Counted()
-    dense = Dense(embed, embed, "one", approximate, shard_texts=64)
+    dense = Dense(embed, embed, "one", approximate=approximate, shard_texts=64)
     ranker = dense.prepare(pool, tmp_path / "pool").ranker(QUERIES, "p", tmp_path / "domain")
     queries = vectors([f"p{query}" for query in QUERIES])
     exact = queries @ vectors(list(pool.texts)).T

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.encode import Shards, encode
-from tdro_lightning.processes import barrier
+from tdro_lightning.evaluation.encode import encode
+from tdro_lightning.evaluation.forecast import Forecast
+from tdro_lightning.evaluation.shards import Shards
 from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.search import exact_search
 from tests.evaluation.conftest import in_two_processes
@@ -58,7 +59,8 @@ def test_shards_are_read_like_the_array(tmp_path: Path) -> None:
             strict=True,
         ):
             np.testing.assert_array_equal(mine, theirs)
-    assert sorted(p.name for p in (tmp_path / "e").iterdir()) == [*FILES, "manifest.json"]
+    assert sorted(p.name for p in shards.folder.iterdir()) == [*FILES, "manifest.json"]
+    assert shards.folder.parent == tmp_path / "e"
 
 
 def test_rows_are_taken_in_any_order(tmp_path: Path) -> None:
@@ -83,8 +85,8 @@ def test_only_missing_shards_are_encoded(tmp_path: Path) -> None:
 
 
 def test_broken_shards_are_encoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoded(tmp_path, Counted())
-    paths = [tmp_path / name for name in FILES]
+    folder = encoded(tmp_path, Counted()).folder
+    paths = [folder / name for name in FILES]
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     paths[1].write_bytes(b"")
     paths[2].write_bytes(paths[2].read_bytes() + b"0")
@@ -106,49 +108,86 @@ def test_broken_shards_are_encoded_again(tmp_path: Path, caplog: pytest.LogCaptu
         {"prompt": None},
         {"prompt": "p "},
         {"shard_texts": 6},
+        {"half_from": 23},
         {"texts": TEXTS[:-1]},
         {"texts": [*TEXTS[:-2], "text 2", "1text 22"]},
         {"texts": TEXTS[::-1]},
     ],
 )
-def test_embeddings_of_something_else_are_not_reused(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict
-) -> None:
+def test_embeddings_of_something_else_lie_beside(tmp_path: Path, changed: dict) -> None:
     def letters(texts: Sequence[str]) -> NDArray[np.float64]:
         return np.array([[len(text), ord(text[-1])] for text in texts])
 
-    encoded(tmp_path / "e", letters)
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    first = encoded(tmp_path, letters)
     calls: list[str] = []
 
     def other(texts: Sequence[str]) -> NDArray[np.float64]:
         calls.extend(texts)
         return -letters(texts)
 
-    shards = encoded(tmp_path / "e", other, **changed)
+    shards = encoded(tmp_path, other, **changed)
     texts = changed.get("texts", TEXTS)
     assert calls == texts
     np.testing.assert_array_equal(shards[:], -letters(texts))
-    assert f"{tmp_path}/e: of other texts or another encoder, begun anew" in caplog.text
+    np.testing.assert_array_equal(first[:], letters(TEXTS))
+    encoded(tmp_path, other)
+    encoded(tmp_path, other, **changed)
+    assert calls == texts
 
 
-def test_a_folder_without_manifest_is_begun_anew(tmp_path: Path) -> None:
-    encoded(tmp_path / "e", Counted())
-    (tmp_path / "e" / "manifest.json").unlink()
-    again = Counted()
-    encoded(tmp_path / "e", again)
-    assert len(again.calls) == 5
+def test_half_precision_from_a_number_of_texts_on(tmp_path: Path) -> None:
+    full, half = (encoded(tmp_path, Counted(), half_from=number) for number in (24, 23))
+    assert (full.dtype, half.dtype) == ("float32", "float16")
+    assert (full[3:9].dtype, half[3:9].dtype) == (np.float32, np.float16)
+    np.testing.assert_array_equal(half[:], embedding(TEXTS).astype(np.float16))
+    sizes = [(s.folder / FILES[0]).stat().st_size - 128 for s in (full, half)]
+    assert sizes == [5 * 3 * 4, 5 * 3 * 2]
+
+
+def test_half_precision_keeps_the_ranking() -> None:
+    """Unit vectors: scores move by 1e-4 at most, and only documents that near change places."""
+    random = np.random.default_rng(0)
+    documents, queries = (
+        (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
+        for v in (random.standard_normal((n, 384)) for n in (20_000, 50))
+    )
+    full, exact = exact_search(queries, documents, 100)
+    half, rounded = exact_search(queries, documents.astype(np.float16), 100)
+    assert np.abs(full - half).max() < 1e-4
+    true = np.take_along_axis(queries @ documents.T, rounded, axis=1)
+    assert np.abs(true - full).max() < 1e-4
+    kept = [len(set(a) & set(b)) for a, b in zip(exact, rounded, strict=True)]
+    assert np.mean(kept) > 99.5
+    np.testing.assert_array_equal(exact[:, 0], rounded[:, 0])
+
+
+def test_what_is_to_come_is_told_after_the_first_shard(tmp_path: Path) -> None:
+    told: list[Forecast] = []
+    embed = Counted()
+
+    def announce(forecast: Forecast) -> None:
+        assert embed.calls == ["text 0"]
+        told.append(forecast)
+
+    encoded(tmp_path, embed, announce=announce)
+    encoded(tmp_path, embed, announce=announce)
+    encoded(tmp_path, embed, announce=announce, shard_texts=23)
+    (forecast,) = told
+    assert (forecast.missing, forecast.processes, forecast.bytes) == (4, 1, 23 * 3 * 4)
+    assert 0 <= forecast.seconds < 1
 
 
 def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
     shards = encoded(tmp_path, Counted())
-    (tmp_path / FILES[2]).unlink()
+    (shards.folder / FILES[2]).unlink()
     assert len(shards[:10]) == 10
     with pytest.raises(DataError, match="000002.npy: the embeddings cannot be read"):
         shards[9:11]
-    wrong = encoded(tmp_path / "wrong", lambda texts: embedding(texts)[1:])
-    with pytest.raises(DataError, match=r"000000.npy: .*expected 5 rows of float32, found .*4, 3"):
-        wrong[:]
+    np.save(shards.folder / FILES[2], np.ones((4, 3), np.float32))
+    with pytest.raises(DataError, match=r"000002.npy: .*expected 5 rows of float32, found .*4, 3"):
+        shards[:]
+    with pytest.raises(ValueError, match=r"5 texts have embeddings \(4, 3\)"):
+        encoded(tmp_path / "wrong", lambda texts: embedding(texts)[1:])
 
 
 def work(folder: Path) -> None:
@@ -159,8 +198,7 @@ def work(folder: Path) -> None:
     try:
         encoded(folder / "torn", embed, encoder=f"of rank {rank()}")
     except RuntimeError as error:
-        (folder / "refused").write_text(str(error))
-        barrier()
+        (folder / f"refused-{rank()}").write_text(str(error))
 
 
 def test_two_processes_share_the_shards(tmp_path: Path) -> None:
@@ -172,5 +210,5 @@ def test_two_processes_share_the_shards(tmp_path: Path) -> None:
     for number in range(2):
         read = np.load(tmp_path / f"read-{number}.npy")
         np.testing.assert_array_equal(read, embedding(TEXTS).astype(np.float32))
-    refused = (tmp_path / "refused").read_text()
-    assert refused == "rank 1 has other texts or another encoder than rank 0"
+        refused = (tmp_path / f"refused-{number}").read_text()
+        assert refused == "the processes were given different texts or different encoders"

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.evaluation.benchmark import RetrievalSet
+from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Search, evaluate
 from tdro_lightning.retrieval.distributed import rank
 from tests.evaluation.conftest import in_two_processes
@@ -35,6 +35,12 @@ LARGE = RetrievalSet(
     answers=None,
     prompt="Find the animal",
 )
+
+
+def sets(*loaded: RetrievalSet) -> Sets:
+    return Sets({one.name: lambda one=one: one for one in loaded})
+
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -43,7 +49,7 @@ def letter_counts(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def test_files_and_numbers_for_bm25(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    metrics = evaluate({"BM25": Lexical()}, [ANIMALS, PLAIN], tmp_path)
+    metrics = evaluate({"BM25": Lexical()}, sets(ANIMALS, PLAIN), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     second = 1 / np.log2(3)
     ranked = {"ndcg@10": pytest.approx(second / 2), "recall@100": 0.5, "mrr@10": 0.25}
@@ -78,10 +84,49 @@ def test_dense_ranks_by_inner_product_and_gets_the_prompt(tmp_path: Path) -> Non
     _, indices = dense.prepare(PLAIN, tmp_path / "shards")(3)
     products = letter_counts(ANIMALS.queries) @ letter_counts(ANIMALS.documents).T
     np.testing.assert_array_equal(indices, np.argsort(-products, axis=1, kind="stable"))
-    metrics = evaluate({"dense": dense, "BM25": Lexical()}, [ANIMALS, PLAIN], tmp_path)
+    metrics = evaluate({"dense": dense, "BM25": Lexical()}, sets(ANIMALS, PLAIN), tmp_path)
     assert prompts == [None, "Find the animal", None]
     assert list(metrics["retrievers"]) == ["dense", "BM25"]
     assert metrics["retrievers"]["dense"]["sets"]["animals"]["recall@100"] == 1.0
+
+
+def test_documents_that_sets_share_are_embedded_once(tmp_path: Path) -> None:
+    embedded: list[int] = []
+
+    def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        embedded.append(len(texts))
+        return letter_counts(texts)
+
+    shared = [replace(PLAIN, name=name, prompt=name) for name in ("a", "b")]
+    metrics = evaluate({"dense": Dense(embed, embed, "letters")}, sets(*shared), tmp_path)
+    assert embedded == [2, 3, 2]
+    assert len({str(v) for v in metrics["retrievers"]["dense"]["sets"].values()}) == 1
+
+
+def test_sets_are_loaded_one_after_the_other(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Noted(Lexical):
+        def prepare(self, one: RetrievalSet, folder: Path) -> Search:
+            events.append(f"search {one.name}")
+            return super().prepare(one, folder)
+
+    def loader(one: RetrievalSet) -> Callable[[], RetrievalSet]:
+        return lambda: (events.append(f"load {one.name}"), one)[1]
+
+    lazy = Sets({one.name: loader(one) for one in (ANIMALS, PLAIN)})
+    evaluate({"a": Noted(), "b": Noted()}, lazy, tmp_path)
+    assert events == [
+        *("load animals", "search animals", "search animals"),
+        *("load plain", "search plain", "search plain"),
+    ]
+
+
+def test_a_set_may_have_answers_only(tmp_path: Path) -> None:
+    answered = replace(ANIMALS, qrels={})
+    metrics = evaluate({"BM25": Lexical()}, sets(answered), tmp_path)["retrievers"]["BM25"]
+    accuracy = {"accuracy@10": 0.5, "accuracy@100": 0.5}
+    assert metrics == {"sets": {"animals": accuracy | {"queries": 2}}, "average": accuracy}
 
 
 def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:
@@ -90,13 +135,13 @@ def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:
         lambda texts: np.ones((len(texts), 2), np.float32),
         "ones",
     )
-    evaluate({"constant": dense}, [PLAIN], tmp_path)
+    evaluate({"constant": dense}, sets(PLAIN), tmp_path)
     per_query = json.loads((tmp_path / "per_query/constant/plain.json").read_text())
     assert [values["mrr@10"] for values in per_query.values()] == [1 / 2, pytest.approx(1 / 3)]
 
 
 def test_labels_become_safe_folder_names(tmp_path: Path) -> None:
-    evaluate({"../tDRO (top 70 %)": Lexical()}, [PLAIN], tmp_path / "run")
+    evaluate({"../tDRO (top 70 %)": Lexical()}, sets(PLAIN), tmp_path / "run")
     written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.json"))
     assert written == ["run/metrics.json", "run/per_query/tDRO-top-70/plain.json"]
 
@@ -104,15 +149,15 @@ def test_labels_become_safe_folder_names(tmp_path: Path) -> None:
 def test_names_that_cannot_be_used(tmp_path: Path) -> None:
     lexical = Lexical()
     with pytest.raises(ConfigError, match="'a b' and 'A/B' would share the file name 'A-B'"):
-        evaluate({"a b": lexical, "A/B": lexical}, [PLAIN], tmp_path)
-    with pytest.raises(ConfigError, match="evaluation sets 'plain' and 'plain' would share"):
-        evaluate({"a": lexical}, [PLAIN, PLAIN], tmp_path)
+        evaluate({"a b": lexical, "A/B": lexical}, sets(PLAIN), tmp_path)
+    with pytest.raises(ConfigError, match="evaluation sets 'plain' and 'Plain' would share"):
+        evaluate({"a": lexical}, sets(PLAIN, replace(PLAIN, name="Plain")), tmp_path)
     with pytest.raises(ConfigError, match=r"retriever '\.\.': the name needs a letter or digit"):
-        evaluate({"..": lexical}, [PLAIN], tmp_path)
+        evaluate({"..": lexical}, sets(PLAIN), tmp_path)
     with pytest.raises(ConfigError, match="at least one retriever"):
-        evaluate({}, [PLAIN], tmp_path)
+        evaluate({}, sets(PLAIN), tmp_path)
     with pytest.raises(ConfigError, match="at least one evaluation set"):
-        evaluate({"a": lexical}, [], tmp_path)
+        evaluate({"a": lexical}, sets(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -123,7 +168,7 @@ def test_broken_embeddings_name_retriever_and_set(tmp_path: Path) -> None:
         "ones",
     )
     with pytest.raises(DataError, match="broken on plain: 2 of 2 query embeddings hold NaN"):
-        evaluate({"broken": dense}, [PLAIN], tmp_path)
+        evaluate({"broken": dense}, sets(PLAIN), tmp_path)
     assert not (tmp_path / "metrics.json").exists()
 
 
@@ -152,7 +197,8 @@ def shared(folder: Path, output: str) -> list[tuple[str, ...]]:
         return np.sqrt(letter_counts(texts) + 0.1 * len(prompt or ""))
 
     dense = Dense(embed, embed, "letters", shard_texts=4)
-    metrics = evaluate({"BM25": Watched(folder), "dense": dense}, [LARGE, ANIMALS], folder / output)
+    retrievers = {"BM25": Watched(folder), "dense": dense}
+    metrics = evaluate(retrievers, sets(LARGE, ANIMALS), folder / output)
     (folder / f"{output}-{rank()}.json").write_text(json.dumps([metrics, calls]))
     return calls
 
@@ -200,17 +246,72 @@ def test_an_interrupted_run_embeds_only_what_is_missing(tmp_path: Path) -> None:
         return Dense(embed, embed, fingerprint, shard_texts=8)
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate({"dense": dense(7)}, [PLAIN, LARGE], tmp_path / "run")
+        evaluate({"dense": dense(7)}, sets(PLAIN, LARGE), tmp_path / "run")
     assert (tmp_path / "run/per_query/dense/plain.json").exists()
     assert not (tmp_path / "run/metrics.json").exists()
-    evaluate({"dense": dense(-1)}, [PLAIN, LARGE], tmp_path / "run")
+    evaluate({"dense": dense(-1)}, sets(PLAIN, LARGE), tmp_path / "run")
     assert embedded == [2, 3] + [8, 3] + [8, 8, 8] + [8, 8, 8, 8, 5]
-    evaluate({"dense": dense(-1)}, [PLAIN, LARGE], tmp_path / "whole")
+    evaluate({"dense": dense(-1)}, sets(PLAIN, LARGE), tmp_path / "whole")
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     assert not (tmp_path / "run/embeddings").exists()
 
     embedded.clear()
     with pytest.raises(KeyboardInterrupt):
-        evaluate({"dense": dense(3)}, [LARGE], tmp_path / "other")
-    evaluate({"dense": dense(-1, "other letters")}, [LARGE], tmp_path / "other")
+        evaluate({"dense": dense(3)}, sets(LARGE), tmp_path / "other")
+    evaluate({"dense": dense(-1, "other letters")}, sets(LARGE), tmp_path / "other")
     assert embedded == [8, 3, 8] + [8, 3] + [8] * 7 + [5]
+
+
+def test_kept_embeddings_serve_later_runs(tmp_path: Path) -> None:
+    embedded: list[str] = []
+
+    def dense(fingerprint: str, power: float) -> Dense:
+        def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+            embedded.append(f"{len(texts)} by {fingerprint}")
+            return (letter_counts(texts) + 0.1) ** np.float32(power)
+
+        return Dense(embed, embed, fingerprint, shard_texts=40)
+
+    def run(name: str, one: RetrievalSet, **retrievers: Dense) -> dict[str, bytes]:
+        embedded.clear()
+        evaluate(retrievers, sets(one), tmp_path / name, tmp_path / "kept")
+        assert not (tmp_path / name / "embeddings").exists()
+        return content(tmp_path / name)
+
+    first = run("first", LARGE, a=dense("a", 1))
+    assert embedded == ["11 by a", "40 by a", "21 by a"]
+    assert run("again", LARGE, a=dense("a", 1)) == first
+    assert embedded == []
+    run("other", LARGE, a=dense("b", 2))
+    assert embedded == ["11 by b", "40 by b", "21 by b"]
+    run("prompt", replace(LARGE, prompt="Find"), a=dense("a", 1))
+    assert embedded == ["11 by a"]
+    run("renamed", replace(LARGE, name="renamed"), a=dense("a", 1))
+    assert embedded == []
+    run("longer", replace(LARGE, documents=(*LARGE.documents[:-1], "cat")), a=dense("a", 1))
+    assert embedded == ["40 by a", "21 by a"]
+    assert run("back", LARGE, a=dense("a", 1)) == first
+    evaluate({"a": dense("a", 1)}, sets(LARGE), tmp_path / "apart")
+    assert content(tmp_path / "apart") == first
+
+
+def test_queries_do_not_stand_for_documents(tmp_path: Path) -> None:
+    """The same texts, without prompt, but an encoder may cut queries shorter."""
+    same = replace(ANIMALS, queries=ANIMALS.documents[:2], documents=ANIMALS.documents[:2])
+    one = replace(same, document_ids=("d1", "d2"), qrels={"q1": {"d2": 1}}, prompt=None)
+    dense = Dense(lambda texts, _: letter_counts([t[:3] for t in texts]), letter_counts, "letters")
+    scores, _ = dense.prepare(one, tmp_path)(2)
+    products = letter_counts(["cat", "dog"]) @ letter_counts(one.documents).T
+    np.testing.assert_array_equal(scores, -np.sort(-products, axis=1))
+
+
+def test_half_precision_gives_the_metrics_of_full(tmp_path: Path) -> None:
+    def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        counts = letter_counts(texts) + 0.01
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+    full, half = (
+        evaluate({"a": Dense(embed, embed, "a", half_from=n)}, sets(LARGE), tmp_path / str(n))
+        for n in (62, 61)
+    )
+    assert full == half

@@ -63,9 +63,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(parts, fit, tmp_path) -> None
     fit(whole, parts.homogeneous(whole.encoder))
     first = parts.finetune()
     trainer = fit(first, parts.homogeneous(first.encoder), steps=4)
-    trainer.save_checkpoint(tmp_path / "four.ckpt")
+    trainer.save_checkpoint(tmp_path / "step-0000004")
     second = parts.finetune()
-    fit(second, parts.homogeneous(second.encoder), ckpt_path=tmp_path / "four.ckpt")
+    fit(second, parts.homogeneous(second.encoder), ckpt_path=tmp_path / "step-0000004")
     theirs = dict(second.encoder.named_parameters())
     for name, parameter in whole.encoder.named_parameters():
         assert torch.equal(parameter, theirs[name]), name

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tdro_lightning.callbacks.history import History
+from tdro_lightning.checkpoint import read_checkpoint
 from tdro_lightning.data.samplers import HeterogeneousBatches
 from tdro_lightning.dro import gradients
 from tdro_lightning.dro.measurement import Measurement
@@ -143,11 +144,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(parts, fit, tmp_path: Path) -
     fit(whole, parts.heterogeneous(whole.proxy))
     first = parts.tdro()
     trainer = fit(first, parts.heterogeneous(first.proxy), steps=2)
-    trainer.save_checkpoint(tmp_path / "two.ckpt")
-    saved = torch.load(tmp_path / "two.ckpt", weights_only=True)
+    trainer.save_checkpoint(tmp_path / "step-0000002")
+    saved = read_checkpoint(tmp_path / "step-0000002")
     assert not any(key.startswith("reference.") for key in saved["state_dict"])
     second = parts.tdro()
-    fit(second, parts.heterogeneous(second.proxy), ckpt_path=tmp_path / "two.ckpt")
+    fit(second, parts.heterogeneous(second.proxy), ckpt_path=tmp_path / "step-0000002")
     assert second.weights.updates == 6
     assert torch.equal(second.weights.log_weights, whole.weights.log_weights)
     assert_equal_runs(whole, second, 0.0)

@@ -6,19 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.files import slug
+
 
 def write_run(
     root: Path,
     name: str,
     *,
+    folder: str | None = None,
     seed: int | None = 42,
     history: Mapping[str, list[float]] | None = None,
     files: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> Path:
     """Write a run folder: `run.json`, `history.csv` with steps from 1, and further JSON files."""
-    folder = root / name
-    folder.mkdir(parents=True)
+    place = root / (folder or name)
+    place.mkdir(parents=True)
     run = {
         "name": name,
         "stage": "fit",
@@ -33,16 +36,16 @@ def write_run(
         "config": {},
         "inputs": {"data": {"path": "data/rows.jsonl", "sha256": "0f" * 32}},
     }
-    (folder / "run.json").write_text(json.dumps(run | record))
+    (place / "run.json").write_text(json.dumps(run | record))
     for stem, value in (files or {}).items():
-        (folder / f"{stem}.json").write_text(json.dumps(value))
+        (place / f"{stem}.json").write_text(json.dumps(value))
     if history is not None:
-        with (folder / "history.csv").open("w", newline="") as stream:
+        with (place / "history.csv").open("w", newline="") as stream:
             lines = csv.writer(stream)
             lines.writerow(["step", "metric", "value"])
             for metric, values in history.items():
                 lines.writerows([step, metric, value] for step, value in enumerate(values, 1))
-    return folder
+    return place
 
 
 def metrics(**scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -56,6 +59,36 @@ def metrics(**scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
             for label, sets in scores.items()
         }
     }
+
+
+def write_evaluated(
+    root: Path,
+    name: str,
+    scores: Mapping[str, Mapping[str, list[float]]],
+    *,
+    seed: int = 42,
+    metric: str = "ndcg@10",
+    folder: str | None = None,
+    model: str | None = None,
+) -> Path:
+    """Write a run with the scores of each query: {label: {set: [a fraction for each query]}}."""
+    sets = {
+        label: {
+            one: {metric: sum(values) / len(values), "queries": len(values)}
+            for one, values in by_set.items()
+        }
+        for label, by_set in scores.items()
+    }
+    content = {"retrievers": {label: {"sets": by_set} for label, by_set in sets.items()}}
+    config = {"model": {"path": model}} if model else {}
+    run = write_run(root, name, folder=folder, seed=seed, files={"metrics": content}, config=config)
+    for label, by_set in scores.items():
+        for one, values in by_set.items():
+            path = run / "per_query" / slug(label) / f"{slug(one)}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            queries = {f"q{i}": {metric: value} for i, value in enumerate(values)}
+            path.write_text(json.dumps(queries))
+    return run
 
 
 def weights(**last: float) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def test_sections_stand_in_order(runs: Path, tmp_path: Path) -> None:
     headings = [part.partition("</h2>")[0] for part in html.split("<h2>")[1:]]
     assert headings == [
         "Results",
+        "Layouts of the paper",
         "Domain weights",
         "Measurement and losses of each domain",
         "Training curves",
@@ -100,7 +101,7 @@ def test_page_is_self_contained_and_ids_are_unique(runs: Path, tmp_path: Path) -
 def test_equal_runs_give_equal_bytes(runs: Path, tmp_path: Path) -> None:
     for name in ("x", "y"):
         write_report([runs], tmp_path / name, "A report")
-    for name in ("report.md", "report.html"):
+    for name in ("report.md", "report.html", "tables.tex", "significance.json"):
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
 
 
@@ -108,7 +109,10 @@ def test_returned_text_is_the_results_table(runs: Path, tmp_path: Path) -> None:
     lines = write_report([runs], tmp_path, "A report").splitlines()
     assert lines[0].startswith("nDCG@10 × 100")
     table = [line.split() for line in lines if line.startswith(("uniform", "top 50"))]
-    assert table == [["uniform", "30.0*", "–", "30.0*"], ["top", "50", "30.0*", "0.0", "30.0*"]]
+    assert table[:2] == [["uniform", "30.0^", "–", "30.0^"], ["top", "50", "30.0^", "0.0", "30.0^"]]
+    # Without the scores of the queries there is a gain and no test.
+    gain = ["uniform", "1", "7", "30.0", "30.0", "0.0", "–", "–", "–"]
+    assert table[2:] == [["top", "50", *gain]]
     assert "uniform (1), top 50 (1)" in lines[-1]
     assert "unless several seeds agree" in lines[-1]
 

@@ -7,7 +7,6 @@ from tdro_lightning.report.results import (
     score_table,
     seed_counts,
     seed_note,
-    seed_table,
 )
 from tdro_lightning.report.tables import Table
 from tests.report.folders import metrics, write_run
@@ -57,6 +56,22 @@ def test_average_is_over_the_sets_that_all_have(tmp_path: Path) -> None:
     assert rows(table)[1] == ["other", "40.0*", "+10.0", "30.0*", "50.0*", "–"]
 
 
+def test_parts_of_a_group_count_once(tmp_path: Path) -> None:
+    scores = {"cq/tex": 0.2, "cq/gis": 0.4, "nq": 0.5}
+    write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(**scores))})
+    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
+    assert rows(table)[0][1] == "40.0*"
+    assert table.columns[1].note == "2 sets"
+    assert "the sets of a group (`group/part`) as one" in table.caption
+
+
+def test_answers_alone_make_tables_of_accuracy(tmp_path: Path) -> None:
+    scores = {"mkqa-ar": {"accuracy@10": 0.25, "accuracy@100": 0.5}}
+    write_run(tmp_path, "r", files={"metrics": metrics(uniform=scores)})
+    tables = result_tables(ordered_results(collect_runs([tmp_path])))
+    assert [table.title for table in tables] == ["Accuracy@10", "Accuracy@100"]
+
+
 def test_no_common_set_gives_no_average(tmp_path: Path) -> None:
     write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(a=0.2), x=ndcg(b=0.4))})
     table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
@@ -76,7 +91,7 @@ def test_small_differences_have_no_sign(tmp_path: Path) -> None:
     assert [row[2] for row in rows(table)] == ["–", "0.0", "0.0"]
 
 
-def test_seeds_are_counted_named_and_compared_in_pairs(tmp_path: Path) -> None:
+def test_seeds_are_counted_and_named(tmp_path: Path) -> None:
     scores = {1: (0.40, 0.43), 2: (0.44, 0.43), 3: (0.42, 0.45)}
     for seed, (uniform, tdro) in scores.items():
         write_run(
@@ -95,10 +110,6 @@ def test_seeds_are_counted_named_and_compared_in_pairs(tmp_path: Path) -> None:
         *(f"tdro (s{seed})" for seed in (1, 2, 3, 4)),
     ]
     assert seed_counts(results) == {"uniform": 3, "tdro": 4}
-    assert rows(seed_table(results)) == [
-        ["uniform", "3", "42.0", "40.0", "44.0", "–", "–"],
-        ["tdro", "4", "47.8", "43.0", "60.0", "+1.7", "2 of 3"],
-    ]
     main = rows(score_table(results, "ndcg@10"))
     assert [row[2] for row in main[1:4]] == ["-2.0", "+2.0", "0.0"]
     assert "uniform (3), tdro (4)" in seed_note(results)

@@ -43,7 +43,7 @@ def test_terminal_table_is_plain_and_aligned() -> None:
         ["nq"],
         ["Name", "7", "queries"],
         ["[red]a|b[/red]", "9.5"],
-        ["c", "10.5*"],
+        ["c", "10.5^"],
     ]
     assert lines[-2].index(".5") == lines[-1].index(".5")
 
@@ -51,3 +51,33 @@ def test_terminal_table_is_plain_and_aligned() -> None:
 def test_terminal_table_is_never_wrapped() -> None:
     table = Table("", "", (Column("x" * 300, numeric=False),), (cells(["y" * 400]),))
     assert "y" * 400 in terminal_table(table)
+
+
+MARKED = Table(
+    "Scores",
+    "",
+    (Column("Name", numeric=False), Column("nq")),
+    (
+        (Cell("Measured *here*"),),
+        (Cell("a"), Cell("9.5", best=True, mark="†")),
+        cells(["b", "1.0"]),
+    ),
+)
+
+
+def test_headings_and_marks_in_markdown() -> None:
+    assert markdown_table(MARKED).splitlines()[2:] == [
+        r"| *Measured \*here\** |  |",
+        "| a | **9.5**† |",
+        "| b | 1.0 |",
+    ]
+
+
+def test_headings_and_marks_in_the_terminal() -> None:
+    lines = terminal_table(MARKED).splitlines()
+    assert [line.split() for line in lines[2:]] == [
+        ["Measured", "*here*"],
+        ["a", "9.5†^"],
+        ["b", "1.0"],
+    ]
+    assert lines[-2].index(".5") == lines[-1].index(".0")

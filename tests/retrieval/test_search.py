@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,31 @@ def test_fewer_documents_than_depth() -> None:
     assert scores.tolist() == [[-2, -4, 0, 0]]
 
 
+@pytest.mark.parametrize("order", ["falling", "rising", "shuffled"])
+def test_any_order_of_the_scores(order: str) -> None:
+    """Rising scores make every document better than all before it."""
+    values = np.arange(1, 5001, dtype=np.float32)
+    if order == "shuffled":
+        values = np.random.default_rng(5).permutation(values)
+    documents = np.stack([values[::-1] if order == "falling" else values, np.ones(5000)], axis=1)
+    queries = np.array([[1, 0], [-1, 0], [0, 1]], np.float32)
+    _, indices = exact_search(queries, documents.astype(np.float32), 1500, block=2000)
+    np.testing.assert_array_equal(indices, by_hand(queries, documents, 1500))
+
+
+def test_documents_in_half_precision_from_a_file(tmp_path: Path) -> None:
+    """Products of what is stored, in float32: as accurate as if it had been stored so."""
+    generator = np.random.default_rng(6)
+    queries = generator.standard_normal((7, 32), dtype=np.float32)
+    documents = generator.standard_normal((3000, 32)).astype(np.float16)
+    np.save(tmp_path / "documents.npy", documents)
+    mapped = np.load(tmp_path / "documents.npy", mmap_mode="r")
+    scores, indices = exact_search(queries, mapped, 20)
+    np.testing.assert_array_equal(indices, by_hand(queries, documents, 20))
+    exact = queries.astype(np.float64) @ documents.astype(np.float64).T
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, indices, axis=1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(value: float) -> None:
     documents = np.ones((9, 3), np.float32)
@@ -54,6 +81,14 @@ def test_values_that_are_not_finite(value: float) -> None:
     message = "2 of 9 document embeddings hold NaN or infinity, first at index 2, 7"
     with pytest.raises(DataError, match=message):
         exact_search(np.ones((2, 3), np.float32), documents, 1)
+
+
+def test_a_fault_ends_the_search_where_it_is() -> None:
+    documents = np.ones((5000, 2), np.float32)
+    documents[[1500, 4000]] = 0
+    message = "1 of the first 2048 document embeddings have norm zero, first at index 1500$"
+    with pytest.raises(DataError, match=message):
+        exact_search(np.ones((1, 2), np.float32), documents, 1)
 
 
 def test_norm_zero() -> None:

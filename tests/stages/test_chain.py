@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tdro_lightning.checkpoint import read_checkpoint
 from tests.command import run
 
 SMALL = (
@@ -60,7 +61,11 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, st
 def finished(interrupted: tuple[Path, int, str]) -> tuple[Path, str]:
     """The same chain, run again to its end: folder and output."""
     folder = interrupted[0]
-    process = started(folder)
+    refused = started(folder)  # it was to have 2000 steps, and has done more than 4
+    printed = refused.communicate(timeout=280)[0]
+    assert refused.returncode == 2, printed
+    assert "already at step" in printed
+    process = started(folder, "trainer.resume=never")
     printed = process.communicate(timeout=280)[0]
     assert process.returncode == 0, printed
     return folder, printed
@@ -83,10 +88,10 @@ def table(printed: str) -> str:
 def test_sigint_ends_with_130_and_says_how_to_go_on(interrupted) -> None:
     folder, code, printed = interrupted
     assert code == 130, printed
-    assert "the same command continues" in printed
+    assert "the same command with this run_dir goes on" in printed
     assert "Traceback" not in printed
     record = json.loads((folder / "runs/demo/reference/run.json").read_text())
-    assert record["status"] == "interrupted"
+    assert record["status"] == "stopped"
 
 
 def test_the_next_run_continues_at_the_first_unfinished_step(finished) -> None:
@@ -161,7 +166,24 @@ def test_a_sweep_over_the_top_share_ends_in_one_table(chain, capfd) -> None:
     # top 70 was trained by the chain too, with the same seed.
     for share in (50, 60, 80):
         assert f"top {share}" in rows
-    assert sum(row.startswith("top 70") for row in rows) == 2
+    main = table(ended.out).partition("Gain in")[0].splitlines()
+    assert sum(row.startswith("top 70") for row in main) == 2
+
+
+def test_a_step_s_own_seed_stands_above_the_command_line_s(chain, capfd) -> None:
+    step = "+chain.steps.again=[demo/reference,'seed=7','trainer.steps=2']"
+    ended = run(capfd, chain, *SMALL, "seed=42", step)
+    assert ended.code == 0, ended.err
+    assert skipped(ended.out) == STEPS
+    record = json.loads((chain / "runs/demo/again/run.json").read_text())
+    assert (record["seed"], record["config"]["trainer"]["steps"]) == (7, 4)
+
+
+def test_a_chain_that_reads_another_s_files_says_which(tmp_path: Path, capfd) -> None:
+    ended = run(capfd, tmp_path, "+experiment=robustness_tdro_mini", "seed=3")
+    assert ended.code == 2
+    assert "chain.source=runs/measurement_tdro_mini/seed3: no such folder" in ended.err
+    assert "finished chain of this seed" in ended.err
 
 
 def test_bad_input_of_a_step_ends_the_chain(chain, capfd) -> None:
@@ -214,9 +236,9 @@ def test_a_run_of_two_processes_goes_on_in_one(spread, tmp_path: Path, capfd) ->
     for stage, experiment in (("tdro", "demo/tdro"), ("reference", "demo/reference")):
         folder = chain / "runs/demo" / stage
         two, four = sorted((folder / "checkpoints").iterdir())
-        expected = torch.load(four, weights_only=True)
+        expected = read_checkpoint(four)
         history = (folder / "history.csv").read_text().splitlines()
-        four.unlink()
+        shutil.rmtree(four)
         again = run(
             capfd, chain, f"+experiment={experiment}", *(o for o in SMALL[2:] if "sets" not in o),
             "chain_dir=runs/demo", f"run_dir=runs/demo/{stage}", "trainer.resume=must",
@@ -224,7 +246,7 @@ def test_a_run_of_two_processes_goes_on_in_one(spread, tmp_path: Path, capfd) ->
         )  # fmt: skip
         assert again.code == 0, again.err
         assert "step 4/4" in again.out
-        got = torch.load(folder / "checkpoints" / four.name, weights_only=True)
+        got = read_checkpoint(folder / "checkpoints" / four.name)
         assert got["state_dict"].keys() == expected["state_dict"].keys()
         for name, value in expected["state_dict"].items():
             torch.testing.assert_close(got["state_dict"][name], value, rtol=0, atol=1e-6, msg=name)

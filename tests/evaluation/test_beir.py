@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import load_set
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Cats", "text": "They sleep."},
@@ -36,11 +37,17 @@ def write_set(
     return folder
 
 
+def load_set(
+    name: str, folder: Path, split: str = "test", prompt: str | None = None
+) -> RetrievalSet:
+    return joined(name, beir_corpus(folder), beir_questions(folder, split), prompt=prompt)
+
+
 def test_reads_a_set(tmp_path: Path) -> None:
     one = load_set("tiny", write_set(tmp_path), "test", "Find it")
     assert (one.name, one.prompt) == ("tiny", "Find it")
-    assert one.document_ids == ("d1", "d2", "d3", "d4")
-    assert one.documents == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
+    assert tuple(one.document_ids) == ("d1", "d2", "d3", "d4")
+    assert tuple(one.documents) == ("Cats They sleep.", "Dogs bark.", "Only a title", "No title")
     assert one.query_ids == ("q2", "q1")
     assert one.queries == ("who barks", "who sleeps")
     assert one.qrels == {"q2": {"d2": 1}, "q1": {"d1": 2, "d2": 0}}
@@ -65,10 +72,10 @@ def test_sets_without_answers(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"documents": []}, r"corpus\.jsonl: no documents in it"),
-        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: `_id` 'd1' stands twice"),
+        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: document 'd1' stands twice"),
         (
             {"documents": [{"_id": "d1", "title": " ", "text": ""}]},
-            r"corpus\.jsonl:1: document 'd1' has neither title nor text",
+            r"corpus\.jsonl: document 'd1' has neither title nor text",
         ),
         ({"documents": [{"_id": 7, "text": "x"}]}, r"corpus\.jsonl:1: `_id` must be a string"),
         ({"documents": [{"_id": "d1"}]}, r"corpus\.jsonl:1: `text` must be a string, is None"),
@@ -102,7 +109,7 @@ def test_sets_without_answers(tmp_path: Path) -> None:
         ({"qrels": QRELS + "q1 d3 1\n"}, r"test\.tsv:5: expected 3 columns divided by tabs"),
         ({"qrels": QRELS + "q9\td1\t1\n"}, r"test\.tsv:5: query 'q9' is not among the queries"),
         ({"qrels": QRELS + "q1\td9\t1\n"}, r"test\.tsv:5: document 'd9' is not in the corpus"),
-        ({"qrels": QRELS + "q1\td1\t1\n"}, r"test\.tsv:5: .* stand twice"),
+        ({"qrels": QRELS + "q1\td1\t1\n"}, r"test\.tsv:5: .* stand twice, with two grades"),
         ({"qrels": QRELS + "q1\td3\t0.5\n"}, r"test\.tsv:5: the score must be a whole number"),
     ],
 )
@@ -110,6 +117,25 @@ def test_faults_name_file_and_line(tmp_path: Path, change: dict[str, Any], messa
     write_set(tmp_path, **change)
     with pytest.raises(DataError, match=message):
         load_set("tiny", tmp_path)
+
+
+def test_a_few_faults_of_published_sets_are_let_pass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = [{"_id": f"d{i}", "title": "", "text": "x" if i else ""} for i in range(200)]
+    judged = [f"q1\td{i}\t1\n" for i in range(100, 250)]
+    qrels = "query-id\tcorpus-id\tscore\n" + "".join(judged[:101])
+    write_set(tmp_path, documents, QUERIES[1:2], qrels + judged[0])
+    one = load_set("made", tmp_path)
+    assert one.documents[0] == ""
+    assert len(one.document_ids) == 200
+    # As in the field, a relevant document that is not there counts as not found.
+    assert len(one.qrels["q1"]) == 101
+    assert "corpus.jsonl: 1 documents without title and text" in caplog.text
+    assert "made: 1 relevant documents are not in the corpus" in caplog.text
+    write_set(tmp_path, documents, QUERIES[1:2], qrels + judged[101])
+    with pytest.raises(DataError, match=r"tsv:102: document 'd200' .* like 2 of 102 relevant ones"):
+        load_set("made", tmp_path)
 
 
 def test_missing_and_doubled_files(tmp_path: Path) -> None:

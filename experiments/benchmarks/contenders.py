@@ -1,0 +1,184 @@
+"""The steps and encodings that are compared, by name, on the same rows and the same weights."""
+
+from functools import partial
+
+import torch
+from rivals import PaddedStep, SentenceTransformersEncoding, SentenceTransformersStep
+from rounds import Work, fastest
+from steps import DOMAINS, NEGATIVES, TEMPERATURE, Settings, autocast
+from torch import Tensor
+from workbench import Case, Workbench
+
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.parallel import checkpoint_activations
+from tdro_lightning.retrieval.contrastive import all_passage_losses, hard_negative_losses
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
+from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+
+TDRO, TDRO_FLOOR, PADDED = "tDRO step", "tDRO floor", "padded tDRO step"
+TUNING, TUNING_FLOOR = "fine-tuning step", "fine-tuning floor"
+THEIR_STEP, THEIR_BEST = "sentence-transformers step", "sentence-transformers best step"
+ENCODING, THEIR_ENCODING = "encoding", "sentence-transformers encoding"
+FIRST_RUN, SECOND_RUN = "first run's step", "second run's step"
+
+MINI_BATCH_TOKENS = {  # tried for sentence-transformers' best step
+    "cpu": (128, 256, 512, 1024),
+    "cuda": (4096, 8192, 16_384, 32_768, 65_536),
+}
+ENCODE_BATCHES = (32, 64, 128)  # tried for its encoding
+
+
+def tdro_case(bench: Workbench) -> Case:
+    """Our tDRO step, its floor, and a step padded to the longest text."""
+    settings = bench.settings("tdro", bench.choice.kept_tokens)
+    ours, padded = bench.tdro(settings, DOMAINS), bench.tdro(settings, DOMAINS)
+    if settings.device == "cuda":
+        checkpoint_activations(padded.proxy)  # or it fits on no GPU
+    batch = bench.batch(bench.examples(bench.choice.tdro_batch, NEGATIVES["tdro"], DOMAINS))
+    theirs = PaddedStep(settings, padded, batch)
+    assert ours.reference is not None
+    floor = _floor(settings, ours.proxy, batch.texts, ours.reference)
+    return Case(
+        module=ours,
+        batches={TDRO: [batch] * (1 + bench.choice.repeats)},
+        others={TDRO_FLOOR: floor, PADDED: theirs},
+        lengths=batch.texts.lengths,
+        checked=(partial(_hard_negative_loss, ours.proxy, batch), theirs.loss),
+    )
+
+
+def tuning_case(bench: Workbench) -> Case:
+    """Our fine-tuning step with its gradient cache, its floor, and sentence-transformers' step."""
+    settings, choice = bench.settings("finetune"), bench.choice
+    ours = bench.finetune(settings)
+    rows = bench.examples(choice.finetune_batch, NEGATIVES["finetune"], 1)
+    batch = bench.batch(rows)
+    make = partial(SentenceTransformersStep, settings, bench.saved, rows, ours.optimisation)
+    trial, tried = make(), MINI_BATCH_TOKENS[settings.device]  # a trial trains
+    best = choice.mini_batch_tokens or fastest(trial.tune, trial, tried)
+    theirs = make()
+    return Case(
+        module=ours,
+        batches={TUNING: [batch] * (1 + choice.repeats)},
+        others={
+            TUNING_FLOOR: _floor(settings, ours.encoder, batch.texts, ours.encoder, kept=1),
+            THEIR_STEP: partial(theirs.tuned, choice.chunk_tokens),
+            THEIR_BEST: partial(theirs.tuned, best),
+        },
+        lengths=batch.texts.lengths,
+        checked=(partial(_all_passage_loss, ours.encoder, batch), theirs.loss),
+        setting=best,
+    )
+
+
+def encoding_case(bench: Workbench) -> Case:
+    """Encoding of passages, ours and sentence-transformers'."""
+    settings, choice = bench.settings("finetune"), bench.choice
+    texts = [row.passages[0] for row in bench.examples(choice.texts, 0, 1)]
+    ours = partial(bench.encoder(settings, trained=False).embed_passages, texts)
+    theirs = SentenceTransformersEncoding(settings, bench.saved, texts)
+    best = choice.encode_batch or fastest(theirs.tune, theirs, ENCODE_BATCHES)
+    theirs.tune(best)
+    return Case(
+        others={ENCODING: ours, THEIR_ENCODING: theirs},
+        lengths=bench.tokenizer(texts, settings.passage_tokens).lengths,
+        checked=(ours, theirs),
+        setting=best,
+    )
+
+
+def cache_case(bench: Workbench) -> Case:
+    """A tDRO step with a LoRA, as in the paper, without and with the reference's losses on disk."""
+    settings = bench.settings("tdro", bench.choice.kept_tokens, lora=True)
+    module = bench.tdro(settings, DOMAINS)
+    assert module.reference is not None
+    known = loss_fingerprint(module.reference, TEMPERATURE, settings.precision)
+    cache = module.reference_cache = ReferenceLosses(bench.folder / "losses", known)
+    batch = bench.batch(bench.examples(bench.choice.tdro_batch, NEGATIVES["tdro"], DOMAINS))
+    cache.add(
+        row_keys(batch.queries, batch.passages, known),
+        _hard_negative_losses(module.reference, batch),
+    )
+    rounds = range(1, 2 + bench.choice.repeats)
+    return Case(
+        module=module,
+        batches={
+            SECOND_RUN: [batch for _ in rounds],
+            FIRST_RUN: [
+                _changed(batch, number, bench.tokenizer.vocabulary_size) for number in rounds
+            ],
+        },
+        lengths=batch.texts.lengths,
+    )
+
+
+CASES = {
+    tdro_case: (TDRO, TDRO_FLOOR, PADDED),
+    tuning_case: (TUNING, TUNING_FLOOR, THEIR_STEP, THEIR_BEST),
+    encoding_case: (ENCODING, THEIR_ENCODING),
+    cache_case: (FIRST_RUN, SECOND_RUN),
+}
+
+
+def _floor(
+    settings: Settings, trained: Encoder, texts: Tokens, first: Encoder, kept: int = 0
+) -> Work:
+    """The least that a step can cost: its forward and backward passes over the same chunks.
+
+    No padding, no pooling, no loss, no update, no log; a chunk's activations go before the next
+    one's come.
+
+    Args:
+        settings: of the run.
+        trained: runs forward and backward over all chunks.
+        texts: what is cut into chunks.
+        first: runs forward before that, without gradient.
+        kept: first chunks that it leaves out.
+    """
+    texts = texts.to(settings.device)
+    chunks = [texts.padded(rows)[0] for rows in length_chunks(texts.lengths, trained.chunk_tokens)]
+
+    def work() -> None:
+        with autocast(settings):
+            with torch.no_grad():
+                for ids in chunks[kept:]:
+                    first.backbone(input_ids=ids)
+            for ids in chunks:
+                trained.backbone(input_ids=ids).last_hidden_state[:, -1].sum().backward()
+        trained.zero_grad()
+
+    return work
+
+
+def _changed(batch: Batch, number: int, vocabulary: int) -> Batch:
+    """Texts that no cache knows, of the same lengths."""
+    queries, passages = (
+        Tokens((tokens.ids + number) % vocabulary, tokens.lengths)
+        for tokens in (batch.queries, batch.passages)
+    )
+    return Batch(queries, passages, batch.domain, batch.query_ids)
+
+
+def _embedded(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    device = next(encoder.parameters()).device
+    queries, passages = encoder(batch.texts.to(device)).tensor_split([len(batch)])
+    return queries, passages
+
+
+@torch.no_grad()
+def _hard_negative_losses(encoder: Encoder, batch: Batch) -> Tensor:
+    queries, passages = _embedded(encoder, batch)
+    rows = passages.view(len(batch), -1, passages.shape[-1])
+    return hard_negative_losses(queries, rows, TEMPERATURE)
+
+
+def _hard_negative_loss(encoder: Encoder, batch: Batch) -> float:
+    return float(_hard_negative_losses(encoder, batch).mean())
+
+
+@torch.no_grad()
+def _all_passage_loss(encoder: Encoder, batch: Batch) -> float:
+    queries, passages = _embedded(encoder, batch)
+    positive = torch.arange(len(batch), device=queries.device) * (len(passages) // len(batch))
+    return float(all_passage_losses(queries, passages, positive, TEMPERATURE).mean())

@@ -1,0 +1,176 @@
+"""The same work done otherwise: a step padded to the longest text, and sentence-transformers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from steps import TEMPERATURE, Settings, autocast
+from torch import Tensor
+
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.data.example import Example
+from tdro_lightning.dro.objective import sample_coefficients
+from tdro_lightning.modules.tdro import TDROModule
+from tdro_lightning.optim import Optimisation
+from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.contrastive import hard_negative_losses
+from tdro_lightning.retrieval.encoder import Encoder, chosen_attention
+from tdro_lightning.retrieval.pooling import pool
+from tdro_lightning.retrieval.tokens import Tokens
+
+Padded = tuple[Tensor, Tensor]  # ids and mask, each [N, longest]
+
+
+class PaddedStep:
+    """tDRO as usually written: one forward for all queries, one for all passages, both padded.
+
+    Args:
+        settings: of the run.
+        module: its encoders, domain weights and optimisation are used, and its proxy trains.
+        batch: what is trained on; it is padded here, before any time counts.
+    """
+
+    def __init__(self, settings: Settings, module: TDROModule, batch: Batch) -> None:
+        self._settings, self._module = settings, module
+        self._domain = batch.domain.to(settings.device)
+        self._queries = _whole(batch.queries, settings.device)
+        self._passages = _whole(batch.passages, settings.device)
+        self._optimiser = module.configure_optimizers()
+        module.proxy.train()
+
+    def __call__(self) -> None:
+        """One step, in the order of ours."""
+        module = self._module
+        assert module.reference is not None
+        with autocast(self._settings):
+            with torch.no_grad():
+                reference = self._losses(module.reference)
+            proxy = self._losses(module.proxy)
+        names = module.weights.names
+        measured = module.measurement(proxy.detach(), reference, self._domain, len(names))
+        weights = module.weights.step(measured)
+        (sample_coefficients(self._domain, weights) * proxy).sum().backward()
+        module.optimisation.update(self._optimiser, module.proxy.parameters(), step=0)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean loss of the proxy in its own precision."""
+        return float(self._losses(self._module.proxy).mean())
+
+    def _losses(self, encoder: Encoder) -> Tensor:
+        queries, passages = (_embedded(encoder, p) for p in (self._queries, self._passages))
+        rows = passages.view(len(queries), -1, passages.shape[-1])
+        return hard_negative_losses(queries, rows, TEMPERATURE)
+
+
+class SentenceTransformersStep:
+    """A step with the cached loss of sentence-transformers: loss, backward, clip, AdamW.
+
+    Args:
+        settings: of the run.
+        folder: the model, as `Encoder.save` writes it.
+        examples: queries with their passages, as strings.
+        optimisation: the same as ours.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        examples: list[Example],
+        optimisation: Optimisation,
+    ) -> None:
+        self._settings, self._optimisation = settings, optimisation
+        self._model = sentence_transformer(settings, folder).train()
+        if not settings.full:
+            torch.manual_seed(settings.seed)  # an adapter starts at random
+            attach_lora(self._model[0].model, Lora(dropout=settings.lora_dropout))
+        self._optimiser = optimisation.optimiser(self._model)
+        self._loss = CachedMultipleNegativesRankingLoss(
+            self._model,
+            scale=1 / TEMPERATURE,
+            mini_batch_size=len(examples),  # of the score matrix; the encoder's go by tokens
+            mini_batch_num_tokens=settings.chunk_tokens,
+        )
+        columns = zip(*((e.query, *e.passages) for e in examples), strict=True)
+        self._features = [
+            {
+                name: value.to(settings.device) if isinstance(value, Tensor) else value
+                for name, value in self._model.preprocess(list(column)).items()
+            }
+            for column in columns
+        ]
+
+    def __call__(self) -> None:
+        """One step."""
+        with autocast(self._settings):
+            loss = self._loss(self._features, None)
+            loss.backward()
+        self._optimisation.update(self._optimiser, self._model.parameters(), step=0)
+
+    def tune(self, mini_batch_tokens: int) -> None:
+        """Take mini-batches of so many tokens, without padding, from now on."""
+        self._loss.mini_batch_num_tokens = mini_batch_tokens
+
+    def tuned(self, mini_batch_tokens: int) -> None:
+        """One step with such mini-batches."""
+        self.tune(mini_batch_tokens)
+        self()
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean loss in the model's own precision."""
+        return float(self._loss(self._features, None))
+
+
+class SentenceTransformersEncoding:
+    """Encoding with sentence-transformers, which sorts the texts by length itself.
+
+    Args:
+        settings: of the run.
+        folder: the model, as `Encoder.save` writes it.
+        texts: what is encoded.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, texts: list[str]) -> None:
+        self._model = sentence_transformer(settings, folder)
+        self._texts = texts
+        self._batch_size = 32  # its default
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Unit vectors of the texts."""
+        return self._model.encode(
+            self._texts, batch_size=self._batch_size, normalize_embeddings=True
+        )
+
+    def tune(self, batch_size: int) -> None:
+        """Take batches of so many texts from now on."""
+        self._batch_size = batch_size
+
+
+def sentence_transformer(settings: Settings, folder: Path) -> SentenceTransformer:
+    """The model that an encoder was saved as, with last-token pooling and unit vectors."""
+    transformer = Transformer(
+        str(folder),
+        max_seq_length=settings.passage_tokens,
+        model_kwargs={"attn_implementation": chosen_attention("auto")},
+    )
+    width = transformer.model.config.hidden_size
+    modules = [transformer, Pooling(width, "lasttoken"), Normalize()]
+    return SentenceTransformer(modules=modules, device=settings.device)
+
+
+def _whole(tokens: Tokens, device: str) -> Padded:
+    ids, mask = tokens.padded(torch.arange(len(tokens)))
+    return ids.to(device), mask.to(device)
+
+
+def _embedded(encoder: Encoder, padded: Padded) -> Tensor:
+    ids, mask = padded
+    states = encoder.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return F.normalize(pool(states, mask, encoder.pooling), dim=-1)

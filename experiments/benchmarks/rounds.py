@@ -1,0 +1,102 @@
+"""Work that is timed in turns, so that a machine's drift meets all of it, and its memory."""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from steps import now
+
+from tdro_lightning.data.collator import Batch
+
+Work = Callable[[], object]
+MEGA = 1e6
+
+
+class Rounds(Callback):
+    """Batches of a Trainer whose steps are timed in turn with other work.
+
+    A step's clock starts when the Trainer asks for a batch and stops when it asks for the next one,
+    so that it holds all that the Trainer does for a step: hooks, logging, copies to a device. Give
+    it to the Trainer both as its data and as a callback.
+
+    Args:
+        batches: by name, a batch for each round.
+        others: named work, each done once a round.
+        count: rounds.
+
+    Attributes:
+        taken: seconds in each round, by name.
+    """
+
+    def __init__(
+        self, batches: Mapping[str, Sequence[Batch]], others: Mapping[str, Work], count: int
+    ) -> None:
+        self.batches, self.others, self.count = batches, others, count
+        self.taken: dict[str, list[float]] = {name: [] for name in (*batches, *others)}
+        self._open: tuple[str, float] | None = None
+
+    def __len__(self) -> int:
+        return self.count * len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(self.count):
+            self._stop()
+            for name, work in self.others.items():
+                self.taken[name].append(seconds(work))
+            for name, batches in self.batches.items():
+                self._stop()
+                self._open = name, now()
+                yield batches[number]
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """The last step has no next one."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._open is not None:
+            name, began = self._open
+            self.taken[name].append(now() - began)
+            self._open = None
+
+
+def fastest(tune: Callable[[int], None], work: Work, settings: Sequence[int]) -> int:
+    """The setting with which some work takes the least time, each tried once after a warm-up."""
+
+    def tried(setting: int) -> float:
+        tune(setting)
+        return seconds(work)
+
+    tried(settings[0])
+    return min(settings, key=tried)
+
+
+def seconds(work: Work) -> float:
+    """Seconds that some work takes."""
+    began = now()
+    work()
+    return now() - began
+
+
+def growth(work: Work) -> float:
+    """MB that some work adds to what is held when it begins, at its worst moment.
+
+    On a CPU it is the growth of the process, so ask it once in a process of its own.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - held) / MEGA
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    held = _process_bytes("VmRSS")
+    work()
+    return (_process_bytes("VmHWM") - held) / MEGA
+
+
+def _process_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

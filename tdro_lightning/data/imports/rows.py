@@ -1,0 +1,124 @@
+"""Fields of another layout as checked rows, with a list of what was left out and why."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.data.example import Row, passage_text
+from tdro_lightning.data.imports.layouts import Fields, ignored
+from tdro_lightning.data.jsonl import check_row, write_rows
+from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.errors import DataError
+
+ROW_REASONS = ("empty query", "no positive", "query_id twice")
+PASSAGE_REASONS = ("no text", "stands twice", "negative is a positive")
+
+
+@dataclass
+class Imported:
+    """Counts so far, and a line for every row that was left out."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    passages: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+
+
+def import_rows(
+    name: str, given: Iterable[tuple[str, Fields]], rows: Path, dropped: Path
+) -> dict[str, Any]:
+    """Write a domain's rows, and those that cannot be one.
+
+    A row is left out without a query, without a positive that has a text, or with an id that stood
+    before; a passage without a text, where it stands a second time, or where it is both a positive
+    and a negative (as the latter).
+
+    Args:
+        name: of the domain, for messages.
+        given: place and fields of each row.
+        rows: file for the rows.
+        dropped: file with `place`, `reason`, `query_id` and `query` of each row left out.
+
+    Returns:
+        Counts: `read`, `written`, `positives`, `negatives`, `rows_without_negatives`,
+        `dropped_rows` and `dropped_passages` by reason, `ignored_fields`.
+
+    Raises:
+        DataError: a field of the wrong type, or no row that can be used.
+    """
+    made = Imported()
+    write_rows(rows, _rows(name, given, made))
+    write_rows(dropped, made.dropped)
+    counted = ("read", "written", "positives", "negatives", "rows_without_negatives")
+    return {
+        **{key: made.counts[key] for key in counted},
+        "dropped_rows": {reason: made.rows[reason] for reason in ROW_REASONS},
+        "dropped_passages": {reason: made.passages[reason] for reason in PASSAGE_REASONS},
+        "ignored_fields": dict(sorted(made.ignored.items())),
+    }
+
+
+def _rows(name: str, given: Iterable[tuple[str, Fields]], made: Imported) -> Iterator[Row]:
+    seen: set[str] = set()
+    for place, fields in given:
+        made.counts["read"] += 1
+        made.ignored.update(ignored(fields))
+        if isinstance(fields["query_id"], int):
+            fields["query_id"] = str(fields["query_id"])
+        row, reason = _row(fields, place, made)
+        if reason is None and fields["query_id"] in seen:
+            reason = "query_id twice"
+        if row is None or reason is not None:
+            made.rows[str(reason)] += 1
+            shown = {key: fields.get(key) for key in ("query_id", "query")}
+            made.dropped.append({"place": place, "reason": reason, **shown})
+            continue
+        seen.add(row["query_id"])
+        made.counts["written"] += 1
+        made.counts["positives"] += len(row["positive_passages"])
+        made.counts["negatives"] += len(row["negative_passages"])
+        made.counts["rows_without_negatives"] += not row["negative_passages"]
+        yield row
+    if not made.counts["written"]:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in made.rows.items()) or "nothing there"
+        raise DataError(f"domain {name!r}: no row that can be used ({reasons})")
+
+
+def _row(fields: Fields, place: str, made: Imported) -> tuple[Row | None, str | None]:
+    query = fields.get("query")
+    if query is None or (isinstance(query, str) and not query.strip()):
+        return None, "empty query"
+    kept: dict[str, list[Any]] = {}
+    seen: set[str] = set()
+    for part in ("positive_passages", "negative_passages"):
+        given = fields.get(part) or []
+        if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+            raise DataError(f"{place}: `{part}` must be a list of objects, is {given!r}"[:300])
+        positives = frozenset(seen)
+        kept[part] = [p for p in given if _is_new(p, seen, positives, made)]
+    if not kept["positive_passages"]:
+        return None, "no positive"
+    return check_row({**fields, **kept}, place), None
+
+
+def _is_new(
+    passage: dict[str, Any], seen: set[str], positives: frozenset[str], made: Imported
+) -> bool:
+    text = passage.get("text")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        made.passages["no text"] += 1
+        return False
+    if not isinstance(text, str):
+        return True  # for the check of the whole row to refuse
+    key = normalise(passage_text({"docid": "", "title": passage.get("title") or "", "text": text}))
+    if key in positives:
+        made.passages["negative is a positive"] += 1
+    elif key in seen:
+        made.passages["stands twice"] += 1
+    else:
+        seen.add(key)
+        return True
+    return False

@@ -1,0 +1,160 @@
+"""Corpora of any size: titles and texts lie in a memory-mapped table and are read when needed."""
+
+import logging
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tdro_lightning.data.example import Passage, passage_text
+from tdro_lightning.data.tables import cached_table
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import fingerprint
+from tdro_lightning.processes import from_first, is_first_process
+
+FEATURES = datasets.Features(
+    {"id": datasets.Value("string"), "title": datasets.Value("string")}
+    | {"text": datasets.Value("string")}
+)
+BROKEN_SHARE = 0.01  # published sets have a few empty documents and dangling judgements; not more
+
+logger = logging.getLogger(__name__)
+
+
+class Document(NamedTuple):
+    """A document as a file has it; `place` says where, for messages."""
+
+    place: str
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Ids(Sequence[str]):
+    """The documents' ids, in the order of the corpus."""
+
+    column: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        found: Any = self.column[place]
+        values: str | list[str] = found.to_pylist() if isinstance(place, slice) else found.as_py()
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return (value for chunk in self.column.chunks for value in chunk.to_pylist())
+
+    def among(self, wanted: Iterable[str]) -> set[str]:
+        """Those of some ids that documents have."""
+        values = pa.array(set(wanted), self.column.type)
+        return set(self.column.filter(pc.is_in(self.column, values)).to_pylist())
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """Title and text of each document as the encoder reads them, in the order of the corpus."""
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return _joined(self.table[place])
+        return document_text(self.table["title"][place].as_py(), self.table["text"][place].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for batch in self.table.to_batches() for text in _joined(batch))
+
+
+class Corpus(NamedTuple):
+    """Ids and texts of the documents; what is read of them is in memory, and nothing else."""
+
+    ids: Ids
+    texts: Texts
+
+
+def document_text(title: str, text: str) -> str:
+    """Title and text as one, without white space around them."""
+    return passage_text(Passage(docid="", title=title, text=text)).strip()
+
+
+def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, layout: str) -> Corpus:
+    """The corpus of some documents, as a table in the cache of `datasets`.
+
+    Called by all processes together. Documents without title and text stay in it, as in the
+    published corpora.
+
+    The table takes as much disk as the texts do. The check of the ids takes 9 bytes of memory a
+    document while the table is made, and nothing else grows with the corpus. Mapped pages count as
+    the process's memory, but the system takes them back when it needs them.
+
+    Args:
+        documents: gives the documents, from the first on, each time it is called.
+        source: the file or folder that they are read from.
+        layout: how they are read from it.
+
+    Raises:
+        DataError: an id stands twice, there are no documents, over 1 % of them are empty, or as
+            `documents` does.
+    """
+    content = from_first(f"{layout} {fingerprint(source)}" if is_first_process() else "")
+    arguments = {"documents": documents, "place": str(source)}
+    table = cached_table(_checked, arguments, FEATURES, content).data.table
+    return Corpus(Ids(table["id"]), Texts(table))
+
+
+def _checked(documents: Callable[[], Iterable[Document]], place: str) -> Iterator[dict[str, str]]:
+    hashes, empty = array("q"), array("q")
+    for number, document in enumerate(documents()):
+        hashes.append(hash(document.id))
+        if not document_text(document.title, document.text):
+            empty.append(number)
+        yield {"id": document.id, "title": document.title, "text": document.text}
+    if not hashes:
+        raise DataError(f"{place}: no documents in it")
+    if len(empty) > BROKEN_SHARE * len(hashes):
+        first = next(islice(documents(), empty[0], None)).id
+        raise DataError(
+            f"{place}: document {first!r} has neither title nor text, "
+            f"like {len(empty)} of {len(hashes)}"
+        )
+    if empty:
+        logger.warning("%s: %d documents without title and text", place, len(empty))
+    ordered = np.frombuffer(hashes, dtype=np.int64)
+    ordered.sort()
+    alike = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if alike:
+        _refuse_twins(document for document in documents() if hash(document.id) in alike)
+
+
+def _refuse_twins(suspects: Iterable[Document]) -> None:
+    seen: set[str] = set()
+    for document in suspects:
+        if document.id in seen:
+            raise DataError(f"{document.place}: document {document.id!r} stands twice")
+        seen.add(document.id)
+
+
+def _joined(rows: pa.Table | pa.RecordBatch) -> list[str]:
+    columns = (rows["title"].to_pylist(), rows["text"].to_pylist())
+    return [document_text(title, text) for title, text in zip(*columns, strict=True)]

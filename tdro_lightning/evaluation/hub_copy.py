@@ -1,0 +1,120 @@
+"""A hub dataset's files in a folder, as its README describes them: tables `corpus`, `queries`, ...
+
+The library that reads them takes long to import, and a chain with nothing to do needs none of it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.beir import document, new_id, string
+from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
+
+
+def is_hub_copy(folder: Path) -> bool:
+    """Whether the folder was taken from the hub, where the README lists the tables.
+
+    The hub's library cannot read BEIR's own files, judgements as `.tsv` beside `.jsonl`.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file() or any(folder.glob("qrels/*.tsv*")):
+        return False
+    return "config_name:" in readme.read_text(encoding="utf-8")
+
+
+def hub_corpus(folder: Path) -> Corpus:
+    """Read the table `corpus`: `_id` or `id`, `title` and `text`.
+
+    Raises:
+        DataError: a file is missing or damaged, or a row is malformed.
+    """
+    require_all_shards(folder)
+    return stored_corpus(lambda: _documents(folder), folder, "hub")
+
+
+def _documents(folder: Path) -> Iterator[Document]:
+    for place, row in hub_rows(folder, "corpus"):
+        yield document(_with_text_id(row), "_id", place)
+
+
+def hub_questions(folder: Path, split: str) -> Questions:
+    """Read the table `queries`, and a split of the judgements in the table `default` or `qrels`.
+
+    Raises:
+        DataError: as in `hub_corpus`, or as in `checked_questions`.
+    """
+    queries: dict[str, str] = {}
+    for place, row in hub_rows(folder, "queries"):
+        identifier = new_id(_with_text_id(row), "_id", queries, place)
+        queries[identifier] = string(row, "text", place)
+    table = "default" if "default" in _tables(folder) else "qrels"
+    judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
+    judged = {judgement.query for judgement in judgements}
+    kept = {query: text for query, text in queries.items() if query in judged}
+    return checked_questions(Questions(kept, judgements, {}), str(folder))
+
+
+def hub_rows(
+    folder: Path, table: str | None, split: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and row of a table; its only split where none of that name is there.
+
+    The rows are read from the files each time: a cache of them would not see that a file changed.
+
+    Raises:
+        DataError: there is no such table or split, or a file is missing or damaged.
+    """
+    import datasets
+
+    number = 0
+    try:
+        splits = datasets.load_dataset(str(folder), table, streaming=True)
+        chosen = split if split in splits else next(iter(splits))
+        if split not in splits and len(splits) > 1:
+            raise DataError(f"{folder}: {table} has no split {split!r}; it has {list(splits)}")
+        for number, row in enumerate(splits[chosen], start=1):
+            yield f"{folder}: {table}/{chosen}, row {number}", row
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{folder}: {table} cannot be read after row {number} ({reason})") from None
+
+
+def require_all_shards(folder: Path) -> None:
+    """Refuse a folder that holds some of the files `name-00000-of-00003.parquet`, but not all.
+
+    Raises:
+        DataError: names the missing file.
+    """
+    for path in sorted(folder.rglob("*-of-*")):
+        match = _SHARD.fullmatch(path.name)
+        if match is None:
+            continue
+        for number in range(int(match[3])):
+            other = path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}{match[4]}")
+            if not other.is_file():
+                raise DataError(f"{other}: no such file")
+
+
+def _judgement(row: dict[str, Any], place: str) -> Judgement:
+    missing = [name for name in ("query-id", "corpus-id", "score") if row.get(name) is None]
+    if missing:
+        raise DataError(f"{place}: `{missing[0]}` is missing; the row holds {', '.join(row)}")
+    return Judgement(place, str(row["query-id"]), str(row["corpus-id"]), int(row["score"]))
+
+
+def _tables(folder: Path) -> list[str]:
+    import datasets
+
+    names: list[str] = datasets.get_dataset_config_names(str(folder))
+    return names
+
+
+def _with_text_id(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"_id": str(row.get("_id", row.get("id", "")))}

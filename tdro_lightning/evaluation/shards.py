@@ -1,0 +1,126 @@
+"""Embeddings in files of equal height, each whole or not there."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Embeddings [N, D] in memory-mapped files; a slice of rows reads those rows only.
+
+    Attributes:
+        folder: of the files.
+        rows: N.
+        shard_rows: rows in each file but the last.
+        dtype: `float16` or `float32`.
+    """
+
+    folder: Path
+    rows: int
+    shard_rows: int
+    dtype: str = "float32"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and dimension."""
+        return self.rows, self._mapped(0).shape[1]
+
+    @property
+    def count(self) -> int:
+        """Number of files."""
+        return -(-self.rows // self.shard_rows)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, rows: slice) -> NDArray[np.floating[Any]]:
+        """Rows of a slice of step 1 that holds at least one, [R, D].
+
+        Raises:
+            DataError: a file is missing or broken.
+        """
+        first, last, _ = rows.indices(self.rows)
+        parts = []
+        for shard in range(first // self.shard_rows, -(-last // self.shard_rows)):
+            start = shard * self.shard_rows
+            parts.append(self._read(shard)[max(first - start, 0) : last - start])
+        return np.concatenate(parts)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows [R] in the order given, [R, D] float32; of each file only these are read.
+
+        Raises:
+            DataError: a file is missing or broken.
+        """
+        taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+        shards = rows // self.shard_rows
+        for shard in np.unique(shards).tolist():
+            own = np.flatnonzero(shards == shard)
+            taken[own] = self._read(shard)[rows[own] - shard * self.shard_rows]
+        return taken
+
+    def span(self, shard: int) -> slice:
+        """The rows of a file."""
+        return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
+
+    def has(self, shard: int) -> bool:
+        """Whether a file is there and whole; one that is not whole is reported."""
+        path = self._file(shard)
+        if not path.exists():
+            return False
+        try:
+            self._mapped(shard)
+        except ValueError as error:
+            logger.warning("%s: encoded again (%s)", path, error)
+            return False
+        return True
+
+    def write(self, shard: int, embeddings: NDArray[np.floating[Any]]) -> None:
+        """Write a file; it appears under its name once it is whole and on the disk.
+
+        Raises:
+            ValueError: there are not as many embeddings as the file has rows.
+        """
+        path, rows = self._file(shard), self.span(shard)
+        if embeddings.ndim != 2 or len(embeddings) != rows.stop - rows.start:
+            raise ValueError(f"{rows.stop - rows.start} texts have embeddings {embeddings.shape}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as stream:
+            np.save(stream, embeddings.astype(self.dtype, copy=False))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.npy"
+
+    def _read(self, shard: int) -> NDArray[np.floating[Any]]:
+        try:
+            return self._mapped(shard)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self._file(shard)}: the embeddings cannot be read ({error})"
+            ) from None
+
+    def _mapped(self, shard: int) -> NDArray[np.floating[Any]]:
+        """A file as a memory map; ValueError where it is not whole or not of its height."""
+        path, span = self._file(shard), self.span(shard)
+        rows = span.stop - span.start
+        values = np.lib.format.open_memmap(path, mode="r")
+        if values.dtype != self.dtype or values.ndim != 2 or len(values) != rows:
+            raise ValueError(
+                f"expected {rows} rows of {self.dtype}, found {values.dtype} {values.shape}"
+            )
+        if values.offset + values.nbytes != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes are more than the embeddings take")
+        return values

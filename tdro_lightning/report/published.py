@@ -1,0 +1,81 @@
+"""The paper's printed tables, which are shipped beside this module, as rows of cells."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.files import read_json
+from tdro_lightning.report.tables import NOTHING, Cell
+
+FILE = Path(__file__).parent / "published" / "tdro.json"
+PAPER = "arXiv 2408.10613"
+Row = tuple[Cell, ...]
+
+
+@cache
+def published() -> Mapping[str, Any]:
+    """The content of the file: `tables` by number, `paper`, `note`."""
+    content: Mapping[str, Any] = read_json(FILE)
+    return content
+
+
+def set_names(table: Mapping[str, Any], known: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The sets that each column of Table 9, 10 or 11 stands for, of those that are known.
+
+    A column `ar` of MIRACL is a set `ar`, `miracl-ar`, `miracl_ar` or `miracl/ar`; a column whose
+    set has parts stands for all of them. Columns without any are left out.
+    """
+    found = {}
+    for column, name in zip(table["columns"], table["sets"], strict=True):
+        aliases = {name, *(f"{table['prefix']}{sign}{name}" for sign in "-_/")}
+        names = tuple(one for one in known if one in aliases or one.rpartition("/")[0] in aliases)
+        if names:
+            found[column] = names
+    return found
+
+
+def full_rows(number: str) -> list[Row]:
+    """Rows of Table 9, 10 or 11: every set, the average, the gain."""
+    rows: list[Row] = []
+    for section in published()["tables"][number]["sections"]:
+        rows.append(_heading(number, section["heading"]))
+        for row in section["rows"]:
+            gain = f"{row['gain']:+.1f}" if "gain" in row else NOTHING
+            average = Cell(f"{row['average']:.1f}", mark="*" * row.get("significant", False))
+            scores = [Cell(f"{score:.1f}") for score in row["scores"]]
+            rows.append((Cell(row["name"]), *scores, average, Cell(gain)))
+    return rows
+
+
+def summary_rows(number: str, columns: Sequence[tuple[str, str]]) -> list[Row]:
+    """Rows of Table 3 or 5 for some columns, each a benchmark's title and a metric.
+
+    Columns that the paper does not have get a dash.
+    """
+    table = published()["tables"][number]
+    known = [(column["title"], column["metric"]) for column in table["columns"]]
+    places = [known.index(column) if column in known else None for column in columns]
+    rows: list[Row] = []
+    for section in table["sections"]:
+        rows.append(_heading(number, section["heading"]))
+        rows += [
+            (Cell(row["name"]), *(Cell(NOTHING) if i is None else _summary(row, i) for i in places))
+            for row in section["rows"]
+        ]
+        if gains := section.get("average_gains"):
+            shown = (NOTHING if i is None else f"{gains[i]:+.1f}" for i in places)
+            rows.append((Cell("Average gain"), *map(Cell, shown)))
+    return rows
+
+
+def _summary(row: Mapping[str, Any], place: int) -> Cell:
+    score = f"{row['scores'][place]:.1f}"
+    if "gains" not in row:
+        return Cell(score)
+    star = "*" if row.get("significant", [False] * (place + 1))[place] else ""
+    return Cell(f"{score}{star} ({row['gains'][place]:+.1f})")
+
+
+def _heading(number: str, text: str) -> Row:
+    return (Cell(f"Published ({PAPER}, Table {number})" + (f": {text}" if text else "")),)

@@ -1,0 +1,114 @@
+"""Whether and from where a training run goes on, and whether it still is the same run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.callbacks.history import HISTORY, steps_in
+from tdro_lightning.checkpoint import RUN, manifest, newest_valid, step_of
+from tdro_lightning.errors import CheckpointError, ConfigError
+from tdro_lightning.files import read_json
+from tdro_lightning.schema import Config
+from tdro_lightning.stages.record import RECORD
+
+CHECKPOINTS = "checkpoints"  # folder in a run's
+
+FREE = {  # may change when a run goes on; paths are compared by the content that they lead to
+    "model": ("path", "architecture", "tiny", "attention"),
+    "data": ("workers",),
+    "module": ("reference", "reference_cache"),
+    "transfer": ("weights",),
+    "optimiser": (),
+}
+
+
+def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[str, Any]:
+    """What a training run's result depends on: flat keys to plain values.
+
+    Machines, processes, loggers and the number of steps are left out.
+
+    Args:
+        config: the run's configuration.
+        inputs: path and SHA-256 of what it reads, as the run's record has them.
+    """
+    values: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
+    for section, free in FREE.items():
+        content = asdict(getattr(config, section))
+        values |= _flat(section, {key: v for key, v in content.items() if key not in free})
+    for name in config.domains.only or config.domains.catalogue:
+        entry = config.domains.catalogue[name]
+        values[f"domains.{name}.prompts"] = list(entry.prompts)
+        values[f"domains.{name}.symmetric"] = entry.symmetric
+        values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
+    evaluated = ("set ", "corpus ", "hub ")
+    read = {label: found for label, found in inputs.items() if not label.startswith(evaluated)}
+    return values | {f"content of {n}": f["sha256"] or f["path"] for n, f in read.items()}
+
+
+def resumed(config: Config, now: dict[str, Any]) -> Path | None:
+    """The checkpoint that the run of `config.run_dir` goes on from, None for a start at step 0.
+
+    Args:
+        config: `trainer.resume` is `never`, `must`, or `auto`: go on with an unfinished run.
+        now: what the run depends on, by `decisive`.
+
+    Raises:
+        CheckpointError: `must` and there is none; or there are some, and none can be used; or an
+            unfinished run has gone beyond its first checkpoint, and none is left.
+        ConfigError: the checkpoint is of a run that depends on something else.
+    """
+    run_dir, how = Path(config.run_dir), config.trainer.resume
+    previous = read_json(run_dir / RECORD)["previous"]
+    if how == "never" or (how == "auto" and previous in (None, "finished")):
+        return None
+    newest = newest_valid(run_dir / CHECKPOINTS)
+    if newest is None:
+        every, done = config.trainer.checkpoint_every, steps_in(run_dir / HISTORY)
+        if how == "must" or (every is not None and done >= every):
+            raise CheckpointError(
+                f"{run_dir / CHECKPOINTS} holds no checkpoint, though trainer.resume={how} and the "
+                f"run's history has {done} steps; trainer.resume=never starts again"
+            )
+        return None
+    require_same_run(newest, now)
+    if step_of(newest) > config.trainer.steps:
+        raise ConfigError(
+            f"trainer.steps={config.trainer.steps}, but {newest} is already at step "
+            f"{step_of(newest)}; ask for as many steps or more, or start again with "
+            "trainer.resume=never"
+        )
+    return newest
+
+
+def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
+    """Refuse to go on with something else than what a run began with.
+
+    Raises:
+        ConfigError: a table of what differs: key, then, now.
+    """
+    then = manifest(checkpoint)[RUN]
+    keys = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
+    if not keys:
+        return
+    rows = [("what", "checkpoint", "now")]
+    rows += [(key, _short(then.get(key)), _short(now.get(key))) for key in keys]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+    table = "\n".join(line.rstrip() for line in lines)
+    raise ConfigError(
+        f"{checkpoint} is of another run than this one:\n{table}\n"
+        "set these back to go on with it, or start again with trainer.resume=never"
+    )
+
+
+def _flat(prefix: str, content: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}.{key}"
+        flat |= _flat(name, value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,155 @@
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tdro_lightning.data.imports import layouts
+from tdro_lightning.data.imports.objects import Objects, Source
+from tdro_lightning.errors import DataError
+
+
+def numbered(values: Iterable[dict[str, Any]]) -> Objects:
+    return ((f"file:{i}", value) for i, value in enumerate(values, start=1))
+
+
+def fields(given: Iterable[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [value for _, value in given]
+
+
+def test_published_rows_stay_as_they_are() -> None:
+    row = {"query_id": "1", "query": "q", "positive_passages": [{"text": "p"}], "extra": 1}
+    assert list(layouts.tdro(numbered([row]))) == [("file:1", row)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"anchor": "q", "positive": "p", "negative": "n"},
+        {"question": "q", "answer": "p", "other": "n"},
+        {"positive": "p", "negative": "n", "anchor": "q"},
+    ],
+)
+def test_triplets_by_name_or_by_order(values: dict[str, str]) -> None:
+    assert fields(layouts.sentence_transformers(numbered([values]))) == [
+        {
+            "query_id": "1",
+            "query": "q",
+            "positive_passages": [{"text": "p"}],
+            "negative_passages": [{"text": "n"}],
+        }
+    ]
+
+
+def test_pairs_and_n_tuples() -> None:
+    pair = {"anchor": "q", "positive": "p"}
+    (row,) = fields(layouts.sentence_transformers(numbered([pair])))
+    assert row["negative_passages"] == []
+    more = [
+        pair | {"negative_1": "a", "negative_2": "b"},
+        pair | {"negative_1": None} | {"negative_2": "c"},
+    ]
+    first, second = fields(layouts.sentence_transformers(numbered(more)))
+    assert first["negative_passages"] == [{"text": "a"}, {"text": "b"}]
+    assert second["negative_passages"] == [{"text": "c"}]
+    assert (first["query_id"], second["query_id"]) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([{"sentence1": "a", "sentence2": "b", "score": 0.5}], "file:1: columns .*labelled pairs"),
+        ([{"text": "a"}], "file:1: columns"),
+        ([{"a": "x", "b": "y"}, {"a": "x"}], "file:2: columns are .*before they were"),
+        ([{"anchor": "x", "positive": ["y"]}], "file:1: `positive` must be a string, is list"),
+    ],
+)
+def test_other_columns_are_refused(values: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(layouts.sentence_transformers(numbered(values)))
+
+
+def test_flag_embedding_with_scores_and_ids() -> None:
+    row = {
+        "query": "q",
+        "pos": ["p"],
+        "neg": ["m", "n"],
+        "pos_scores": [0.9],
+        "neg_scores": [0.1, 0.2],
+        "pos_id": [3],
+        "neg_id": ["4", "5"],
+        "prompt": "Find",
+    }
+    plain = {"query": "r", "pos": ["p"], "neg": [], "pos_scores": None}
+    first, second = fields(layouts.flag_embedding(numbered([row, plain])))
+    assert first["query_id"] == "1"
+    assert first["positive_passages"] == [{"text": "p", "score": 0.9, "docid": "3"}]
+    assert first["negative_passages"] == [
+        {"text": "m", "score": 0.1, "docid": "4"},
+        {"text": "n", "score": 0.2, "docid": "5"},
+    ]
+    assert layouts.ignored(first) == ["prompt"]
+    assert second["positive_passages"] == [{"text": "p"}]
+    assert second["negative_passages"] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "q", "neg": []}, "file:1: `pos` is missing; the fields are .*source.layout"),
+        ({"query": "q", "pos": "p"}, "file:1: `pos` must be a list"),
+        ({"query": "q", "pos": ["p"], "pos_scores": []}, "`pos_scores` must be a list as long as"),
+    ],
+)
+def test_other_flag_embedding_fields_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(layouts.flag_embedding(numbered([row])))
+
+
+CORPUS = [
+    {"docid": "1", "title": "One", "text": "first"},
+    {"docid": "2", "title": None, "text": "second", "image": None},
+    {"docid": "3", "text": "third"},
+]
+
+
+def tevatron(rows: list[dict[str, Any]], corpus: list[dict[str, Any]] | None = None) -> list[Any]:
+    documents = Source({}, lambda: numbered(corpus)) if corpus is not None else None
+    return fields(layouts.tevatron(documents, lambda: numbered(rows)))
+
+
+def test_tevatron_with_passages() -> None:
+    row = {"query_id": "1", "query": "q", "positive_passages": [{"docid": "d", "text": "p"}]}
+    assert tevatron([row]) == [row]
+    assert tevatron([]) == []
+
+
+def test_tevatron_with_document_ids() -> None:
+    row = {
+        "query_id": "7",
+        "query_text": "q",
+        "query_image": None,
+        "positive_document_ids": ["2"],
+        "negative_document_ids": ["1", "9"],
+        "source": "somewhere",
+    }
+    (made,) = tevatron([row], CORPUS)
+    assert (made["query_id"], made["query"]) == ("7", "q")
+    assert made["positive_passages"] == [CORPUS[1]]
+    assert made["negative_passages"] == [CORPUS[0], {"docid": "9", "text": None}]
+    assert layouts.ignored(made) == ["query_image", "source"]
+    with pytest.raises(DataError, match=r"file:1: rows name documents by id.*source\.corpus=FILE"):
+        tevatron([row])
+
+
+def test_the_oldest_tevatron() -> None:
+    (made,) = tevatron([{"query": "q", "positives": ["p"], "negatives": ["n"]}])
+    assert made["query_id"] == "1"
+    assert made["positive_passages"] == [{"text": "p"}]
+    assert made["negative_passages"] == [{"text": "n"}]
+    with pytest.raises(DataError, match="file:1: `query` holds token ids, not text"):
+        tevatron([{"query": [101, 7], "positives": [[5]], "negatives": []}])
+
+
+def test_what_is_not_tevatron_s_is_refused() -> None:
+    with pytest.raises(DataError, match=r"none of Tevatron's layouts; the fields are \['anchor'\]"):
+        tevatron([{"anchor": "q"}])

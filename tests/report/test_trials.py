@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.report.collect import collect_runs
+from tdro_lightning.report.trials import all_trials, baseline_pairs
+from tests.report.folders import write_evaluated
+
+A, B = [0.1, 0.2], [0.3, 0.5]
+
+
+def test_seeds_of_a_run_are_one_trial(tmp_path: Path) -> None:
+    for seed, scores in ((2, A), (1, B)):
+        for step, label in (("reference", "uniform"), ("x", "top 70"), ("y", "top 70")):
+            write_evaluated(
+                tmp_path, f"study/{step}", {label: {"nq": scores}}, seed=seed,
+                folder=f"seed{seed}/{step}", model=f"seed{seed}/model",
+            )  # fmt: skip
+    trials = all_trials(collect_runs([tmp_path]))
+    assert [trial.name for trial in trials] == ["uniform", "top 70 (x)", "top 70 (y)"]
+    assert [list(trial.by_seed) for trial in trials] == [[1, 2]] * 3
+    assert {trial.model for trial in trials} == {"model"}
+    assert trials[0].scores("nq", "ndcg@10") == pytest.approx([40.0, 15.0])
+    assert trials[0].score("nq", "ndcg@10") == pytest.approx(27.5)
+    assert trials[0].score("nq", "recall@100") is None
+
+
+def test_a_seed_that_stands_twice_makes_trials_of_their_own(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_evaluated(tmp_path, "sweep", {"top 70": {"nq": A}}, folder=folder)
+    names = [trial.name for trial in all_trials(collect_runs([tmp_path]))]
+    assert len(set(names)) == 2
+    assert all(name.startswith("top 70 (sweep [") for name in names)
+
+
+def test_evaluations_on_other_sets_are_one_trial(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "evaluate", {"mine": {"nq": A}}, folder="a")
+    write_evaluated(tmp_path, "evaluate", {"mine": {"fiqa": B}}, folder="b")
+    (trial,) = all_trials(collect_runs([tmp_path]))
+    assert trial.common_sets("ndcg@10") == ["nq", "fiqa"]
+
+
+def test_untrained_retrievers_with_the_same_scores_stand_once(tmp_path: Path) -> None:
+    for name, scores in (("a", A), ("b", A), ("c", B)):
+        write_evaluated(tmp_path, name, {"bm25": {"nq": scores}})
+    assert [trial.run for trial in all_trials(collect_runs([tmp_path]))] == ["a", "c"]
+
+
+def pairs(folder: Path, baseline: str) -> dict[str, str]:
+    found = baseline_pairs(all_trials(collect_runs([folder])), baseline)
+    return {trial.name: other.run for trial, other in found}
+
+
+def test_a_trial_meets_the_baseline_of_its_model_and_chain(tmp_path: Path) -> None:
+    for chain, model in (("a", "small"), ("b", "small"), ("c", "large")):
+        write_evaluated(tmp_path, f"{chain}/base", {"uniform": {"nq": A}}, model=model)
+    write_evaluated(tmp_path, "a/x", {"top 70": {"nq": B}}, model="small")
+    write_evaluated(tmp_path, "d/x", {"top 80": {"nq": B}}, model="large")
+    write_evaluated(tmp_path, "d/y", {"top 90": {"nq": B}}, model="small")
+    write_evaluated(tmp_path, "d/z", {"top 60": {"fiqa": B}}, model="large")
+    # `top 90` could be meant against two baselines, and `top 60` has no set in common.
+    assert pairs(tmp_path, "uniform") == {"top 70": "a/base", "top 80": "c/base"}
+    named = pairs(tmp_path, "b/base")
+    assert (named["top 70"], named["top 90"]) == ("b/base", "b/base")
+
+
+def test_untrained_retrievers_meet_any_model_s_baseline(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "a", {"uniform": {"nq": A}}, model="small")
+    write_evaluated(tmp_path, "b", {"bm25": {"nq": B}})
+    assert pairs(tmp_path, "uniform") == {"bm25": "a"}
+    assert pairs(tmp_path, "b") == {}  # what is trained has no baseline of its own model there
+
+
+def test_a_baseline_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "chain/x", {"top 70": {"nq": A}})
+    assert pairs(tmp_path, "uniform") == {}
+    with pytest.raises(ConfigError, match=r"report\.baseline=y: .* there are chain/x, top 70"):
+        pairs(tmp_path, "y")

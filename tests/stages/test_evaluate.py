@@ -1,0 +1,96 @@
+"""The evaluation as a user runs it, on a made-up set whose documents fill several shards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tdro_lightning.stages import evaluate as stage
+from tests.command import run
+from tests.made_up import WORDS, tiny_model
+
+DOCUMENTS = 30_000  # 8 shards
+ARGUMENTS = (
+    *("--config-dir=conf", "+experiment=evaluate", "benchmark=made", "model=tiny"),
+    *("evaluate.bm25=false", "+evaluate.encoders.tiny=model"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a set, its configuration and an untrained model."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(WORDS, 6)) + f" {i}" for i in range(DOCUMENTS)]
+    (folder / "set" / "qrels").mkdir(parents=True)
+    with (folder / "set" / "corpus.jsonl").open("w") as stream:
+        for i, text in enumerate(texts):
+            stream.write(json.dumps({"_id": f"d{i}", "text": text}) + "\n")
+    with (folder / "set" / "queries.jsonl").open("w") as stream:
+        for i in range(20):
+            stream.write(json.dumps({"_id": f"q{i}", "text": texts[1000 * i]}) + "\n")
+    rows = "".join(f"q{i}\td{1000 * i}\t1\n" for i in range(20))
+    (folder / "set/qrels/test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    (folder / "conf" / "benchmark").mkdir(parents=True)
+    (folder / "conf/benchmark/made.yaml").write_text(
+        "root: .\nsets: {made: {folder: set, split: test, prompt: Find it}}\n"
+    )
+    tiny_model(folder / "model")
+    return folder
+
+
+def results(run_dir: Path) -> list[bytes]:
+    return [(run_dir / n).read_bytes() for n in ("metrics.json", "per_query/tiny/made.json")]
+
+
+def test_a_killed_run_goes_on_at_the_next_shard(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, "run_dir=killed"]
+        + ["evaluate.embeddings=kept"],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    began = time.monotonic()
+    while len(list(place.glob("kept/documents/*/*.npy"))) < 3:
+        assert killed.poll() is None
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (place / "killed/metrics.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in place.glob("kept/documents/*/*.npy")}
+    assert 3 <= len(before) < 8
+
+    monkeypatch.setattr(stage, "WORTH_TELLING", 0)
+    ended = run(capfd, place, *ARGUMENTS, "run_dir=killed", "evaluate.embeddings=kept")
+    assert ended.code == 0, ended.err
+    left = 8 - len(before) - 1  # the forecast comes after the first
+    if left:
+        assert "made: 30,000 texts in 16 dimensions (float32), 0.00 GB in 8 shards" in ended.out
+        assert f"; {left} of them to encode, about 0:00:0" in ended.out
+    after = {path: path.stat().st_mtime_ns for path in place.glob("kept/documents/*/*.npy")}
+    assert len(after) == 8
+    assert before.items() <= after.items()
+
+    again = run(capfd, place, *ARGUMENTS, "run_dir=again", "evaluate.embeddings=kept")
+    assert "to encode" not in again.out
+    assert {path: path.stat().st_mtime_ns for path in after} == after
+    apart = run(capfd, place, *ARGUMENTS, "run_dir=apart")
+    assert "; 7 of them to encode" in apart.out
+    assert results(place / "killed") == results(place / "again") == results(place / "apart")
+    assert not (place / "apart/embeddings").exists()
+
+
+def test_a_file_in_the_place_of_the_folder(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "file").touch()
+    ended = run(capfd, place, *ARGUMENTS, "run_dir=other", "evaluate.embeddings=file")
+    assert ended.code == 2
+    assert "evaluate.embeddings=file: a file stands there; name a folder" in ended.err

@@ -1,6 +1,7 @@
 """Hard negatives: what a search finds for a query besides its positives."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ from tdro_lightning.data.pool import Pool
 from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.errors import DataError
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256  # so that a slow teacher is heard of now and then
+DRAWN_AT_ONCE = 1024
 SHUFFLED = 1 << 20  # of a larger pool a whole permutation would cost more than what is drawn
+
+logger = logging.getLogger(__name__)
 
 Hits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -131,6 +135,7 @@ class Miner:
             ]
             self._choose(drafts, counts)
             mined += self._rows([draft for draft in drafts if draft.chosen])
+            logger.info("%d of %d rows mined", start + len(drafts), len(numbers))
         return mined, counts
 
     def _draft(
@@ -151,29 +156,38 @@ class Miner:
     def _choose(self, drafts: list[Draft], counts: Counter[str]) -> None:
         if self.rule.compares:
             self._score_positives(drafts)
-        if self.rule.limited:
-            self._score(
-                drafts,
-                [[p for p in draft.candidates if p not in draft.known.places] for draft in drafts],
-            )
-        for draft in drafts:
-            self._take(draft, draft.candidates, counts)
-            counts["searched"] += len(draft.chosen)
+        self._offer(drafts, [draft.candidates for draft in drafts], counts)
+        counts["searched"] += sum(len(draft.chosen) for draft in drafts)
         self._fill([d for d in drafts if len(d.chosen) < self.rule.negatives], counts)
         counts["rows"] += len(drafts)
 
     def _fill(self, drafts: list[Draft], counts: Counter[str]) -> None:
         """Add random passages; where scores decide, at most as many are tried as hits were."""
-        tried: dict[int, list[int]] = {}
+        before = sum(len(draft.chosen) for draft in drafts)
         if self.rule.limited:
-            tried = {d.number: [*islice(self._random(d), self.rule.depth)] for d in drafts}
-            self._score(drafts, [*tried.values()])
+            tried = [[*islice(self._random(draft), self.rule.depth)] for draft in drafts]
+            self._offer(drafts, tried, Counter())
+        else:
+            for draft in drafts:
+                self._take(draft, self._random(draft), Counter())
+        counts["random"] += sum(len(draft.chosen) for draft in drafts) - before
         for draft in drafts:
-            before = len(draft.chosen)
-            self._take(draft, tried.get(draft.number, self._random(draft)), Counter())
-            counts["random"] += len(draft.chosen) - before
             if len(draft.chosen) < self.rule.negatives:
                 self._accept_short(draft, counts)
+
+    def _offer(
+        self, drafts: Sequence[Draft], places: Sequence[list[int]], counts: Counter[str]
+    ) -> None:
+        """Take from each draft's places, a few at a time, since a teacher's scores are dear."""
+        wanted = self.rule.negatives
+        left = list(zip(drafts, places, strict=True))
+        for start in range(0, self.rule.depth, wanted):
+            left = [pair for pair in left if len(pair[0].chosen) < wanted and pair[1][start:]]
+            offered = [own[start : start + wanted] for _, own in left]
+            if self.rule.limited:
+                self._score([draft for draft, _ in left], offered)
+            for (draft, _), some in zip(left, offered, strict=True):
+                self._take(draft, some, counts)
 
     def _accept_short(self, draft: Draft, counts: Counter[str]) -> None:
         if not self.rule.limited:
@@ -221,10 +235,10 @@ class Miner:
             draft.positives = found
 
     def _score(self, drafts: list[Draft], places: Sequence[Iterable[int]]) -> None:
-        """Add what is missing to the drafts' scores."""
+        """Add to the drafts' scores what is missing and no known positive's."""
         missing = [
-            [place for place in dict.fromkeys(wanted) if place not in draft.scores]
-            for draft, wanted in zip(drafts, places, strict=True)
+            [p for p in dict.fromkeys(own) if p not in draft.scores and p not in draft.known.places]
+            for draft, own in zip(drafts, places, strict=True)
         ]
         texts = [[self.pool.texts[place] for place in wanted] for wanted in missing]
         scores = self._pair_scores([draft.number for draft in drafts], texts)
@@ -285,5 +299,5 @@ def _shuffled(row: Row, size: int, seed: int) -> Iterator[int]:
     if size <= SHUFFLED:
         yield from map(int, generator.permutation(size))
     else:
-        for _ in range(size // ROWS_AT_ONCE):
-            yield from map(int, generator.integers(size, size=ROWS_AT_ONCE))
+        for _ in range(size // DRAWN_AT_ONCE):
+            yield from map(int, generator.integers(size, size=DRAWN_AT_ONCE))

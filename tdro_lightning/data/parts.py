@@ -49,6 +49,7 @@ def mine_in_parts(
     own = [n for n in range(rank(), len(parts), world_size()) if not _counts(folder, n).exists()]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
+        logger.info("%s: searching", folder)
         scores, places = miner.search([*chain.from_iterable(parts[number] for number in own)])
     start = 0
     for number in own:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ from tdro_lightning.retrieval.cross_encoder import CrossEncoder
 from tdro_lightning.retrieval.distributed import rank
 from tdro_lightning.retrieval.ivf import ivf_search, write_ivf
 from tdro_lightning.retrieval.search import exact_search
+
+KEPT_TEXTS = 1 << 15  # half a gigabyte of vectors of 4096 values
 
 
 class Retriever(Protocol):
@@ -141,7 +143,27 @@ class Dense:
             prompt,
             self.shard_texts,
         )
-        return DenseScorer(embedded, self.embed_passages)
+        return DenseScorer(embedded, Remembered(self.embed_passages))
+
+
+class Remembered:
+    """An encoder of different texts that keeps the latest vectors, for hits that queries share."""
+
+    def __init__(
+        self, embed: Callable[[Sequence[str]], NDArray[np.float32]], kept: int = KEPT_TEXTS
+    ) -> None:
+        self._embed, self._kept = embed, kept
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings [N, D]."""
+        missing = [text for text in texts if text not in self._vectors]
+        if missing:
+            self._vectors |= zip(missing, map(np.copy, self._embed(missing)), strict=True)
+        vectors = np.stack([self._vectors[text] for text in texts])
+        for text in list(islice(self._vectors, max(len(self._vectors) - self._kept, 0))):
+            del self._vectors[text]
+        return vectors
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Approximate inner-product search in pools that an exact search would take too long for."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tdro_lightning.retrieval.search import Rows
 LIST_VECTORS = 64  # vectors a list learns from
 PROBED = 128  # lists that a query looks at
 ROWS_AT_ONCE = 16384
+
+logger = logging.getLogger(__name__)
 
 
 def write_ivf(vectors: Rows, path: Path) -> None:
@@ -28,6 +31,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
         return
     count, size = vectors.shape
     lists = max(1, min(round(4 * count**0.5), count // LIST_VECTORS))
+    logger.info("%s: %d vectors into %d lists", path, count, lists)
     index = faiss.index_factory(size, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     faiss.extract_index_ivf(index).nprobe = min(PROBED, lists)
     index.train(_sample(vectors, LIST_VECTORS * lists))

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,45 @@ def test_a_teacher_decides_and_its_scores_are_kept(tmp_path: Path) -> None:
     positive = [p["score"] for p in mined[0]["positive_passages"]]
     np.testing.assert_allclose(positive, [cosine(8), cosine(20)], atol=1e-6)
     assert "score" not in AROUND[0]["positive_passages"][0]
+
+
+class Asked:
+    """A teacher that scores by angle to 0 and keeps the texts it was asked for."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        return np.array([angle(text)[0] for text in texts], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected", "asked"),
+    [
+        (0.0, [24, 25, 26, 27], 1 + 3 + 4),  # the positive, then four hits at a time without it
+        (0.2, [44, 45, 46, 47], 1 + 3 + 6 * 4),  # cos 22 - 0.2 = cos 43.3
+        (0.5, [], 1 + 39 + 8 - 3),  # all hits, then eight drawn, three of which were hits
+    ],
+)
+def test_a_teacher_is_asked_only_until_there_are_enough(
+    tmp_path: Path,
+    margin: float,
+    expected: list[int],
+    asked: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = [row("q", "at 0", [passage("p 22")], [passage(f"x{a} {a}") for a in range(24, 124)])]
+    pool = domain_pool(given)
+    ranker = Dense(embed, embed, "a").prepare(pool, tmp_path / "p").ranker(["at 0"], None, tmp_path)
+    teacher = Asked()
+    miner = Miner(given, pool, ranker, MiningRule(4, 40, margin=margin), 0, teacher)
+    with caplog.at_level("INFO"):
+        mined, counts = miner.choose([0], miner.search([0]))
+    assert found(mined[0])[: len(expected)] == expected
+    assert counts["searched"] == len(expected)
+    assert len(teacher.texts) == len(set(teacher.texts)) == asked
+    assert "1 of 1 rows mined" in caplog.text
 
 
 def test_a_teacher_without_limits_scores_what_was_chosen(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.data.pool import Pool, domain_pool
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.candidates import Dense, Lexical, PairScorer
+from tdro_lightning.evaluation.candidates import Dense, Lexical, PairScorer, Remembered
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
 from tests.made_up import WORDS, cross_encoder_model
@@ -92,6 +92,15 @@ def test_without_a_pool_texts_are_embedded_when_asked_for(tmp_path: Path) -> Non
     expected = [queries[1] @ texts[0], queries[1] @ texts[1], queries[2] @ texts[0]]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert embed.texts == ["a", "b"]
+
+
+def test_the_latest_vectors_are_kept() -> None:
+    embed = Counted()
+    remembered = Remembered(embed, kept=2)
+    for asked, embedded in (("ab", "ab"), ("ba", ""), ("bcd", "cd"), ("dc", ""), ("b", "b")):
+        embed.texts.clear()
+        np.testing.assert_array_equal(remembered(list(asked)), vectors(list(asked)))
+        assert "".join(embed.texts) == embedded
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

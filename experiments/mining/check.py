@@ -1,7 +1,8 @@
-"""Look for positives among mined negatives: `python experiments/mining/check.py MINED_FOLDER`.
+"""Look for positives among mined negatives: `python experiments/mining/check.py MINED ROWS`.
 
-Nothing of the miner is used: texts are split, compared and counted here, each negative with every
-positive that any row of its domain has for the same query. Prints a line a domain.
+Nothing of the miner is used: texts are split, compared and counted here, each negative in the
+folder MINED with every positive that any row of its domain in the folder ROWS has for the same
+query. Prints a line a domain.
 """
 
 import gzip
@@ -67,12 +68,16 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other) if one | other else 0.0
 
 
-def check(path: Path) -> Counter[str]:
-    """Counts of one domain."""
+def read(path: Path) -> list[dict]:
+    """The rows of a file."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream]
+        return [json.loads(line) for line in stream]
+
+
+def check(rows: list[dict], given: list[dict]) -> Counter[str]:
+    """Counts of one domain's mined rows; positives are those of the given ones."""
     positives: dict[str, list[dict]] = defaultdict(list)
-    for row in rows:
+    for row in given:
         positives[plain(row["query"])] += row["positive_passages"]
     cache: dict[str, tuple] = {}
 
@@ -113,7 +118,7 @@ if __name__ == "__main__":
     total: Counter[str] = Counter()
     print(f"{'domain':22}" + "".join(f"{name:>14}" for name in COLUMNS))
     for file in sorted(Path(sys.argv[1]).glob("*.jsonl.gz")):
-        found = check(file)
+        found = check(read(file), read(Path(sys.argv[2]) / file.name))
         total += found
         line = "".join(f"{found[name]:>14,}" for name in COLUMNS)
         print(f"{file.name.removesuffix('.jsonl.gz'):22}{line}", flush=True)

@@ -1,6 +1,5 @@
-"""Mining in parts: one process, two processes, and a run that was broken."""
+"""Mining in parts: at once, and after a run that was broken."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from tdro_lightning.data.pool import domain_pool
 from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.candidates import Lexical
-from tdro_lightning.retrieval.distributed import rank
-from tests.evaluation.conftest import in_two_processes
 from tests.made_up import rows
 
 ROWS = rows("made", 50, overlap=2)
@@ -78,29 +75,6 @@ def test_a_broken_run_mines_what_is_missing(
     again = [numbers[0] for numbers in asked[4:]]
     assert again == ([8, 24, 32, 40, 48] if same else [0, 8, 16, 24, 32, 40, 48])
     assert written(tmp_path) == mined_at_once()[0]
-
-
-def work(folder: Path) -> None:
-    parts.PART_ROWS = 8
-    asked: list[int] = []
-    choose = Miner.choose
-
-    def counted(self: Miner, numbers: range, hits: tuple) -> tuple:
-        asked.append(numbers[0])
-        return choose(self, numbers, hits)
-
-    Miner.choose = counted  # type: ignore[method-assign]
-    counts = mine_in_parts(miner(), folder / "rows.jsonl.gz", folder / "parts", MADE_FROM)
-    (folder / f"{rank()}.json").write_text(json.dumps([asked, counts]))
-
-
-def test_two_processes_share_the_parts(tmp_path: Path) -> None:
-    in_two_processes(work, tmp_path)
-    rows, counts = mined_at_once()
-    assert written(tmp_path) == rows
-    found = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
-    assert [asked for asked, _ in found] == [[0, 16, 32, 48], [8, 24, 40]]
-    assert [Counter(total) for _, total in found] == [Counter(counts)] * 2
 
 
 def test_limits_that_leave_nothing_are_refused(tmp_path: Path) -> None:

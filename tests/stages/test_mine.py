@@ -1,18 +1,23 @@
 """The stage `mine` as a user runs it, checked against what encoders and texts themselves say."""
 
+import contextlib
 import json
 import os
 import shutil
-import subprocess
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.multiprocessing as mp
 
+from tdro_lightning.__main__ import main
+from tdro_lightning.data import parts
 from tdro_lightning.data.example import Row, passage_text
 from tdro_lightning.data.jsonl import read_rows, write_rows
+from tdro_lightning.data.mining import Miner
 from tdro_lightning.retrieval.bm25 import BM25, analyse
 from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
 from tdro_lightning.retrieval.encoder import Encoder, load_encoder
@@ -227,20 +232,41 @@ def test_an_encoder_can_be_the_teacher(command, folder: Path, corpus: str) -> No
         np.testing.assert_allclose([p["score"] for p in passages], expected, atol=1e-5)
 
 
-def test_two_processes_write_the_same_rows(command, folder: Path) -> None:
+def work(number: int, folder: Path, port: int, arguments: list[str]) -> None:
+    """One of two processes that run a command; it keeps the rows that it mines."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": "2"}
+    os.chdir(folder)
+    asked: list[int] = []
+    choose = Miner.choose
+
+    def counted(self: Miner, numbers: range, hits: tuple) -> tuple:
+        asked.append(numbers[0])
+        return choose(self, numbers, hits)
+
+    Miner.choose = counted  # type: ignore[method-assign]
+    parts.PART_ROWS = 8
+    sys.argv = ["tdro_lightning", *arguments]
+    with (folder / f"{number}.out").open("w") as out, contextlib.redirect_stdout(out):
+        main()
+    (folder / f"{number}.json").write_text(json.dumps(asked))
+
+
+def test_two_processes_share_the_rows(command, folder: Path) -> None:
     assert command(*DENSE).code == 0
     alone = content(folder)
     shutil.rmtree(folder / "run")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     tokens = [f"{key}={value}" for key, value in TOKENS.items()]
-    ended = subprocess.run(
-        [*launcher, "--nproc-per-node=2", "-m", "tdro_lightning", "--config-dir=conf", *DENSE]
-        + [*tokens, "run_dir=run"],
-        cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    arguments = ["--config-dir=conf", *DENSE, *tokens, "run_dir=run"]
+    mp.spawn(work, args=(folder, port, arguments), nprocs=2)
     assert content(folder) == alone
-    assert ended.stdout.count("easy: 40 rows mined") == 1
+    printed = [(folder / f"{number}.out").read_text() for number in range(2)]
+    assert [text.count("easy: 40 rows mined") for text in printed] == [1, 0]
+    asked = [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
+    assert asked == [[0, 16, 32] * 3, [8, 24] * 3]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +290,7 @@ def test_wrong_settings_are_refused(
 ) -> None:
     (folder / "run/train").mkdir(parents=True)
     if "hard" in message:
-        write_rows(folder / "rows/easy.jsonl", rows("easy", 200, 4))
+        (folder / "rows/easy.jsonl").unlink()
         write_rows(folder / "rows/hard.jsonl", rows("hard", 5, 0))
     ended = command(
         *("+experiment=mine_bm25", "domains=made", "mine.input=rows", "mine.negatives=3"),

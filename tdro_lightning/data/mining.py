@@ -34,6 +34,10 @@ class Scorer(Protocol):
         """Scores [P] of P texts, each for the query of one row, named by its number."""
         ...
 
+    def forget(self) -> None:
+        """Begin anew: the last bits of scores may depend on what is asked from here on only."""
+        ...
+
 
 class Ranker(Scorer, Protocol):
     """Anything that ranks the pool's passages for the rows' queries."""
@@ -101,6 +105,7 @@ class Miner:
     ) -> None:
         self.rows, self.pool, self.ranker = rows, pool, ranker
         self.rule, self.seed, self.teacher = rule, seed, teacher
+        self._scorer: Scorer = ranker if teacher is None else teacher
         self.known = _known(rows, pool)
 
     def search(self, numbers: Sequence[int]) -> Hits:
@@ -125,6 +130,8 @@ class Miner:
         """
         counts = Counter({"rows": 0, "searched": 0, "random": 0})
         mined: list[Row] = []
+        # An interrupted run and one of several processes mine other parts before this one.
+        self._scorer.forget()
         for start in range(0, len(numbers), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             drafts = [
@@ -250,8 +257,7 @@ class Miner:
         pairs = [(n, text) for n, own in zip(numbers, texts, strict=True) for text in own]
         if not pairs:
             return [[] for _ in texts]
-        scorer = self.ranker if self.teacher is None else self.teacher
-        flat = iter(scorer.score([n for n, _ in pairs], [text for _, text in pairs]).tolist())
+        flat = iter(self._scorer.score([n for n, _ in pairs], [text for _, text in pairs]).tolist())
         return [list(islice(flat, len(own))) for own in texts]
 
     def _rows(self, drafts: list[Draft]) -> list[Row]:

@@ -92,6 +92,9 @@ class LexicalRanker:
             scores.append(self.index.score(self.queries[row], [text for _, text in own]))
         return np.concatenate(scores)
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -165,6 +168,10 @@ class Remembered:
             del self._vectors[text]
         return vectors
 
+    def forget(self) -> None:
+        """Keep no vector."""
+        self._vectors.clear()
+
 
 @dataclass(frozen=True)
 class DenseScorer:
@@ -176,7 +183,7 @@ class DenseScorer:
     """
 
     queries: Shards
-    embed_passages: Callable[[Sequence[str]], NDArray[np.float32]]
+    embed_passages: Remembered
 
     def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
         """Scores of pairs."""
@@ -190,6 +197,10 @@ class DenseScorer:
     def vectors(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings of different texts."""
         return self.embed_passages(texts)
+
+    def forget(self) -> None:
+        """Keep no vector."""
+        self.embed_passages.forget()
 
 
 @dataclass(frozen=True)
@@ -248,6 +259,9 @@ class PairScorer:
     def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
         """Scores of pairs."""
         return _finite(self.model.score([self.queries[row] for row in rows], texts))
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
 
 def _finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -101,6 +101,10 @@ def test_the_latest_vectors_are_kept() -> None:
         embed.texts.clear()
         np.testing.assert_array_equal(remembered(list(asked)), vectors(list(asked)))
         assert "".join(embed.texts) == embedded
+    remembered.forget()
+    embed.texts.clear()
+    remembered(["b"])
+    assert embed.texts == ["b"]
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

@@ -18,16 +18,29 @@ from omegaconf.errors import (
 
 from tdro_lightning import evaluation
 from tdro_lightning.data import imports
+from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import MODULES, Config, FinetuneConfig, SourceConfig, TDROConfig
+from tdro_lightning.schema import (
+    MODULES,
+    Config,
+    FinetuneConfig,
+    MineConfig,
+    SourceConfig,
+    TDROConfig,
+)
 
 STAGES = (
     *("import", "harvest", "mine", "decontaminate"),
     *("init_model", "fit", "evaluate", "simulate", "report", "export", "chain", "plan"),
     "workspace",
 )
-TOGETHER = ("fit", "evaluate", "chain")  # stages that use every process; others run in the first
+TOGETHER = (
+    "mine",
+    "fit",
+    "evaluate",
+    "chain",
+)  # stages that use every process; others run in the first
 CHOICES = {
     "stage": STAGES,
     "source.layout": imports.LAYOUTS,
@@ -40,6 +53,7 @@ CHOICES = {
     "trainer.resume": ("never", "auto", "must"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
+    "mine.index": ("exact", "ivf"),
     "benchmark.layout": evaluation.LAYOUTS,
 }
 POSITIVE = (
@@ -160,6 +174,8 @@ def _check_stage(config: Config) -> list[str]:
         wrong.append(
             "export.prompts.query is not set; it is the instruction of all queries, or null"
         )
+    if config.mine is not None:
+        wrong += _check_mine(config.mine)
     if config.stage == "import" and config.source is not None:
         wrong += _check_source(config.source)
     for name, entry in (config.benchmark.sets if config.benchmark else {}).items():
@@ -199,6 +215,28 @@ def _check_stage(config: Config) -> list[str]:
             "the weights.json of a tDRO run"
         )
     return wrong
+
+
+def _check_mine(mine: MineConfig) -> list[str]:
+    wrong = []
+    try:
+        mining_rule(mine)
+    except ConfigError as error:
+        wrong.append(str(error))
+    if mine.index == "ivf" and mine.encoder is None:
+        wrong.append("mine.index=ivf needs an encoder: mine.encoder=FOLDER or a hub name")
+    return wrong
+
+
+def mining_rule(mine: MineConfig) -> MiningRule:
+    """Rank window and score limits.
+
+    Raises:
+        ConfigError: values that do not fit together.
+    """
+    return MiningRule(
+        mine.negatives, mine.depth, mine.skip, mine.margin, mine.ratio, mine.max_score
+    )
 
 
 def _check_source(source: SourceConfig) -> list[str]:

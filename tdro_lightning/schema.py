@@ -235,11 +235,19 @@ class SourceConfig:
 
 @dataclass
 class MineConfig:
-    """Hard negatives by BM25."""
+    """Where hard negatives are looked for, and which are taken."""
 
     input: str = MISSING
+    corpus: str | None = MISSING
+    encoder: str | None = MISSING
+    index: str = MISSING
     negatives: int = MISSING
     depth: int = MISSING
+    skip: int = MISSING
+    margin: float | None = MISSING
+    ratio: float | None = MISSING
+    max_score: float | None = MISSING
+    teacher: str | None = MISSING
 
 
 @dataclass

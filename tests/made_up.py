@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.retrieval.tiny import build_tiny_model
+from tests.retrieval.conftest import bert_tokenizer
 
 WORDS = [
     *("red", "blue", "green", "round", "square", "small", "large"),
@@ -70,6 +72,21 @@ def tiny_model(folder: Path, seed: int = 0, layers: int = 1) -> str:
     """An untrained model folder with a tokenizer of 300 tokens."""
     texts = [row["query"] for row in rows("easy", 50, 2)]
     build_tiny_model(texts, folder, vocabulary=300, width=16, layers=layers, heads=2, seed=seed)
+    return str(folder)
+
+
+def cross_encoder_model(folder: Path, labels: int = 1) -> str:
+    """An untrained Bert that reads two texts, with a tokenizer of 200 tokens."""
+    tokenizer = bert_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+        config = BertConfig(
+            vocab_size=len(tokenizer), **sizes, num_attention_heads=2, initializer_range=0.3,
+            num_labels=labels,
+        )  # fmt: skip
+        BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 

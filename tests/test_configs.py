@@ -25,6 +25,7 @@ REQUIRED = {
     "report": ["report.runs=[runs]"],
     "export": ["export.encoder=encoder"],
     "wandb_workspace": ["workspace.entity=me"],
+    "mine_corpus": ["mine.corpus=corpus.jsonl", "mine.teacher=cross-encoder"],
 }
 
 

@@ -14,6 +14,25 @@ from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.errors import DataError
 
 
+def domain_files(folder: Path) -> dict[str, Path]:
+    """The `.jsonl` and `.jsonl.gz` files of a folder, by their names without these endings.
+
+    Raises:
+        DataError: there is no such folder or file, or a domain has two files.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        if name in files:
+            raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
+        files[name] = path
+    if not files:
+        raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
+    return files
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, JSON object) for each line that is not blank.
 
@@ -150,14 +169,28 @@ def _passage(item: Any, field: str, place: str) -> Passage:
             f"{place}: `{field}` must be an object with docid, title and text, "
             f"is {type(item).__name__}"
         )
-    here = f"{place}: in `{field}`"
-    title = "" if item.get("title") is None else _text(item, "title", here, empty=True)
-    passage = Passage(docid=_docid(item, here), title=title, text=_text(item, "text", here))
-    score = item.get("score")
+    return check_passage(item, f"{place}: in `{field}`")
+
+
+def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) -> Passage:
+    """Return `value` as a passage without unknown keys.
+
+    Args:
+        value: `docid`, `title`, `text` and `score`; only the text must be there.
+        place: file, line and field, for the message.
+        empty: whether the text may be empty.
+
+    Raises:
+        DataError: a field is of the wrong type, or the text is missing or empty.
+    """
+    title = "" if value.get("title") is None else _text(value, "title", place, empty=True)
+    text = _text(value, "text", place, empty=empty)
+    passage = Passage(docid=_docid(value, place), title=title, text=text)
+    score = value.get("score")
     if score is not None:
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or abs(score) > sys.float_info.max:
-            raise DataError(f"{here}: `score` must be a finite number, is {score!r}")
+            raise DataError(f"{place}: `score` must be a finite number, is {score!r}")
         passage["score"] = float(score)
     return passage
 

@@ -52,15 +52,22 @@ class Shards:
         first, last, _ = rows.indices(self.rows)
         parts = []
         for shard in range(first // self.shard_rows, -(-last // self.shard_rows)):
-            try:
-                values = self._mapped(shard)
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"{self._file(shard)}: the embeddings cannot be read ({error})"
-                ) from None
             start = shard * self.shard_rows
-            parts.append(values[max(first - start, 0) : last - start])
+            parts.append(self._read(shard)[max(first - start, 0) : last - start])
         return np.concatenate(parts)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows [R] in the order given, [R, D] float32; of each file only these are read.
+
+        Raises:
+            DataError: a file is missing or broken.
+        """
+        taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+        shards = rows // self.shard_rows
+        for shard in np.unique(shards).tolist():
+            own = np.flatnonzero(shards == shard)
+            taken[own] = self._read(shard)[rows[own] - shard * self.shard_rows]
+        return taken
 
     def span(self, shard: int) -> slice:
         """The rows of a file."""
@@ -96,6 +103,14 @@ class Shards:
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:06d}.npy"
+
+    def _read(self, shard: int) -> NDArray[np.floating[Any]]:
+        try:
+            return self._mapped(shard)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self._file(shard)}: the embeddings cannot be read ({error})"
+            ) from None
 
     def _mapped(self, shard: int) -> NDArray[np.floating[Any]]:
         """A file as a memory map; ValueError where it is not whole or not of its height."""

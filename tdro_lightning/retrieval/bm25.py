@@ -1,8 +1,10 @@
 """BM25 over analysed text: the lexical baseline, and the source of hard negatives."""
 
 import logging
+import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 import bm25s
@@ -63,10 +65,12 @@ class BM25:
         if not documents:
             raise DataError("BM25 needs at least one document, got none")
         logger.info("BM25: indexing %d documents", len(documents))
+        self._size = len(documents)
         self._vocabulary: dict[str, int] = {}
         # Terms are numbered as they come: the library would number them in hash order.
         number = self._vocabulary.setdefault
         terms = [[number(term, len(self._vocabulary)) for term in analyse(d)] for d in documents]
+        self._mean_length = float(np.mean([len(found) for found in terms]))
         self._index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
         if self._vocabulary:
             self._index.index(
@@ -104,6 +108,30 @@ class BM25:
             scores[row, : len(best)] = found[best]
             indices[row, : len(best)] = best
         return scores, indices
+
+    def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores [T] of texts for a query, by the documents' statistics, indexed or not.
+
+        A document's own text scores as in `search`; terms that no document has count nothing.
+        """
+        weights = Counter(term for term in analyse(query) if term in self._vocabulary)
+        holders = {term: self._holders(term) for term in weights}
+        size = self._size
+        idf = {t: math.log(1 + (size - n + 0.5) / (n + 0.5)) for t, n in holders.items()}
+        scores = np.zeros(len(texts), dtype=np.float32)
+        for place, text in enumerate(texts):
+            terms = Counter(analyse(text))
+            length = K1 * (1 - B + B * terms.total() / (self._mean_length or 1))
+            scores[place] = sum(
+                weight * idf[term] * terms[term] / (terms[term] + length)
+                for term, weight in weights.items()
+            )
+        return scores
+
+    def _holders(self, term: str) -> int:
+        """Number of documents with the term."""
+        start, end = self._index.scores["indptr"][self._vocabulary[term] :][:2]
+        return int(end - start)
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tdro_lightning.data.jsonl import domain_files
 from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
@@ -67,10 +68,16 @@ def _imported(config: Config) -> dict[str, str]:
 
 def _mined(config: Config) -> dict[str, str]:
     assert config.mine is not None
-    folder = Path(config.mine.input)
+    mine, folder = config.mine, Path(config.mine.input)
     if not folder.is_dir():
         raise DataError(f"mine.input={folder}: no such folder")
-    return {f"rows {path.name}": str(path) for path in sorted(folder.glob("*.jsonl*"))}
+    paths = {f"rows {path.name}": str(path) for path in domain_files(folder).values()}
+    if mine.corpus is not None:
+        if not Path(mine.corpus).is_file():
+            raise DataError(f"mine.corpus={mine.corpus}: no such file")
+        paths["corpus"] = mine.corpus
+    models = {"encoder": mine.encoder, "encoder teacher": mine.teacher}
+    return paths | {label: path for label, path in models.items() if path is not None}
 
 
 def _fitted(config: Config) -> dict[str, str]:

@@ -107,6 +107,8 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
         + ("benchmark",),
     }[config["stage"]]
+    if config["stage"] == "mine" and (config["mine"]["encoder"] or config["mine"]["teacher"]):
+        sections += ("model", "data", "domains")
     relevant = {key: config[key] for key in ("stage", "seed", *sections)}
     for section in WITHOUT_EFFECT.keys() & relevant.keys():
         ignored = WITHOUT_EFFECT[section]

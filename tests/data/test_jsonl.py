@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdro_lightning.data.jsonl import check_row, read_lines, read_objects, read_rows, write_rows
+from tdro_lightning.data.jsonl import (
+    check_row,
+    domain_files,
+    read_lines,
+    read_objects,
+    read_rows,
+    write_rows,
+)
 from tdro_lightning.errors import DataError
 
 POSITIVE = {"docid": "d1", "title": "Apples", "text": "Apples grow on trees."}
@@ -337,3 +344,20 @@ def test_any_rows_come_back_as_they_were(
     path = tmp_path_factory.getbasetemp() / name
     assert write_rows(path, rows) == len(rows)
     assert list(read_rows(path)) == list(enumerate(rows, start=1))
+
+
+def test_domain_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        domain_files(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no \.jsonl or \.jsonl\.gz file"):
+        domain_files(tmp_path)
+    write_rows(tmp_path / "few.jsonl.gz", [ROW])
+    write_rows(tmp_path / "more.jsonl", [ROW])
+    (tmp_path / ".more.jsonl.7.tmp").touch()  # as a killed write_rows leaves it
+    assert domain_files(tmp_path) == {
+        "few": tmp_path / "few.jsonl.gz",
+        "more": tmp_path / "more.jsonl",
+    }
+    write_rows(tmp_path / "few.jsonl", [ROW])
+    with pytest.raises(DataError, match="domain 'few' has two files"):
+        domain_files(tmp_path)

@@ -1,13 +1,17 @@
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from tdro_lightning.data import mining
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.jsonl import read_rows, write_rows
-from tdro_lightning.data.mining import mine, mine_domain, near_duplicates
-from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.data.mining import Miner
+from tdro_lightning.data.pool import domain_pool
+from tdro_lightning.data.rule import MiningRule
+from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.candidates import Dense, Lexical
 
 
 def passage(text: str, docid: str = "", title: str = "") -> Passage:
@@ -16,6 +20,18 @@ def passage(text: str, docid: str = "", title: str = "") -> Passage:
 
 def row(name: str, query: str, positives: list[Passage], negatives: list[Passage]) -> Row:
     return Row(query_id=name, query=query, positive_passages=positives, negative_passages=negatives)
+
+
+def mine_domain(
+    rows: list[Row], count: int, depth: int, seed: int, **limits: float
+) -> tuple[list[Row], dict[str, int]]:
+    """All rows by BM25 from their own passages."""
+    pool = domain_pool(rows)
+    ranker = Lexical().prepare(pool, Path()).ranker([r["query"] for r in rows], None, Path())
+    miner = Miner(rows, pool, ranker, MiningRule(count, depth, **limits), seed)
+    numbers = range(len(rows))
+    mined, counts = miner.choose(numbers, miner.search(numbers))
+    return mined, {"pool": len(pool.texts), **counts}
 
 
 def texts(mined: Row) -> list[str]:
@@ -50,8 +66,9 @@ def test_best_hits_without_positives_and_near_duplicates() -> None:
     assert statistics == {
         "rows": 3,
         "pool": 9,  # the copy is one passage with the first positive
-        "bm25": 4,
-        "random_fill": 2,
+        "searched": 4,
+        "random": 2,
+        "skipped_rank": 0,
         "skipped_positive": 2 * 2 + 1,
         "skipped_near_duplicate": 2 * 3,
     }
@@ -73,8 +90,9 @@ def test_the_query_itself_is_no_negative() -> None:
         row("a", "how tall is Ann?", [passage("Ann's height in feet", "1")], []),
         row("b", "ann's height in FEET", [passage("How tall is Ann?", "2")], [passage("Ann, 30")]),
     ]
-    mined, _ = mine_domain(rows, 1, 5, seed=0)
+    mined, counts = mine_domain(rows, 1, 5, seed=0)
     assert [texts(m) for m in mined] == [["Ann, 30"], ["Ann, 30"]]
+    assert counts["skipped_query"] == 2
 
 
 def test_random_fill_is_seeded_and_excludes_the_same_passages() -> None:
@@ -82,15 +100,25 @@ def test_random_fill_is_seeded_and_excludes_the_same_passages() -> None:
     near = passage("apples and pears and plums", "near")
     rows = [row("q", "apples", [passage("apples and pears", "p")], others + [near])]
     first, statistics = mine_domain(rows, 5, 5, seed=1)
-    assert (statistics["bm25"], statistics["random_fill"]) == (0, 5)
+    assert (statistics["searched"], statistics["random"]) == (0, 5)
     assert statistics["skipped_near_duplicate"] == 1
     assert len(set(texts(first[0]))) == 5
     assert first == mine_domain(rows, 5, 5, seed=1)[0]
     assert first != mine_domain(rows, 5, 5, seed=2)[0]
     every, _ = mine_domain(rows, 30, 30, seed=1)
     assert sorted(texts(every[0])) == sorted(passage_text(p) for p in others)
-    with pytest.raises(DataError, match="'q': 31 negatives wanted, but only 30 of the domain's 32"):
+    with pytest.raises(DataError, match="'q': 31 negatives wanted, but only 30 of the 32"):
         mine_domain(rows, 31, 31, seed=1)
+
+
+def test_a_large_pool_is_not_shuffled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [passage(f"word{i} filler{i}", f"n{i}") for i in range(2100)]
+    rows = [row("q", "apples", [passage("apples and pears", "p")], others)]
+    monkeypatch.setattr(mining, "SHUFFLED", 2000)
+    first, _ = mine_domain(rows, 5, 5, seed=1)
+    assert len(set(texts(first[0]))) == 5
+    assert first == mine_domain(rows, 5, 5, seed=1)[0]
+    assert first != mine_domain(rows, 5, 5, seed=2)[0]
 
 
 def test_row_order_changes_nothing() -> None:
@@ -109,7 +137,7 @@ def test_row_order_changes_nothing() -> None:
     turned, turned_counts = mine_domain(rows[::-1], 6, 8, seed=3)
     assert turned[::-1] == straight
     assert counts == turned_counts
-    assert counts["bm25"] + counts["random_fill"] == 80 * 6
+    assert counts["searched"] + counts["random"] == 80 * 6
 
 
 def test_scores_of_other_queries_are_dropped() -> None:
@@ -119,57 +147,209 @@ def test_scores_of_other_queries_are_dropped() -> None:
     assert mined[0]["negative_passages"] == [Passage(docid="n", title="T", text="apple tart")]
 
 
+def angle(text: str) -> list[float]:
+    """A text's last word as an angle in degrees, as a unit vector."""
+    turned = np.deg2rad(float(text.split()[-1]))
+    return [np.cos(turned), np.sin(turned)]
+
+
+def embed(texts: list[str], prompt: str | None = None) -> NDArray[np.float32]:
+    """Vectors of texts; a prompt turns them, so that it is seen to be used."""
+    turn = 0 if prompt is None else float(prompt)
+    words = [f"{float(text.split()[-1]) + turn}" for text in texts]
+    return np.array([angle(word) for word in words], dtype=np.float32)
+
+
+def cosine(degrees: float) -> float:
+    return float(np.cos(np.deg2rad(degrees)))
+
+
+ANGLES = [5, 12, 20, 25, 31, 40, 48, 70]
+AROUND = [
+    row(
+        "q",
+        "at 0",
+        [passage("worse 22"), passage("better 10")],
+        [passage(f"x{a} {a}") for a in ANGLES],
+    ),
+    row("r", "at 60", [passage("near 60")], []),
+]
+
+
+def mine_angles(
+    folder: Path, rule: MiningRule, rows: list[Row] = AROUND, teacher_turn: str | None = None
+) -> tuple[list[Row], dict[str, int]]:
+    """The rows by cosines; a teacher sees the queries turned by some degrees."""
+    pool = domain_pool(rows)
+    queries = [r["query"] for r in rows]
+    dense = Dense(embed, embed, "angles").prepare(pool, folder / "pool")
+    teacher = dense.ranker(queries, teacher_turn, folder / "teacher") if teacher_turn else None
+    miner = Miner(rows, pool, dense.ranker(queries, None, folder), rule, 0, teacher)
+    numbers = range(len(rows))
+    mined, counts = miner.choose(numbers, miner.search(numbers))
+    return mined, dict(counts)
+
+
+def found(mined: Row) -> list[int]:
+    return [int(text.split()[-1]) for text in texts(mined)]
+
+
+def test_the_rank_window_counts_positives(tmp_path: Path) -> None:
+    # By angle from 0: 5, [10], 12, 20, [22], 25, 31, 40, 48, 60, 70.
+    mined, counts = mine_angles(tmp_path, MiningRule(3, depth=6, skip=3), AROUND[:1])
+    assert found(mined[0])[:2] == [20, 25]
+    assert (counts["searched"], counts["random"]) == (2, 1)
+    assert (counts["skipped_rank"], counts["skipped_positive"]) == (3, 1)
+    assert found(mined[0])[2] in {5, 12, 31, 40, 48, 70}
+
+
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("limits", "expected", "skipped"),
     [
-        ("a b1 b2 b3 b4 b5", "b5 b4 b3 b2 b1", True),
-        ("b1 b2 b3 b4", "b4 b3 b2 b1 b5", True),  # 4 of 5
-        ("b1 b2 b3 b4 x", "b4 b3 b2 b1 b5", False),  # 4 of 6
-        ("trees in autumn", "old tree, autumn leaves", True),
-        ("art", "a party", False),
-        ("東京都", "これは東京都です", True),
-        ("the", "the of", False),
+        ({}, [5, 12, 20, 25], {}),
+        ({"margin": 0.0}, [25, 31, 40, 48], {"margin": 3}),  # the worse positive is at 22
+        ({"margin": cosine(22) - cosine(35)}, [40, 48, 60, 70], {"margin": 5}),
+        ({"ratio": 0.9}, [40, 48, 60, 70], {"ratio": 5}),  # 0.9 cos 22 = cos 33.4
+        ({"max_score": cosine(15)}, [20, 25, 31, 40], {"max_score": 2}),
+        ({"max_score": cosine(15), "ratio": 0.95}, [31, 40, 48, 60], {"max_score": 2, "ratio": 2}),
     ],
 )
-def test_near_duplicates(one: str, other: str, expected: bool) -> None:
-    assert near_duplicates(one, other) is expected
-    assert near_duplicates(other, one) is expected
+def test_limits_drop_what_scores_too_high(
+    tmp_path: Path, limits: dict[str, float], expected: list[int], skipped: dict[str, int]
+) -> None:
+    mined, counts = mine_angles(tmp_path, MiningRule(4, depth=11, **limits))
+    assert found(mined[0]) == expected
+    assert "score" not in mined[0]["negative_passages"][0]
+    own, both = mine_angles(tmp_path / "own", MiningRule(4, depth=11, **limits), AROUND[:1])
+    if 60 not in expected:  # the other row's positive
+        assert own[0]["negative_passages"] == mined[0]["negative_passages"]
+        for limit, number in skipped.items():
+            assert both[f"skipped_{limit}"] == number
 
 
-def test_wrong_arguments() -> None:
-    for count, depth, seed in ((0, 5, 0), (6, 5, 0), (1, 1, -1)):
-        with pytest.raises(ConfigError, match=f"count={count}, depth={depth}, seed={seed}"):
-            mine_domain(ROWS, count, depth, seed)
-    with pytest.raises(DataError, match="no rows"):
-        mine_domain([], 1, 1, 0)
+def test_a_row_whose_positive_scores_low_may_keep_fewer_or_none(tmp_path: Path) -> None:
+    rows = [
+        row("q", "at 0", [passage("p 50")], [passage(f"x{a} {a}") for a in (5, 10, 60)]),
+        row("r", "at 90", [passage("p 175")], []),
+    ]
+    mined, counts = mine_angles(tmp_path, MiningRule(2, depth=3, margin=0.0), rows)
+    assert [m["query_id"] for m in mined] == ["q", "r"]
+    assert set(found(mined[0])) == {60, 175}  # 60 by search or at random, 175 at random
+    assert set(found(mined[1])) <= {5}
+    mined, counts = mine_angles(tmp_path / "2", MiningRule(2, depth=3, max_score=-0.9), rows[:1])
+    assert (mined, counts["without"], counts["rows"]) == ([], 1, 1)
 
 
-def test_mine_writes_each_domain_and_the_statistics(tmp_path: Path) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    write_rows(source / "fruit.jsonl", ROWS)
-    write_rows(source / "more.jsonl.gz", ROWS)
-    statistics = mine(source, output, count=2, depth=10, seed=0)
-    assert list(statistics["domains"]) == ["fruit", "more"]
-    assert json.loads((output / "mining.json").read_text()) == statistics
-    expected, counts = mine_domain(ROWS, 2, 10, 0)
-    assert statistics["domains"]["more"] == counts
-    assert [r for _, r in read_rows(output / "fruit.jsonl.gz")] == expected
-    first = (output / "more.jsonl.gz").read_bytes()
-    mine({"more": source / "more.jsonl.gz"}, output, count=2, depth=10, seed=0)
-    assert (output / "more.jsonl.gz").read_bytes() == first
+def test_a_teacher_decides_and_its_scores_are_kept(tmp_path: Path) -> None:
+    # The teacher sees the query at 30: the positive at 10 is the worse one there, at cos 20.
+    mined, counts = mine_angles(
+        tmp_path, MiningRule(3, depth=10, margin=0.0), AROUND[:1], teacher_turn="30"
+    )
+    kept = found(mined[0])
+    assert kept == [5, 70]  # all others are nearer to 30 than 10 is
+    assert (counts["searched"], counts["random"], counts["short"]) == (2, 0, 1)
+    scores = [p["score"] for p in mined[0]["negative_passages"]]
+    np.testing.assert_allclose(scores, [cosine(a - 30) for a in kept], atol=1e-6)
+    positive = [p["score"] for p in mined[0]["positive_passages"]]
+    np.testing.assert_allclose(positive, [cosine(8), cosine(20)], atol=1e-6)
+    assert "score" not in AROUND[0]["positive_passages"][0]
 
 
-def test_mine_names_the_file_at_fault(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        mine(tmp_path / "nowhere", tmp_path / "out", 1, 1, 0)
-    with pytest.raises(DataError, match=r"no \.jsonl or \.jsonl\.gz file"):
-        mine(tmp_path, tmp_path / "out", 1, 1, 0)
-    path = tmp_path / "few.jsonl.gz"
-    write_rows(path, ROWS[2:])
-    with pytest.raises(DataError, match=r"few\.jsonl\.gz: query_id 'q3': 2 negatives wanted"):
-        mine(tmp_path, tmp_path / "out", 2, 2, 0)
-    with pytest.raises(DataError, match="write over its input"):
-        mine(tmp_path, tmp_path, 1, 1, 0)
-    write_rows(tmp_path / "few.jsonl", ROWS)
-    with pytest.raises(DataError, match="domain 'few' has two files"):
-        mine(tmp_path, tmp_path / "out", 1, 1, 0)
+class Asked:
+    """A teacher that scores by angle to 0 and keeps the texts it was asked for."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        return np.array([angle(text)[0] for text in texts], dtype=np.float32)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected", "asked"),
+    [
+        (0.0, [24, 25, 26, 27], 1 + 3 + 4),  # the positive, then four hits at a time without it
+        (0.2, [44, 45, 46, 47], 1 + 3 + 6 * 4),  # cos 22 - 0.2 = cos 43.3
+        (0.5, [], 1 + 39 + 8 - 3),  # all hits, then eight drawn, three of which were hits
+    ],
+)
+def test_a_teacher_is_asked_only_until_there_are_enough(
+    tmp_path: Path,
+    margin: float,
+    expected: list[int],
+    asked: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = [row("q", "at 0", [passage("p 22")], [passage(f"x{a} {a}") for a in range(24, 124)])]
+    pool = domain_pool(given)
+    ranker = Dense(embed, embed, "a").prepare(pool, tmp_path / "p").ranker(["at 0"], None, tmp_path)
+    teacher = Asked()
+    miner = Miner(given, pool, ranker, MiningRule(4, 40, margin=margin), 0, teacher)
+    with caplog.at_level("INFO"):
+        mined, counts = miner.choose([0], miner.search([0]))
+    assert found(mined[0])[: len(expected)] == expected
+    assert counts["searched"] == len(expected)
+    assert len(teacher.texts) == len(set(teacher.texts)) == asked
+    assert "1 of 1 rows mined" in caplog.text
+
+
+def test_scores_do_not_depend_on_what_was_mined_before(tmp_path: Path) -> None:
+    """Vectors of an encoder differ in the last bits, by what is embedded beside them."""
+
+    def together(texts: Sequence[str]) -> NDArray[np.float32]:
+        return embed(list(texts)) * np.float32(1 + 1e-4 * len(texts))
+
+    rows = AROUND[::-1]
+    pool = domain_pool(rows)
+    queries = [r["query"] for r in rows]
+    ranker = Dense(embed, embed, "a").prepare(pool, tmp_path / "p").ranker(queries, None, tmp_path)
+    made = []
+    for before in ([], [0]):
+        teacher = Dense(embed, together, "b").scorer(queries, None, tmp_path / "t")
+        miner = Miner(rows, pool, ranker, MiningRule(3, 9, margin=0.0), 0, teacher)
+        if before:
+            miner.choose(before, miner.search(before))
+        made.append(miner.choose([1], miner.search([1])))
+    assert made[0] == made[1]
+
+
+def test_a_teacher_without_limits_scores_what_was_chosen(tmp_path: Path) -> None:
+    plain, _ = mine_angles(tmp_path, MiningRule(3, depth=9), AROUND)
+    taught, _ = mine_angles(tmp_path, MiningRule(3, depth=9), AROUND, teacher_turn="-15")
+    assert [found(m) for m in taught] == [found(m) for m in plain]
+    for number, at in enumerate((0, 60)):
+        scores = [p["score"] for p in taught[number]["negative_passages"]]
+        expected = [cosine(a - at + 15) for a in found(plain[number])]
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_limits_compare_bm25_scores_of_passages_and_positives() -> None:
+    words = ["apple", "pear", "plum", "fig", "kiwi", "lime", "nut", "oat"]
+    generator = np.random.default_rng(5)
+    rows = [
+        row(
+            f"q{i}",
+            " ".join(generator.choice(words, 3)),
+            [passage(" ".join(generator.choice(words, 5)) + f" p{i} own{i}", f"p{i}")],
+            [passage(" ".join(generator.choice(words, 5)) + f" n{i} own{i}", f"n{i}")],
+        )
+        for i in range(30)
+    ]
+    pool = domain_pool(rows)
+    index = Lexical().prepare(pool, Path()).index
+    mined, counts = mine_domain(rows, 3, 30, 0, ratio=0.8, max_score=1.5)
+    dropped = counts["skipped_ratio"], counts["skipped_max_score"]
+    assert min(dropped) > 0
+    assert counts["short"] == sum(len(made["negative_passages"]) < 3 for made in mined) > 0
+    assert len(mined) == 30 - counts["without"] < 30
+    by_id = {made["query_id"]: made for made in mined}
+    for given in [r for r in rows if r["query_id"] in by_id]:
+        made = by_id[given["query_id"]]
+        positive = index.score(given["query"], [passage_text(given["positive_passages"][0])])[0]
+        scores = index.score(given["query"], texts(made))
+        assert (scores <= min(0.8 * positive, 1.5) + 1e-6).all()
+    assert counts["rows"] == 30

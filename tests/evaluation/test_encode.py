@@ -63,6 +63,15 @@ def test_shards_are_read_like_the_array(tmp_path: Path) -> None:
     assert shards.folder.parent == tmp_path / "e"
 
 
+def test_rows_are_taken_in_any_order(tmp_path: Path) -> None:
+    shards = encoded(tmp_path, Counted())
+    whole = embedding(TEXTS).astype(np.float32)
+    for rows in ([22, 0, 7, 7, 5, 4, 10], [3], []):
+        taken = shards.take(np.array(rows, dtype=np.int64))
+        assert taken.dtype == np.float32
+        np.testing.assert_array_equal(taken, whole[np.array(rows, dtype=int)])
+
+
 def test_only_missing_shards_are_encoded(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         encoded(tmp_path, Counted(fails_at=2))

@@ -64,7 +64,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sizes = {"vocabulary": 320, "width": 32, "layers": 2, "heads": 4, "seed": 1}
     build_tiny_model(SENTENCES, root / "qwen2", **sizes)
     _write(root / "llama", _llama_tokenizer(), _llama)
-    _write(root / "bert", _bert_tokenizer(), _bert)
+    _write(root / "bert", bert_tokenizer(), _bert)
     return {name: root / name for name in POOLING}
 
 
@@ -125,7 +125,7 @@ def _llama_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _bert_tokenizer() -> PreTrainedTokenizerFast:
+def bert_tokenizer() -> PreTrainedTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()

@@ -93,3 +93,24 @@ def test_no_documents_and_no_depth() -> None:
 def test_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     BM25(DOCUMENTS).search(["cats"], 2)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("query", ["cats", "cat cat paris", "weather of unknown mice", "unknown"])
+def test_texts_score_like_indexed_documents(query: str) -> None:
+    expected = bm25_by_hand(query, DOCUMENTS)
+    scores = BM25(DOCUMENTS).score(query, DOCUMENTS)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert scores.dtype == np.float32
+
+
+def test_other_texts_score_by_the_documents_statistics() -> None:
+    mean = sum(len(analyse(document)) for document in DOCUMENTS) / 5
+    text, length = "mice and unknown mice", 3
+    idf = math.log(1 + (5 - 1 + 0.5) / (1 + 0.5))
+    expected = idf * 2 / (2 + 0.9 * (1 - 0.4 + 0.4 * length / mean))
+    scores = BM25(DOCUMENTS).score("unknown mice", ["", text])
+    np.testing.assert_allclose(scores, [0, expected], rtol=1e-5)
+
+
+def test_nothing_scores_where_no_document_has_a_term() -> None:
+    assert BM25(["the", "of"]).score("the mice", ["mice"]).tolist() == [0]

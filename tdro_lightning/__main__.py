@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import tdro_lightning.composition  # noqa: F401 - checks whatever is composed from here on
 from tdro_lightning.config import checked, package_folder, unknown_key
 from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, Stopped
 from tdro_lightning.processes import (
@@ -28,6 +29,7 @@ from tdro_lightning.processes import (
     processes,
     rank_here,
 )
+from tdro_lightning.trust import masked
 
 USAGE = """\
 usage: python -m tdro_lightning +experiment=NAME [key=value ...]
@@ -131,7 +133,7 @@ def main() -> None:
             raise
     rank = f"rank {rank_here()}: " if processes() > 1 else ""
     for one in wrong:
-        print(f"error: {rank}{one}", file=sys.stderr)
+        print(masked(f"error: {rank}{one}"), file=sys.stderr)
     if wrong:
         sys.exit(wrong[-1].code)
 
@@ -195,12 +197,14 @@ def _listing() -> str:
 def _explained(error: HydraException, arguments: list[str]) -> str:
     """Hydra's first line, or the nearest name where an experiment or a key was misspelt."""
     named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
-    if f"experiment/{named}" in str(error) and named not in experiments():
+    missing = "Could not find" in str(error) and f"experiment/{named}" in str(error)
+    if missing and named not in experiments():
         near = difflib.get_close_matches(named, experiments(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no experiment {named}{hint}\n\n{_listing()}"
     key = re.match(r"Could not override '([\w.]+)'", str(error))
-    return unknown_key(key[1]) if key else str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """Low-rank adapters (LoRA) on all linear layers of a backbone."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import PreTrainedModel
+
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.model_files import ADAPTER_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,42 @@ def attach_lora(backbone: PreTrainedModel, lora: Lora) -> PeftModel:
     return get_peft_model(backbone, config)
 
 
+def load_adapter(backbone: PreTrainedModel, path: str) -> PeftModel:
+    """The backbone with the adapter of a folder, which can be trained on.
+
+    Raises:
+        ConfigError: the adapter is of another base model.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that are missing, which is refused below
+        model = PeftModel.from_pretrained(backbone, path, is_trainable=True)
+    _require_whole(model, path, "default")
+    return model
+
+
 def add_adapter(backbone: PeftModel, path: str) -> str:
-    """Load a second adapter from a folder, frozen and not in use; returns its name."""
+    """Load a second adapter from a folder, frozen and not in use; returns its name.
+
+    Raises:
+        ConfigError: the adapter is of another base model.
+    """
     name = f"adapter{len(backbone.peft_config)}"
     backbone.load_adapter(path, name, is_trainable=False)
+    _require_whole(backbone, path, name)
     return name
+
+
+def _require_whole(model: PeftModel, path: str, name: str) -> None:
+    """Refuse an adapter whose file has other weights than the model has places for."""
+    with safe_open(Path(path) / ADAPTER_WEIGHTS, framework="pt") as file:
+        given = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name))
+    if given != wanted:
+        example = min(given ^ wanted)
+        raise ConfigError(
+            f"model.path={path}: the adapter does not fit its base model: {len(wanted - given)} "
+            f"weights are missing from it, {len(given - wanted)} have no place; one is {example}"
+        )
 
 
 @contextmanager

@@ -5,22 +5,31 @@ import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModel, PreTrainedModel
 
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json, write_json
-from tdro_lightning.retrieval.adapter import Lora, add_adapter, attach_lora, switched
+from tdro_lightning.retrieval.adapter import (
+    Lora,
+    add_adapter,
+    attach_lora,
+    load_adapter,
+    switched,
+)
 from tdro_lightning.retrieval.distributed import largest, rank
+from tdro_lightning.retrieval.model_files import ADAPTER, adapter_base, refuse_model_code
 from tdro_lightning.retrieval.pooling import Pooling, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
 from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks, padded_tokens
@@ -29,8 +38,11 @@ logger = logging.getLogger(__name__)
 
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
-ADAPTER = "adapter_config.json"
 CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
+DAMAGED = (  # what loading raises where files are missing, cut off, or of another shape
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
 
@@ -240,10 +252,13 @@ def load_encoder(
     if described.is_file():
         pooling, query_tokens, passage_tokens = _description(described)
     try:
+        refuse_model_code(path)
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
-    except OSError as error:
-        first_line = str(error).strip().splitlines()[0]
+    except InputError:
+        raise
+    except DAMAGED as error:
+        first_line = f"{str(error).strip() or type(error).__name__}".splitlines()[0]
         raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
     if lora is not None:
         if isinstance(backbone, PeftModel):
@@ -272,7 +287,7 @@ def load_beside(encoder: Encoder, path: str) -> Encoder | None:
     adapter, described = Path(path) / ADAPTER, Path(path) / DESCRIPTION
     if not (adapter.is_file() and described.is_file() and isinstance(encoder.backbone, PeftModel)):
         return None
-    bases = {read_json(adapter)["base_model_name_or_path"]}
+    bases = {adapter_base(path)}
     bases |= {config.base_model_name_or_path for config in encoder.backbone.peft_config.values()}
     if len(bases) > 1:
         return None
@@ -290,7 +305,17 @@ def load_beside(encoder: Encoder, path: str) -> Encoder | None:
 
 def _description(path: Path) -> tuple[Pooling, int, int]:
     described = read_json(path)
-    return described["pooling"], described["query_tokens"], described["passage_tokens"]
+    try:
+        pooling = described["pooling"]
+        query_tokens, passage_tokens = described["query_tokens"], described["passage_tokens"]
+    except (KeyError, TypeError):
+        keys = "pooling, query_tokens and passage_tokens"
+        raise DataError(f"{path}: must have the keys {keys}") from None
+    limits = (query_tokens, passage_tokens)
+    if pooling not in get_args(Pooling) or not all(type(n) is int and n > 0 for n in limits):
+        shown = f"pooling={pooling!r}, query_tokens={query_tokens!r}, {passage_tokens=!r}"
+        raise DataError(f"{path}: {shown} cannot be; pooling is last or mean, the limits numbers")
+    return pooling, query_tokens, passage_tokens
 
 
 def chosen_attention(attention: Attention) -> str:
@@ -312,8 +337,10 @@ def chosen_attention(attention: Attention) -> str:
 
 
 def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
-    adapter = Path(path) / ADAPTER
-    base = read_json(adapter)["base_model_name_or_path"] if adapter.is_file() else path
+    named = adapter_base(path)
+    base = path if named is None else named
+    if named is not None:
+        refuse_model_code(base)
     backbone, report = AutoModel.from_pretrained(
         base,
         dtype=dtype,
@@ -330,6 +357,4 @@ def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedM
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # trained for another task, and no gradient would reach it
-    if adapter.is_file():
-        return PeftModel.from_pretrained(backbone, path, is_trainable=True)
-    return backbone
+    return backbone if named is None else load_adapter(backbone, path)

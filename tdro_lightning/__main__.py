@@ -32,6 +32,7 @@ from tdro_lightning.processes import (
     processes,
     rank_here,
 )
+from tdro_lightning.trust import masked
 from tdro_lightning.watch import any_output, doing, entitled, flush_output, tell, watching
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def main() -> None:
             raise
     rank = f"rank {rank_here()}: " if processes() > 1 else ""
     for one in wrong:
-        print(f"error: {rank}{one}", file=sys.stderr)
+        print(masked(f"error: {rank}{one}"), file=sys.stderr)
     if wrong:
         sys.exit(wrong[-1].code)
 
@@ -192,6 +193,7 @@ def _start(arguments: list[str]) -> list[InputError]:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    import tdro_lightning.composition  # noqa: F401 - checks what is composed from here on
     from tdro_lightning.config import package_folder
     from tdro_lightning.sweeps import STARTED, failures, recorded_job, summarise
 
@@ -278,13 +280,15 @@ def _explained(error: "HydraException", arguments: list[str]) -> str:
     from tdro_lightning.config import unknown_key
 
     named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
-    if f"experiment/{named}" in str(error) and named not in experiments():
+    missing = "Could not find" in str(error) and f"experiment/{named}" in str(error)
+    if missing and named not in experiments():
         return _unknown_experiment(named)
     option = re.search(r"Could not find '(\w+)/([^']+)'", str(error))
     if option and (conf_folder() / option[1]).is_dir():
         return _unknown_option(*option.groups())
     key = re.match(r"Could not override '([\w.]+)'", str(error))
-    return unknown_key(key[1]) if key else str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import re
+from collections import Counter
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -29,9 +30,10 @@ from tdro_lightning.schema import (
     SourceConfig,
     TDROConfig,
 )
+from tdro_lightning.trust import leaves, refuse_code, refuse_secrets, refuse_unsafe_name
 
 STAGES = (
-    *("import", "harvest", "mine", "decontaminate"),
+    *("import", "harvest", "mine", "decontaminate", "validate"),
     *("init_model", "fit", "evaluate", "simulate", "report", "export", "chain", "plan"),
     "workspace",
 )
@@ -51,6 +53,7 @@ CHOICES = {
     "trainer.precision": ("32-true", "bf16-mixed"),
     "strategy.kind": ("single", "ddp", "fsdp"),
     "trainer.resume": ("never", "auto", "must"),
+    "data.on_bad_row": ("error", "skip"),
     "transfer.kind": ("last", "mean", "ema"),
     "logger.wandb": ("offline", "online", "disabled"),
     "mine.index": ("exact", "ivf"),
@@ -100,10 +103,14 @@ def checked(composed: DictConfig) -> Config:
             missing = []
         if missing:
             raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
+        tree = OmegaConf.to_container(merged)
+        refuse_code(tree)
+        refuse_secrets(tree)
         config = OmegaConf.to_object(merged)
     except InterpolationResolutionError as error:
         cause = error.__cause__ or error
-        raise ConfigError(f"{error.full_key}: {str(cause).splitlines()[0]}") from None
+        key = error.full_key or _unresolved(merged)
+        raise ConfigError(f"{key}: {str(cause).splitlines()[0]}") from None
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key))) from None
     except (ValidationError, MissingMandatoryValue) as error:
@@ -113,6 +120,17 @@ def checked(composed: DictConfig) -> Config:
     assert isinstance(config, Config)
     _check_values(config)
     return config
+
+
+def _unresolved(merged: Any) -> str:
+    """The first key whose value refers to something that is not there."""
+    for key, value in leaves(OmegaConf.to_container(merged, resolve=False)):
+        try:
+            if isinstance(value, str) and "${" in value:
+                OmegaConf.select(merged, key)
+        except InterpolationResolutionError:
+            return key
+    return "the configuration"
 
 
 def _check_values(config: Config) -> None:
@@ -135,7 +153,7 @@ def _check_values(config: Config) -> None:
         wrong.append(f"optimiser.min_lr_ratio={config.optimiser.min_lr_ratio} must be in [0, 1]")
     if config.seed < 0:
         wrong.append(f"seed={config.seed} must be 0 or more")
-    for key in ("data.negatives", "data.workers", "trainer.kept_tokens"):
+    for key in ("data.negatives", "data.workers", "data.max_bad_rows", "trainer.kept_tokens"):
         if _value(config, key) < 0:
             wrong.append(f"{key}={_value(config, key)} must be 0 or more")
     devices = config.trainer.devices or 1
@@ -144,11 +162,40 @@ def _check_values(config: Config) -> None:
             f"trainer.devices={config.trainer.devices} needs strategy=ddp or strategy=fsdp; "
             "strategy=single is one process on one device"
         )
+    for key in ("data.query_tokens", "data.passage_tokens"):
+        if _value(config, key) == 1:
+            wrong.append(f"{key}=1 leaves no room for a text beside its last, special token")
+    if config.stage == "fit" and config.data.batch_size % devices:
+        wrong.append(
+            f"data.batch_size={config.data.batch_size} must be a multiple of the "
+            f"trainer.devices={devices} that share it"
+        )
     if config.strategy.cpu_offload and config.strategy.kind != "fsdp":
         wrong.append(f"strategy.cpu_offload needs strategy=fsdp, not {config.strategy.kind}")
+    wrong += _check_names(config)
     wrong += _check_stage(config)
     if wrong:
         raise ConfigError("\n".join(wrong))
+
+
+def _check_names(config: Config) -> list[str]:
+    """Names that become files' names, and files that must lie in their folder."""
+    named = {
+        "domains.catalogue": list(config.domains.catalogue),
+        "chain.steps": list(config.chain.steps) if config.chain else [],
+    }
+    wrong = []
+    for key, names in named.items():
+        wrong += [found for name in names if (found := refuse_unsafe_name(key, name))]
+        alike = [n for n, found in Counter(name.lower() for name in names).items() if found > 1]
+        wrong += [f"{key}: {n!r} stands twice but for upper and lower case" for n in alike]
+    for name, entry in config.domains.catalogue.items():
+        if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
+            wrong.append(
+                f"domains.catalogue.{name}.file={entry.file!r} must lie in the folder of the "
+                "domain files, domains.root"
+            )
+    return wrong
 
 
 def _check_stage(config: Config) -> list[str]:
@@ -197,6 +244,7 @@ def _check_stage(config: Config) -> list[str]:
                 f"data.batch_size={config.data.batch_size} must be at least the number of "
                 f"domains, {count}: tDRO compares all of them at every step"
             )
+        wrong += _check_update(config.module)
         if config.data.negatives < 1:
             wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
         if config.module.reference is None and config.module.measurement != "plain":
@@ -237,6 +285,21 @@ def mining_rule(mine: MineConfig) -> MiningRule:
     return MiningRule(
         mine.negatives, mine.depth, mine.skip, mine.margin, mine.ratio, mine.max_score
     )
+
+
+def _check_update(module: TDROConfig) -> list[str]:
+    """What the update of the domain weights cannot be."""
+    allowed = {
+        "weights_lr": (module.weights_lr > 0, "above 0"),
+        "reference_floor": (module.reference_floor >= 0, "0 or more"),
+        "smoothing": (0 <= module.smoothing < 1, "in [0, 1)"),
+        "ema": (0 < module.ema <= 1, "in (0, 1]"),
+    }
+    return [
+        f"module.{key}={getattr(module, key)} must be {what}"
+        for key, (fits, what) in allowed.items()
+        if not fits
+    ]
 
 
 def _check_source(source: SourceConfig) -> list[str]:

@@ -13,6 +13,8 @@ from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import BatchSampler, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.retrieval.distributed import rank, world_size
 
+PATIENCE = 600  # seconds for a batch, after which a loader process hangs
+
 
 class RetrievalDataModule(LightningDataModule):
     """Batches of a run; subclasses choose the sampler.
@@ -50,6 +52,7 @@ class RetrievalDataModule(LightningDataModule):
             batch_sampler=self.sampler(),
             collate_fn=self.collate,
             num_workers=self.workers,
+            timeout=PATIENCE if self.workers else 0,
             pin_memory=torch.cuda.is_available(),
         )
 

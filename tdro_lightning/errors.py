@@ -24,6 +24,21 @@ class DataError(InputError):
     code = 3
 
 
+class RowError(DataError):
+    """One row of a training file that cannot be used; the others may be.
+
+    Args:
+        message: file and line, field, and what is wrong with it.
+        kind: the fault in a word or two, for counts.
+        line: the row's line, from 1.
+    """
+
+    def __init__(self, message: str, kind: str = "", line: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.line = line
+
+
 class CheckpointError(DataError):
     """A run was to go on, and no checkpoint of it can be used."""
 

@@ -59,20 +59,59 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, largest: int | None = None) -> Any:
+    """Read a JSON file, strictly: as in `parsed_json`.
+
+    Args:
+        path: the file.
+        largest: bytes that it may have; None for any number.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, cannot be read, is too large or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        size = path.stat().st_size
+        if largest is not None and size > largest:
+            raise DataError(f"{path}: has {size} bytes; such a file has {largest} at most")
+        return parsed_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, expected a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except PermissionError:
+        raise DataError(f"{path}: no permission to read it") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not valid JSON ({error})") from None
+
+
+class KeyTwice(ValueError):
+    """A JSON object has a key twice, and readers differ in which they take."""
+
+
+def parsed_json(text: str) -> Any:
+    """Parse JSON, without what Python adds to it or leaves open.
+
+    Raises:
+        KeyTwice: an object has a key twice.
+        ValueError: not JSON, or NaN or infinity, which JSON does not have.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise KeyTwice(f"key {twice!r} stands twice")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def slug(name: str) -> str:
@@ -84,11 +123,14 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a file's content, or of the names and contents of all files below a folder.
 
     Raises:
-        DataError: there is no such file or folder.
+        DataError: there is no such file or folder, or no permission to read it.
     """
     if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except PermissionError:
+            raise DataError(f"{path}: no permission to read it") from None
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     digest = hashlib.sha256()

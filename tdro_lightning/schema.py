@@ -73,6 +73,8 @@ class DataConfig:
     query_tokens: int = MISSING
     passage_tokens: int = MISSING
     prompt_symmetric_passages: bool = MISSING
+    on_bad_row: str = MISSING
+    max_bad_rows: int = MISSING
     workers: int = MISSING
 
 

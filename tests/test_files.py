@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning.data.jsonl import read_lines
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, read_json, whole_folder, write_json, write_text
 
@@ -122,6 +123,21 @@ def test_fingerprint_goes_through_a_folder_by_name(tmp_path: Path) -> None:
     path = folder(tmp_path / "many", dict(zip(names, names, strict=True)))
     lines = [f"{name}\0{hashlib.sha256(name.encode()).hexdigest()}\n" for name in sorted(names)]
     assert fingerprint(path) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For root nothing is forbidden, so that the system's answer is made up."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}")
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "read_text", refused)
+    for read in (read_json, fingerprint, lambda path: list(read_lines(path))):
+        with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: no permission to read it$"):
+            read(path)
 
 
 def test_fingerprint_of_nothing(tmp_path: Path) -> None:

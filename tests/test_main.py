@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tdro_lightning.__main__ import conf_folder, experiments
+from tdro_lightning.data.dataset import RetrievalDataset
 from tests.command import Ended, run
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
@@ -319,6 +321,29 @@ def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) ->
     ended = command("tdro_qwen05b")
     assert ended.code == 2
     assert_one_message(ended, r"module\.reference: its vocabulary differs")
+
+
+def test_a_reference_may_have_another_width(command, folder: Path) -> None:
+    """Only its losses are used."""
+    from tdro_lightning.retrieval.tiny import build_tiny_model
+
+    texts = [row["query"] for row in rows("easy", 50, 2)]
+    shutil.rmtree(folder / "reference")
+    build_tiny_model(
+        texts, folder / "reference", vocabulary=300, width=32, layers=2, heads=4, seed=1
+    )
+    ended = command("tdro_qwen05b")
+    assert ended.code == 0, ended.err
+
+
+def test_a_loader_process_that_is_killed_ends_the_run(command, monkeypatch) -> None:
+    def killed(self: RetrievalDataset, draw: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(RetrievalDataset, "_example", killed)
+    ended = command("tdro_qwen05b", "data.workers=2")
+    assert ended.code == 6
+    assert_one_message(ended, r"a loader process ended or hangs .* data\.workers=2 of them; lower")
 
 
 def test_gzipped_rows_are_read(command, folder: Path) -> None:

@@ -36,6 +36,14 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
         self.prompt_symmetric_passages = prompt_symmetric_passages
 
     def __getitem__(self, draw: Draw) -> Example:
+        try:
+            return self._example(draw)
+        except Exception as error:  # nothing is swallowed: it is told which row it was
+            domain = self.domains[draw.domain]
+            error.add_note(f"in row {draw.row} (from 0) of domain {domain.name}, {domain.place}")
+            raise
+
+    def _example(self, draw: Draw) -> Example:
         domain = self.domains[draw.domain]
         row: Row = domain.table[draw.row]
         random = generator(self.seed, f"passages {domain.name}", draw.step, draw.row)

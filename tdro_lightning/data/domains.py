@@ -2,19 +2,18 @@
 
 import hashlib
 import logging
-from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from tdro_lightning.data.examination import examined
 from tdro_lightning.data.example import Row
-from tdro_lightning.data.jsonl import check_row, read_rows
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.tables import cached_table, without_bars
 from tdro_lightning.errors import ConfigError, DataError
@@ -39,6 +38,23 @@ FEATURES = datasets.Features(
         "negative_passages": _PASSAGES,
     }
 )
+ROWS_VERSION = (
+    2  # of what is made of a line: tables in the cache that were made otherwise are not used
+)
+_FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is left out: its file's place, its line, the kind of fault and what it is."""
+
+    place: str
+    line: int
+    kind: str
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.line}: {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,8 @@ class Domain:
         prompts: query instructions; one of them is drawn for each query.
         symmetric: query and passage are of one kind (paraphrases, duplicates).
         table: its rows, memory-mapped, columns as in `FEATURES`.
-        fingerprint: SHA-256 of the file, or the hub dataset's fingerprint.
+        fingerprint: SHA-256 of the file.
+        skipped: rows of the file that are not in the table.
     """
 
     name: str
@@ -60,6 +77,7 @@ class Domain:
     symmetric: bool
     table: datasets.Dataset
     fingerprint: str
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -70,19 +88,46 @@ class Domain:
         Raises:
             DataError: names the file and the first such line.
         """
-        counts = np.concatenate(
-            [
-                pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
-                for chunk in self.table.data.column("negative_passages").chunks
-            ]
-        )
-        bare = np.flatnonzero(counts == 0)
+        bare = self._without_negatives()
         if len(bare):
             line = self.table[int(bare[0])]["line"]
             raise DataError(
                 f"{self.place}:{line}: `negative_passages` is empty in {len(bare)} rows; "
                 "hard negatives are needed here: mine them (stage=mine) or set data.negatives=0"
             )
+
+    def with_negatives(self) -> "Domain":
+        """The domain without its rows that have no hard negative."""
+        bare = self._without_negatives()
+        if not len(bare):
+            return self
+        kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
+        skipped = [Skipped(self.place, self.table[int(row)]["line"], kind, message) for row in bare]
+        with without_bars():
+            table = self.table.select(np.delete(np.arange(len(self)), bare)).flatten_indices()
+        skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
+        return replace(self, table=table, skipped=tuple(skipped))
+
+    def require_few_skipped(self, most: int) -> None:
+        """Refuse a domain of which nothing, or more than `most` rows less than all, is left.
+
+        Raises:
+            DataError: names the first row that was skipped.
+        """
+        if not len(self) or len(self.skipped) > most:
+            rows = len(self) + len(self.skipped)
+            raise DataError(
+                f"domain {self.name}: {len(self.skipped)} of {rows} rows cannot be used, and "
+                f"data.max_bad_rows={most} may be skipped; the first is {self.skipped[0]}"
+            )
+
+    def _without_negatives(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Indices of the rows without a hard negative."""
+        counts = [
+            pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
+            for chunk in self.table.data.column("negative_passages").chunks
+        ]
+        return np.flatnonzero(np.concatenate([np.empty(0, dtype=np.int64), *counts]) == 0)
 
 
 def load_domains(
@@ -92,20 +137,22 @@ def load_domains(
     hub: str | None,
     only: list[str] | None,
     rows: Mapping[str, int] | None = None,
+    skip: bool = False,
 ) -> list[Domain]:
     """Load the rows of the catalogued domains, every line checked once.
 
     Args:
         catalogue: domain name to `file`, `prompts` and `symmetric`, in index order.
         root: folder of the files.
-        hub: hub dataset (or folder in its layout) that holds the files instead of `root`.
+        hub: hub dataset (or local copy of one) that holds the files instead of `root`.
         only: the domains to load; None loads all.
         rows: domain name to the number of rows to keep, drawn by the name; others keep all.
+        skip: leave rows out that break the format, instead of refusing the file.
 
     Raises:
         ConfigError: `only` or `rows` names a domain that the catalogue lacks, or `rows` asks for
             no row or for more than there are.
-        DataError: a missing file or a row that breaks the format.
+        DataError: a missing file, or a row that breaks the format and is not skipped.
     """
     for name in rows or {}:
         if name not in catalogue:
@@ -115,14 +162,13 @@ def load_domains(
     loaded = []
     for name in chosen_domains(catalogue, only):
         entry = catalogue[name]
-        place = f"{hub}:{entry['file']}" if hub else str(Path(root) / entry["file"])
-        table, content = (
-            _hub_table(hub, entry["file"]) if hub else _file_table(Path(root) / entry["file"])
-        )
+        file, place = domain_file(entry["file"], root, hub)
+        table, content, skipped = _file_table(file, place, skip)
         if rows and name in rows:
             table, content = _part(name, table, content, rows[name])
         prompts = tuple(entry["prompts"])
-        loaded.append(Domain(name, place, prompts, bool(entry["symmetric"]), table, content))
+        symmetric = bool(entry["symmetric"])
+        loaded.append(Domain(name, place, prompts, symmetric, table, content, skipped))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded
 
@@ -164,76 +210,97 @@ def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Ro
     Raises:
         DataError: as in `load_domains`, for bad rows when they come.
     """
-    if hub:
-        source = _hub_source(hub, file)
-        return source._fingerprint, (row for _, row in _numbered(f"{hub}:{file}", source))
-    path = _existing(Path(root) / file)
-    return fingerprint(path), (row for _, row in _numbered(str(path), None))
+    path, place = domain_file(file, root, hub)
+    return fingerprint(path), (row for _, row in _rows(path, place))
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; set domains.root to the folder of the domain files")
-    return path
-
-
-def _file_table(path: Path) -> tuple[datasets.Dataset, str]:
-    """Rows of a local file through the Arrow cache."""
-    content = fingerprint(_existing(path))
-    return cached_table(checked_rows, {"path": str(path)}, FEATURES, content), content
-
-
-def _hub_table(hub: str, file: str) -> tuple[datasets.Dataset, str]:
-    """Rows of one file of a hub dataset, or of a folder in a hub dataset's layout."""
-    source = _hub_source(hub, file)
-    content = source._fingerprint
-    arguments = {"path": f"{hub}:{file}", "source": source}
-    return cached_table(checked_rows, arguments, FEATURES, content), content
-
-
-def _hub_source(hub: str, file: str) -> datasets.Dataset:
-    try:
-        return datasets.load_dataset(hub, data_files=file, split="train")
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"domains.hub={hub}: cannot read {file} ({error})") from None
-    except StopIteration:  # the library's answer to an empty file
-        raise DataError(f"{hub}:{file}: no rows in it") from None
-
-
-def checked_rows(path: str, source: datasets.Dataset | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a file (or of `source`) with their line numbers; query ids must be distinct.
+def domain_file(file: str, root: str, hub: str | None) -> tuple[Path, str]:
+    """A domain's file on this machine, downloaded where need be, and how messages call it.
 
     Raises:
-        DataError: a bad row, a query id that stands twice, or no row at all.
+        DataError: there is none, or it is a folder.
     """
-    for line, row in _numbered(path, source):
+    if hub is None:
+        path, place = Path(root) / file, str(Path(root) / file)
+    elif Path(hub).is_dir():
+        path, place = Path(hub) / file, f"{hub}:{file}"
+    else:
+        try:
+            found = huggingface_hub.hf_hub_download(hub, file, repo_type="dataset")
+        except (OSError, ValueError) as error:  # all of the library's own are one of these
+            first_line = str(error).strip().partition("\n")[0]
+            raise DataError(f"domains.hub={hub}: cannot read {file} ({first_line})") from None
+        path, place = Path(found), f"{hub}:{file}"
+    if path.is_dir():
+        raise DataError(f"{place}: is a folder; a domain is one .jsonl or .jsonl.gz file")
+    if not path.exists():
+        key = "domains.root to the folder" if hub is None else "domains.hub to the dataset"
+        pattern = " (a domain is one file, not a pattern)" if "*" in file else ""
+        raise DataError(f"{place}: no such file{pattern}; set {key} of the domain files")
+    return path, place
+
+
+def _file_table(
+    path: Path, place: str, skip: bool
+) -> tuple[datasets.Dataset, str, tuple[Skipped, ...]]:
+    """Rows of a file through the Arrow cache, its fingerprint, and the rows left out."""
+    content = fingerprint(path)
+    key = f"{content} {ROWS_VERSION}"
+    arguments = {"path": str(path), "place": place}
+    if not skip:
+        return cached_table(checked_rows, arguments, FEATURES, key), content, ()
+    features = datasets.Features({**FEATURES, **_FAULTS})
+    table = cached_table(all_rows, arguments, features, key)
+    faulty = np.flatnonzero(table.data.column("fault").is_valid().to_numpy())
+    found = table.select(faulty).select_columns(["line", "kind", "fault"])
+    skipped = sorted((Skipped(place, **fault) for fault in found), key=lambda one: one.line)
+    table = table.remove_columns(list(_FAULTS))
+    if skipped:
+        lines = table.data.column("line").to_numpy()
+        with without_bars():
+            kept = np.flatnonzero(~np.isin(lines, [one.line for one in skipped]))
+            table = table.select(kept).flatten_indices()
+    return table, content, tuple(skipped)
+
+
+def checked_rows(path: str, place: str) -> Iterator[dict[str, Any]]:
+    """Rows of a file with their line numbers.
+
+    Raises:
+        DataError: a row that cannot be used, or a file without rows.
+    """
+    for line, row in _rows(Path(path), place):
         yield {"line": line, **row}
 
 
-def _numbered(path: str, source: datasets.Dataset | None) -> Iterator[tuple[int, Row]]:
-    numbered: Iterator[tuple[int, Row]]
-    if source is None:
-        numbered = read_rows(Path(path))
-    else:
-        numbered = ((i, check_row(r, f"{path}:{i}")) for i, r in enumerate(source, start=1))
-    # 16 bytes a row, so that the check fits in memory for tens of millions of rows.
-    hashes, lines = array("q"), array("q")
-    for line, row in numbered:
-        hashes.append(hash(row["query_id"]))
-        lines.append(line)
-        yield line, row
-    if not lines:
-        raise DataError(f"{path}: no rows in it")
-    _refuse_twins(np.array(hashes), np.array(lines), path)
+def all_rows(path: str, place: str) -> Iterator[dict[str, Any]]:
+    """Rows of a file with their line numbers, and for lines that cannot be used the fault.
+
+    A row whose id stood before comes twice: as a row, and at the end as a fault of its line.
+
+    Raises:
+        DataError: a file that cannot be read, or without rows.
+    """
+    empty: dict[str, Any] = {**dict.fromkeys(FEATURES), "positive_passages": []}
+    for line in examined(Path(path), place):
+        row = line.row or {**empty, "negative_passages": []}
+        told = str(line.fault).removeprefix(f"{place}:{line.number}: ") if line.fault else None
+        kind = line.fault.kind if line.fault else None
+        yield {**row, "line": line.number, "kind": kind, "fault": told}
 
 
-def _refuse_twins(hashes: NDArray[np.int64], lines: NDArray[np.int64], path: str) -> None:
-    order = np.argsort(hashes, kind="stable")
-    twins = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-    if len(twins):
-        # The order is stable, so that of two neighbours the later one has the later line.
-        nearest = twins[np.argmin(lines[order[twins + 1]])]
-        first, second = lines[order[nearest]], lines[order[nearest + 1]]
-        raise DataError(
-            f"{path}:{second}: `query_id` stands in line {first} already; ids must be distinct"
-        )
+def _rows(path: Path, place: str) -> Iterator[tuple[int, Row]]:
+    unread: dict[str, int] = {}
+    false_negatives = 0
+    for line in examined(path, place):
+        if line.fault is not None:
+            raise line.fault
+        assert line.row is not None
+        for key in line.unread:
+            unread.setdefault(key, line.number)
+        false_negatives += line.false_negatives
+        yield line.number, line.row
+    if unread:
+        logger.info("%s: keys that are not read, with their first line: %s", place, unread)
+    if false_negatives:
+        logger.info("%s: %d negatives that equal a positive left out", place, false_negatives)

@@ -5,13 +5,15 @@ import io
 import json
 import os
 import sys
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.errors import DataError
+from tdro_lightning.data.example import Passage, Row, passage_text
+from tdro_lightning.errors import DataError, RowError
+from tdro_lightning.files import KeyTwice, parsed_json
 
 
 def domain_files(folder: Path) -> dict[str, Path]:
@@ -39,9 +41,10 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: a line is not a JSON object, or as in `read_lines`.
     """
-    for number, line in read_lines(path):
-        if line.strip():
-            yield number, _object(line, f"{path}:{number}")
+    for number, line in byte_lines(path):
+        value = parsed_line(line, number, f"{path}:{number}")
+        if value is not None:
+            yield number, value
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -50,16 +53,41 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: there is no such file, it is not UTF-8, or the gzip stream is damaged.
     """
+    for number, line in byte_lines(path):
+        yield number, _decoded(line, number, f"{path}:{number}")
+
+
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, undecoded line) of a plain or gzipped file.
+
+    Raises:
+        DataError: the file cannot be read, or the gzip stream is damaged.
+    """
     number = 0
     try:
         with _open_bytes(path) as stream:
             for number, line in enumerate(stream, start=1):
-                # Decoded line by line, since a text stream decodes ahead and loses the line number.
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+                yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def parsed_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
+    """The JSON object of a line, None where it is blank.
+
+    Raises:
+        RowError: it is not UTF-8 or no JSON object.
+    """
+    text = _decoded(line, number, place)
+    if not text.strip():
+        return None
+    try:
+        return _object(text, place)
+    except RowError as error:
+        if line.endswith(b"\n"):
+            raise
+        message = f"{error}; the file ends in this line: is it cut off?"
+        raise RowError(message, error.kind) from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -73,21 +101,29 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def check_row(value: Mapping[str, Any], place: str) -> Row:
-    """Return `value` as a row without unknown keys.
+    """Return `value` as a row, without unknown keys and negatives that are a positive of the row.
 
     Args:
         value: one parsed JSON object.
         place: file and line, for the message.
 
     Raises:
-        DataError: a field is missing, empty or of the wrong type, or there is no positive.
+        RowError: a field is missing, empty or of the wrong type, or there is no positive.
     """
+    positives = _passages(value, "positive_passages", place, required=True)
+    negatives = _passages(value, "negative_passages", place, required=False)
+    known = {_compared(passage) for passage in positives}
     return Row(
         query_id=_text(value, "query_id", place),
         query=_text(value, "query", place),
-        positive_passages=_passages(value, "positive_passages", place, required=True),
-        negative_passages=_passages(value, "negative_passages", place, required=False),
+        positive_passages=positives,
+        negative_passages=[p for p in negatives if _compared(p) not in known],
     )
+
+
+def _compared(passage: Passage) -> str:
+    """A passage's text as a negative is compared with the positives."""
+    return unicodedata.normalize("NFC", passage_text(passage)).strip()
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -121,19 +157,31 @@ def _open_bytes(path: Path) -> io.BufferedReader:
         if path.suffix == ".gz":
             return io.BufferedReader(gzip.open(path, "rb"))
         return path.open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file") from None
+    except PermissionError:
+        raise DataError(f"{path}: no permission to read it") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, expected a .jsonl or .jsonl.gz file") from None
 
 
+def _decoded(line: bytes, number: int, place: str) -> str:
+    # Line by line, since a text stream decodes ahead and loses the line number.
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError(f"{place}: not UTF-8 ({error.reason})", "not UTF-8") from None
+
+
 def _object(text: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = parsed_json(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not valid JSON ({error})") from None
+        kind = "key twice" if isinstance(error, KeyTwice) else "not JSON"
+        raise RowError(f"{place}: not valid JSON ({error})", kind) from None
     if not isinstance(value, dict):
-        raise DataError(f"{place}: expected a JSON object, got {type(value).__name__}")
+        found = type(value).__name__
+        raise RowError(f"{place}: expected a JSON object, got {found}", "not JSON")
     return value
 
 
@@ -141,13 +189,14 @@ def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = Fal
     text = value.get(field)
     if not isinstance(text, str):
         found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
-        raise DataError(f"{place}: `{field}` must be a string, is {found}")
+        raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
     if not empty and not text.strip():
-        raise DataError(f"{place}: `{field}` is empty")
+        raise RowError(f"{place}: `{field}` is empty", "empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{place}: `{field}` holds a lone surrogate, not valid Unicode") from None
+        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
+        raise RowError(message, "lone surrogate") from None
     return text
 
 
@@ -157,18 +206,19 @@ def _passages(value: Mapping[str, Any], field: str, place: str, *, required: boo
         return []
     if not isinstance(passages, list):
         found = "missing" if field not in value else type(passages).__name__
-        raise DataError(f"{place}: `{field}` must be a list of passages, is {found}")
+        message = f"{place}: `{field}` must be a list of passages, is {found}"
+        raise RowError(message, _kind(passages))
     if required and not passages:
-        raise DataError(f"{place}: `{field}` is empty; every row needs at least one positive")
+        message = f"{place}: `{field}` is empty; every row needs at least one positive"
+        raise RowError(message, "no positive")
     return [_passage(item, f"{field}[{i}]", place) for i, item in enumerate(passages)]
 
 
 def _passage(item: Any, field: str, place: str) -> Passage:
     if not isinstance(item, dict):
-        raise DataError(
-            f"{place}: `{field}` must be an object with docid, title and text, "
-            f"is {type(item).__name__}"
-        )
+        found = type(item).__name__
+        message = f"{place}: `{field}` must be an object with docid, title and text, is {found}"
+        raise RowError(message, _kind(item))
     return check_passage(item, f"{place}: in `{field}`")
 
 
@@ -181,7 +231,7 @@ def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) 
         empty: whether the text may be empty.
 
     Raises:
-        DataError: a field is of the wrong type, or the text is missing or empty.
+        RowError: a field is of the wrong type, or the text is missing or empty.
     """
     title = "" if value.get("title") is None else _text(value, "title", place, empty=True)
     text = _text(value, "text", place, empty=empty)
@@ -190,7 +240,8 @@ def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) 
     if score is not None:
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or abs(score) > sys.float_info.max:
-            raise DataError(f"{place}: `score` must be a finite number, is {score!r}")
+            message = f"{place}: `score` must be a finite number, is {score!r}"
+            raise RowError(message[:300], "wrong type")
         passage["score"] = float(score)
     return passage
 
@@ -199,14 +250,5 @@ def _docid(item: Mapping[str, Any], place: str) -> str:
     return "" if item.get("docid") is None else _text(item, "docid", place, empty=True)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} stands twice")
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+def _kind(value: Any) -> str:
+    return "missing" if value is None else "wrong type"

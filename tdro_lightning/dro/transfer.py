@@ -1,5 +1,6 @@
 """Weight transfer: from domain weights to the mixture of fine-tuning (paper, Table 5)."""
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,9 +118,12 @@ def check_domains(names: Sequence[str], weights: Mapping[str, float]) -> None:
     missing = [name for name in names if name not in weights]
     unknown = [name for name in weights if name not in set(names)]
     if missing or unknown:
+        near = [(n, m) for n in missing for m in difflib.get_close_matches(n, unknown, n=1)]
+        hint = "; is " + ", ".join(f"{one} the file's {other}" for one, other in near) + "?"
         raise ConfigError(
             "transfer.weights does not match the configured domains: "
             f"without a weight: {missing or 'none'}; unknown in the file: {unknown or 'none'}"
+            f"{hint if near else ''}"
         )
 
 

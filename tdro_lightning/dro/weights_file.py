@@ -1,6 +1,7 @@
 """The domain-weights file: the authors' released JSON format, with mean, EMA and lineage."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, write_json
 
 WeightsKind = Literal["last", "mean", "ema"]
+LARGEST = 10_000_000  # bytes; a thousand domains take a hundredth of it
+FORMAT = 1  # of our own keys; the authors' files have no such number
 _KEYS: dict[str, str] = {"last": "domain_weights", "mean": "mean_weights", "ema": "ema_weights"}
 
 
@@ -86,6 +89,7 @@ def write_weights(path: Path, content: WeightsFile) -> None:
         value["ema_weights"] = content.ema
     if content.lineage:
         value["lineage"] = content.lineage
+        value["format"] = FORMAT
     write_json(path, value)
 
 
@@ -93,11 +97,15 @@ def read_weights(path: Path) -> WeightsFile:
     """Read a weights file of ours or of the authors'.
 
     Raises:
-        DataError: not a weights file, a weight that is no probability, or a sum other than 1.
+        DataError: not a weights file, or one of another version of this program; a weight that is
+            no probability, or a sum other than 1.
     """
-    value = read_json(path)
+    value = read_json(path, LARGEST)
     if not isinstance(value, dict) or "domain_weights" not in value:
         raise DataError(f"{path}: not a domain-weights file; it has no key `domain_weights`")
+    if value.get("format", FORMAT) != FORMAT:
+        found = str(value["format"])[:20]
+        raise DataError(f"{path}: has format {found}; this version reads format {FORMAT}")
     last = _simplex(value, "domain_weights", path)
     kinds = {
         kind: _simplex(value, key, path) if key in value else None
@@ -107,10 +115,14 @@ def read_weights(path: Path) -> WeightsFile:
     for kind, weights in kinds.items():
         if weights is not None and set(weights) != set(last):
             raise DataError(f"{path}: `{_KEYS[kind]}` names other domains than `domain_weights`")
-    size = value.get("size", {})
+    size, lineage = value.get("size", {}), value.get("lineage", {})
     if not isinstance(size, dict):
         raise DataError(f"{path}: `size` must map domain to rows, is {type(size).__name__}")
-    lineage = value.get("lineage", {})
+    for name, rows in size.items():
+        if type(rows) is not int or rows < 1:
+            raise DataError(f"{path}: `size.{name}` must be a number of rows, is {rows!r}"[:300])
+    if not isinstance(lineage, dict) or not isinstance(lineage.get("domains", {}), dict):
+        raise DataError(f"{path}: `lineage` and its `domains` must be JSON objects")
     return WeightsFile(last=last, size=size, lineage=lineage, **kinds)
 
 
@@ -120,8 +132,9 @@ def _simplex(value: Mapping[str, Any], key: str, path: Path) -> dict[str, float]
         raise DataError(f"{path}: `{key}` must map domain to weight, is {weights!r}"[:200])
     for name, weight in weights.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
-            raise DataError(f"{path}: `{key}.{name}` must be a weight of 0 or more, is {weight!r}")
+        if not number or not 0 <= weight <= sys.float_info.max:
+            message = f"{path}: `{key}.{name}` must be a weight of 0 or more, is {weight!r}"
+            raise DataError(message[:300])
     total = math.fsum(weights.values())
     if abs(total - 1) > 1e-4:
         raise DataError(f"{path}: `{key}` must sum to 1, sums to {total:.6g}")

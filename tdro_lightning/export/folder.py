@@ -12,8 +12,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from tdro_lightning.files import read_json, write_json
-from tdro_lightning.retrieval.adapter import ADAPTER
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.model_files import ADAPTER
 from tdro_lightning.retrieval.tokenizer import prompted
 
 ADAPTER_FOLDER = "adapter"

@@ -4,16 +4,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.files import read_json
-
-ADAPTER = "adapter_config.json"
+from tdro_lightning.retrieval.model_files import ADAPTER_WEIGHTS, model_file
 
 
 @dataclass(frozen=True)
@@ -37,47 +34,50 @@ def attach_lora(backbone: PreTrainedModel, lora: Lora) -> PeftModel:
     return get_peft_model(backbone, config)
 
 
-def base_model(path: str) -> str | None:
-    """Folder or hub name of the model that an adapter belongs to; None where there is no adapter.
-
-    Args:
-        path: folder or hub name of the adapter; its base may be named relative to the folder.
-
-    Raises:
-        ConfigError: the adapter names no base.
-    """
-    found = find_adapter_config_file(path)
-    if found is None:
-        return None
-    base = read_json(Path(found)).get("base_model_name_or_path")
-    if not base:
-        raise ConfigError(f"{found}: `base_model_name_or_path` must name the adapter's base model")
-    beside = Path(found).parent / base
-    return str(beside.resolve()) if beside.is_dir() else base
-
-
 def load_adapter(backbone: PreTrainedModel, path: str) -> PeftModel:
-    """The backbone with the adapter of a folder or hub name, trainable.
+    """The backbone with the adapter of a folder or hub name, which can be trained on.
 
     Raises:
-        ConfigError: the adapter's weights are of another model; PEFT would leave them out.
+        ConfigError: the adapter is of another base model.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "(?s).*Found missing adapter keys", UserWarning)
+        warnings.simplefilter("ignore")  # of weights that are missing, which is refused below
         try:
-            return PeftModel.from_pretrained(backbone, path, is_trainable=True)
-        except (UserWarning, RuntimeError) as error:
+            model = PeftModel.from_pretrained(backbone, path, is_trainable=True)
+        except RuntimeError as error:  # weights of other sizes
             raise ConfigError(
                 f"model.path={path}: the adapter does not fit its base model "
                 f"{backbone.config.name_or_path} ({str(error).strip()[:200]})"
             ) from None
+    _require_whole(model, path, "default")
+    return model
 
 
 def add_adapter(backbone: PeftModel, path: str) -> str:
-    """Load a second adapter from a folder, frozen and not in use; returns its name."""
+    """Load a second adapter from a folder, frozen and not in use; returns its name.
+
+    Raises:
+        ConfigError: the adapter is of another base model.
+    """
     name = f"adapter{len(backbone.peft_config)}"
     backbone.load_adapter(path, name, is_trainable=False)
+    _require_whole(backbone, path, name)
     return name
+
+
+def _require_whole(model: PeftModel, path: str, name: str) -> None:
+    """Refuse an adapter whose file has other weights than the model has places for."""
+    weights = model_file(path, ADAPTER_WEIGHTS)
+    assert weights is not None, "`base_model` has seen that it is there"
+    with safe_open(weights, framework="pt") as file:
+        given = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name))
+    if given != wanted:
+        example = min(given ^ wanted)
+        raise ConfigError(
+            f"model.path={path}: the adapter does not fit its base model: {len(wanted - given)} "
+            f"weights are missing from it, {len(given - wanted)} have no place; one is {example}"
+        )
 
 
 @contextmanager

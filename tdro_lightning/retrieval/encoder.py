@@ -6,31 +6,32 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModel, PreTrainedModel
 
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.retrieval.adapter import (
-    ADAPTER,
     Lora,
     add_adapter,
     attach_lora,
-    base_model,
     load_adapter,
     switched,
 )
 from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.last_layer import last_layer
+from tdro_lightning.retrieval.model_files import ADAPTER, base_model, refuse_model_code
 from tdro_lightning.retrieval.pooling import Pooling, last_positions, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
 from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks, padded_tokens
@@ -40,6 +41,10 @@ logger = logging.getLogger(__name__)
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
 CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
+DAMAGED = (  # what loading raises where files are missing, cut off, or of another shape
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
 
@@ -262,10 +267,13 @@ def load_encoder(
     if described.is_file():
         pooling, query_tokens, passage_tokens = _description(described)
     try:
+        refuse_model_code(path)
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
-    except OSError as error:
-        first_line = str(error).strip().splitlines()[0]
+    except InputError:
+        raise
+    except DAMAGED as error:
+        first_line = f"{str(error).strip() or type(error).__name__}".splitlines()[0]
         raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
     if lora is not None:
         if isinstance(backbone, PeftModel):
@@ -312,7 +320,17 @@ def load_beside(encoder: Encoder, path: str) -> Encoder | None:
 
 def _description(path: Path) -> tuple[Pooling, int, int]:
     described = read_json(path)
-    return described["pooling"], described["query_tokens"], described["passage_tokens"]
+    try:
+        pooling = described["pooling"]
+        query_tokens, passage_tokens = described["query_tokens"], described["passage_tokens"]
+    except (KeyError, TypeError):
+        keys = "pooling, query_tokens and passage_tokens"
+        raise DataError(f"{path}: must have the keys {keys}") from None
+    limits = (query_tokens, passage_tokens)
+    if pooling not in get_args(Pooling) or not all(type(n) is int and n > 0 for n in limits):
+        shown = f"pooling={pooling!r}, query_tokens={query_tokens!r}, {passage_tokens=!r}"
+        raise DataError(f"{path}: {shown} cannot be; pooling is last or mean, the limits numbers")
+    return pooling, query_tokens, passage_tokens
 
 
 def chosen_attention(attention: Attention) -> str:
@@ -335,6 +353,8 @@ def chosen_attention(attention: Attention) -> str:
 
 def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
     base = base_model(path)
+    if base is not None:
+        refuse_model_code(base)
     backbone, report = AutoModel.from_pretrained(
         base or path,
         dtype=dtype,

@@ -47,6 +47,10 @@ class TextTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except ValueError:  # how some families report that there are no files to read
             raise ConfigError(f"model.path={path}: needs a tokenizer.json") from None
+        except Exception as error:
+            if type(error) is not Exception:  # the tokenizers library raises these, of broken files
+                raise
+            raise ConfigError(f"model.path={path}: broken tokenizer.json ({error})") from None
         return cls(tokenizer, pooling)
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:

@@ -10,13 +10,17 @@ from tdro_lightning.config import TOGETHER
 from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
+from tdro_lightning.stages.status import alone, told
 from tdro_lightning.watch import doing, entitled
 
 
 def run_stage(config: Config, command: str) -> None:
-    """Run the configured stage and write `run.json` beside its results.
+    """Run the configured stage and write `run.json` and `status.json` beside its results.
 
     All processes of a run call it, and none goes on before the results are there.
+
+    Raises:
+        ConfigError: another run is at work in the folder.
     """
     with entitled(config.name):
         _run(config, command)
@@ -30,7 +34,7 @@ def _run(config: Config, command: str) -> None:
     if config.stage == "plan":  # no run: the folder's record is of the run that is planned
         stage.run(config)
     elif is_first_process():
-        with recorded(config, command):
+        with alone(config), told(config), recorded(config, command):
             stage.run(config)
     elif config.stage in TOGETHER:
         stage.run(config)

@@ -74,7 +74,7 @@ def run(config: Config) -> None:
 
 def fit_tdro(config: Config, settings: TDROConfig) -> None:
     """Learn domain weights; writes `weights.json` and `data_usage.json`."""
-    domains = _domains(config)
+    domains = configured_domains(config, negatives=config.data.negatives > 0)
     weights = DomainWeights(
         [domain.name for domain in domains],
         learning_rate=settings.weights_lr,
@@ -106,7 +106,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
 
 def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     """Fine-tune; writes `encoder/`, `data_usage.json` and, with a benchmark, `metrics.json`."""
-    domains = _domains(config)
+    domains = configured_domains(config, negatives=config.data.negatives > 0)
     names = [domain.name for domain in domains]
     mixture = configured_mixture(config, domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
@@ -171,14 +171,6 @@ def _reference_cache(
         return None
     known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
     return ReferenceLosses(Path(settings.reference_cache), known)
-
-
-def _domains(config: Config) -> list[Domain]:
-    domains = configured_domains(config)
-    if config.data.negatives:
-        for domain in domains:
-            domain.require_negatives()
-    return domains
 
 
 def _data_arguments(config: Config, domains: list[Domain], encoder: Encoder) -> dict[str, Any]:
@@ -253,6 +245,13 @@ def _train(
             f"out of memory in step {trainer.global_step} ({str(error).partition(chr(10))[0]}); "
             "lower trainer.chunk_tokens, trainer.kept_tokens or data.batch_size, or set "
             "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        raise ResourceError(
+            f"a loader process ended or hangs ({str(error).partition(chr(10))[0]}): the memory of "
+            f"this machine may not hold data.workers={config.data.workers} of them; lower it"
         ) from None
 
 

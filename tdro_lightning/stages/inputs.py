@@ -26,6 +26,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "import": _imported,
         "mine": _mined,
         "decontaminate": lambda config: _domains(config) | _sets(config),
+        "validate": _domains_there,
         "init_model": _domains,
         "fit": _fitted,
         "evaluate": _evaluated,
@@ -56,6 +57,10 @@ def _domains(config: Config) -> dict[str, str]:
     root = Path(config.domains.root or ".")
     found = {n: config.domains.catalogue[n] for n in names if n in config.domains.catalogue}
     return {f"domain {name}": str(root / entry.file) for name, entry in found.items()}
+
+
+def _domains_there(config: Config) -> dict[str, str]:
+    return {label: path for label, path in _domains(config).items() if Path(path).is_file()}
 
 
 def _imported(config: Config) -> dict[str, str]:

@@ -100,6 +100,7 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
         "import": ("source",),
         "mine": ("mine",),
         "decontaminate": ("decontaminate", "domains", "benchmark"),
+        "validate": ("domains", "data"),
         "init_model": ("domains", "model"),
         "evaluate": ("evaluate", "benchmark", "model", "data"),
         "simulate": ("simulate",),

@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -132,6 +135,34 @@ def test_loader_workers_change_nothing(domains: list[Domain]) -> None:
         batches.append(list(loader))
     assert batches[0] == batches[1]
     assert [len(batch) for batch in batches[0]] == [6] * 8
+
+
+class Failing(RetrievalDataset):
+    """A dataset whose third row of the second domain cannot be read, or ends its process."""
+
+    def _example(self, draw: Draw) -> Example:
+        if (draw.domain, draw.row) == (1, 2):
+            if self.seed == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("the disk is gone")
+        return super()._example(draw)
+
+
+def test_a_loader_process_that_fails_says_with_which_row(domains: list[Domain]) -> None:
+    loader = DataLoader(Failing(domains, 1, 0), batch_size=None, num_workers=2, sampler=[
+        Draw(0, 0, 1), Draw(0, 1, 2), Draw(0, 0, 3),
+    ])  # fmt: skip
+    with pytest.raises(OSError, match=r"disk is gone[\s\S]*row 2 \(from 0\) of domain prompted"):
+        list(loader)
+
+
+def test_a_loader_process_that_is_killed_ends_the_run(domains: list[Domain]) -> None:
+    loader = DataLoader(
+        Failing(domains, 1, 9), batch_size=None, num_workers=2, sampler=[Draw(0, 1, 2)] * 3
+    )
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker .* (killed by signal|exited)"):
+        list(loader)
+    assert multiprocessing.active_children() == []
 
 
 @given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 2**32))

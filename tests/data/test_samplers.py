@@ -241,3 +241,17 @@ def test_row_order_is_one_endless_sequence(rows: int, asked: list[tuple[int, int
     order = RowOrder(rows, 3, "a")
     for start, count in asked:
         np.testing.assert_array_equal(order.take(start, count), whole[start : start + count])
+
+
+def test_a_domain_of_three_million_rows_beside_one_of_ten() -> None:
+    """Each of 25 domains has its share of every batch, and its rows come uniformly."""
+    rows = [3_000_000, 10, *[1000] * 23]
+    batches = HeterogeneousBatches([f"d{i}" for i in range(25)], rows, 100, 200, seed=1)
+    drawn = [draw for step in range(200) for draw in batches.global_batch(step)]
+    large = np.array([draw.row for draw in drawn if draw.domain == 0])
+    small = np.array([draw.row for draw in drawn if draw.domain == 1])
+    assert len(large) == len(small) == 800
+    assert len(set(large.tolist())) == 800
+    assert np.bincount(small).tolist() == [80] * 10
+    parts = np.bincount(large * 10 // rows[0], minlength=10)
+    assert ((parts - 80) ** 2 / 80).sum() < 27.9  # chi-square with 9 degrees, p 0.001

@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning.data.samplers import HomogeneousBatches
 from tdro_lightning.dro.transfer import check_domains, perturbed, selected, transfer
 from tdro_lightning.errors import ConfigError
 
@@ -204,3 +206,28 @@ def test_a_random_share_has_the_size_of_the_selection_and_needs_no_weights() -> 
     assert abs(chosen - 136).max() < 5 * 6.6
     again = transfer("random_share", names[::-1], {}, 70, 7).probability
     assert {name for name, p in again.items() if p > 0} == kept[7]
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-12])
+def test_all_weight_on_one_domain(tiny: float) -> None:
+    weights = {"a": 1 - 2 * tiny, "b": tiny, "c": tiny}
+    mixture = transfer("reweight", ["c", "a", "b"], weights, 70)
+    assert mixture.probability == weights
+    assert transfer("top_share", ["c", "a", "b"], weights, 40).probability == {
+        "c": 0.0, "a": 1.0, "b": 0.0,
+    }  # fmt: skip
+    sampler = HomogeneousBatches(
+        ["c", "a", "b"], [9, 9, 9], 3, 50, seed=0,
+        probability=[mixture.probability[name] for name in "cab"],
+    )  # fmt: skip
+    assert sampler.drawn() == [0, 150, 0]
+
+
+def test_the_order_of_the_file_does_not_matter() -> None:
+    names = ["c", "a", "b"]
+    for order in itertools.permutations({"a": 0.5, "b": 0.3, "c": 0.2}.items()):
+        weights = dict(order)
+        for rule in ("reweight", "top_share", "bottom_share", "loss_reweight"):
+            mixture = transfer(rule, names, weights, 70)
+            expected = transfer(rule, names, {"a": 0.5, "b": 0.3, "c": 0.2}, 70)
+            assert mixture == expected

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,7 @@ def test_released_keys(tmp_path: Path) -> None:
 def test_own_keys_follow(tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.json", WeightsFile(LAST, SIZE, MEAN, EMA, {"step": 7}))
     value = json.loads((tmp_path / "weights.json").read_text())
-    assert list(value)[4:] == ["mean_weights", "ema_weights", "lineage"]
+    assert list(value)[4:] == ["mean_weights", "ema_weights", "lineage", "format"]
     assert (value["mean_weights"], value["ema_weights"]) == (MEAN, EMA)
     assert value["lineage"] == {"step": 7}
 
@@ -110,8 +113,7 @@ def test_bad_weights(tmp_path: Path, key: str, weights: Any, message: str) -> No
     ("weight", "shown"),
     [
         (-0.1, "-0.1"),
-        (float("nan"), "nan"),
-        (float("inf"), "inf"),
+        (10**400, "1000000"),
         ("0.3", "'0.3'"),
         (True, "True"),
         (None, "None"),
@@ -122,6 +124,13 @@ def test_bad_weight(tmp_path: Path, key: str, weight: Any, shown: str) -> None:
     path = saved(tmp_path, {**RELEASED, key: {"nq": 0.5, "agnews": weight, "AllNLI": 0.2}})
     message = f"{path}: `{key}.agnews` must be a weight of 0 or more, is {shown}"
     with pytest.raises(DataError, match=re.escape(message)):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path: Path, weight: float) -> None:
+    path = saved(tmp_path, {**RELEASED, "domain_weights": {"nq": 0.5, "agnews": weight}})
+    with pytest.raises(DataError, match=r"weights\.json: not valid JSON \(\w+ is not"):
         read_weights(path)
 
 
@@ -150,6 +159,43 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "weights.json").write_text(json.dumps(RELEASED)[:-5])
     with pytest.raises(DataError, match=r"weights\.json: not valid JSON"):
         read_weights(tmp_path / "weights.json")
+
+
+def test_a_reader_sees_the_old_or_the_new_file_whatever_kills_the_writer(tmp_path: Path) -> None:
+    """50 writers, each killed at another moment."""
+    path = tmp_path / "weights.json"
+    names = [f"domain {i}" for i in range(200)]
+    versions = [dict.fromkeys(names, 1 / 200), {**dict.fromkeys(names, 0.0), "domain 7": 1.0}]
+    contents = [WeightsFile(version, dict.fromkeys(names, 3)) for version in versions]
+    write_weights(path, contents[0])
+    seen = set()
+    for kill in range(50):
+        writer = os.fork()
+        if writer == 0:
+            while True:
+                for content in contents:
+                    write_weights(path, content)
+        began, before = time.monotonic(), path.stat().st_ino
+        while path.stat().st_ino == before and time.monotonic() - began < 10:
+            seen.add(read_weights(path).last["domain 7"])
+        time.sleep(0.0003 * (kill % 10))
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        read = read_weights(path)
+        assert read in contents
+        seen.add(read.last["domain 7"])
+    assert seen == {1 / 200, 1.0}
+
+
+def test_a_file_of_the_first_format_is_read_for_ever(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it; it must not change with the program."""
+    golden = Path(__file__).with_name("weights_format_1.json")
+    read = read_weights(golden)
+    assert read.last == {"nq": 0.5, "agnews": 0.3, "AllNLI": 0.2}
+    assert (read.mean, read.ema) == (MEAN, EMA)
+    assert read.lineage == {"domains": {"nq": "a", "agnews": "b", "AllNLI": "c"}, "steps": 3}
+    write_weights(tmp_path / "again.json", read)
+    assert (tmp_path / "again.json").read_bytes() == golden.read_bytes()
 
 
 def test_weights_of_other_rows_are_refused() -> None:

@@ -1,0 +1,114 @@
+"""What a domain's file holds, and all that is wrong with it, without training on it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.data.examination import Line, examined
+from tdro_lightning.data.example import Row, passage_text
+from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.errors import DataError, RowError
+
+NO_NEGATIVE = "no negative"
+
+
+@dataclass
+class Findings:
+    """Counts of a domain's rows.
+
+    Args:
+        place: the file, as messages call it.
+        lines: lines that are not blank.
+        faults: the rows that cannot be used, by line.
+        few_negatives: usable rows that must repeat negatives.
+        false_negatives: negatives that equal a positive of their row, which are left out.
+        twins: usable rows whose query and positives stand in an earlier row.
+        elsewhere: usable rows whose query and positives stand in an earlier domain.
+        unread: keys that are not read, with the number of rows that have them.
+        unusable: why the file as a whole cannot be used, None where it can.
+    """
+
+    place: str
+    lines: int = 0
+    faults: list[RowError] = field(default_factory=list)
+    few_negatives: int = 0
+    false_negatives: int = 0
+    twins: int = 0
+    elsewhere: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    unusable: str | None = None
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be used."""
+        return self.lines - len(self.faults)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """Faulty rows of each kind."""
+        return Counter(fault.kind for fault in self.faults)
+
+
+class Validation:
+    """Findings of one domain after the other; it remembers the rows of the earlier ones.
+
+    Args:
+        negatives: hard negatives that a row is asked for; 0 needs none.
+    """
+
+    def __init__(self, negatives: int) -> None:
+        self.negatives = negatives
+        self._earlier: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def domain(self, path: Path, place: str) -> Findings:
+        """What the file of a domain holds; nothing it may hold ends this."""
+        found = Findings(place)
+        keys: dict[int, int] = {}  # of usable rows, by line
+        faults: dict[int, RowError] = {}
+        try:
+            for line in examined(path, place):
+                self._take(line, found, keys, faults)
+        except DataError as error:
+            found.unusable = str(error)
+        found.faults = [faults[number] for number in sorted(faults)]
+        hashes = np.fromiter(keys.values(), dtype=np.int64, count=len(keys))
+        found.twins = len(hashes) - len(np.unique(hashes))
+        found.elsewhere = int(np.isin(hashes, self._earlier).sum())
+        self._earlier = np.union1d(self._earlier, hashes)
+        return found
+
+    def _take(
+        self, line: Line, found: Findings, keys: dict[int, int], faults: dict[int, RowError]
+    ) -> None:
+        if line.row is None:
+            assert line.fault is not None
+            found.lines += line.number not in keys  # a twin's line has been counted as a row's
+            keys.pop(line.number, None)
+            faults[line.number] = line.fault
+            return
+        found.lines += 1
+        found.unread.update(line.unread)
+        found.false_negatives += line.false_negatives
+        available = len(line.row["negative_passages"])
+        if self.negatives and not available:
+            message = f"{found.place}:{line.number}: `negative_passages` is empty"
+            faults[line.number] = RowError(message, NO_NEGATIVE, line.number)
+            return
+        found.few_negatives += available < self.negatives
+        keys[line.number] = _key(line.row)
+
+
+def _key(row: Row) -> int:
+    """A hash of the query and the set of its positives, as they are compared."""
+    positives = frozenset(normalise(passage_text(p)) for p in row["positive_passages"])
+    return hash((normalise(row["query"]), positives))
+
+
+def kinds_of(findings: Iterable[Findings]) -> list[str]:
+    """All kinds of faults that occur, the most frequent first."""
+    total: Counter[str] = sum((found.kinds for found in findings), Counter())
+    return sorted(total, key=lambda kind: (-total[kind], kind))

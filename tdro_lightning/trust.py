@@ -17,6 +17,7 @@ TARGETS = {  # all that a composed configuration may have built, and where
         "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
     ),
     "hydra.sweeper._target_": ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper",),
+    "hydra.callbacks.plan._target_": ("tdro_lightning.sweeps.Plan",),
 }
 LOGGING = {  # in the logging sections, whose values Python can call as well
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
@@ -51,7 +52,7 @@ def refuse_code(tree: Any, place: str = "") -> None:
         name = key.rpartition(".")[2]
         if name in ("_target_", "_partial_", "_args_") and value not in TARGETS.get(key, ()):
             raise ConfigError(f"{key}: a configuration names no code to run; leave `{name}` out")
-        if key.startswith("hydra.callbacks") or key.startswith("hydra.job.env_set"):
+        if key.startswith(("hydra.callbacks", "hydra.job.env_set")) and key not in TARGETS:
             raise ConfigError(f"{key}: is not allowed here: it would change what the program runs")
         if key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
             _refuse_calls(key, name, value)

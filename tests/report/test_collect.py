@@ -105,8 +105,8 @@ def test_missing_folders_and_runs_are_named(tmp_path: Path) -> None:
         ("metrics.json", '{"retrievers": 3}', "`retrievers` must be a JSON object, is 3"),
         (
             "metrics.json",
-            '{"retrievers": {"u": {"sets": {"nq": {"ndcg@10": NaN, "queries": 3}}}}}',
-            r"`retrievers\.u\.sets`, `nq\.ndcg@10` must be a finite number, is nan",
+            '{"retrievers": {"u": {"sets": {"nq": {"ndcg@10": 1e999, "queries": 3}}}}}',
+            r"`retrievers\.u\.sets`, `nq\.ndcg@10` must be a finite number, is inf",
         ),
         (
             "metrics.json",

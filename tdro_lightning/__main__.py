@@ -190,6 +190,7 @@ def _start(arguments: list[str]) -> list[InputError]:
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
@@ -198,14 +199,21 @@ def _start(arguments: list[str]) -> list[InputError]:
     from tdro_lightning.sweeps import STARTED, failures, recorded_job, summarise
 
     command = "python -m tdro_lightning " + shlex.join(arguments)
+    wrong: list[InputError] = []
 
     def job(composed: "DictConfig") -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
         if HydraConfig.get().mode == RunMode.MULTIRUN and processes() == 1:
             with recorded_job(HydraConfig.get()):
                 run(composed, command)
-        else:
+            return
+        try:
             run(composed, command)
+        except (InputError, HydraException) as error:
+            if processes() > 1:  # the others may be waiting
+                raise
+            # Hydra would print a headline of its own above what goes through it.
+            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
 
     if not is_first_process():
         arguments += ["hydra.output_subdir=null"]
@@ -221,7 +229,7 @@ def _start(arguments: list[str]) -> list[InputError]:
             STARTED.clear()
             for folder in sweeps:
                 summarise(folder)
-    return [failure for folder in sweeps for failure in failures(folder)]
+    return wrong + [failure for folder in sweeps for failure in failures(folder)]
 
 
 def log_to(path: Path) -> None:

@@ -144,6 +144,6 @@ CASES = [
     Case("an adapter that names no base", adapter(lambda f: set_in(f / "adapter/adapter_config.json", base_model_name_or_path=None)), 2, "model.path=adapter: its adapter_config.json names no base_model_name_or_path"),
     Case("an adapter as a pickle", adapter(pickled_adapter), 2, "model.path=adapter: no adapter_model.safetensors in it; ..."),
     Case("an adapter whose base brings code", adapter(lambda f: code(f / "model")), 2, f"{BASE}: its config.json {CODE}"),
-    Case("an adapter of another base", adapter(other_base), 2, "model.path=adapter: cannot be loaded (...)"),
+    Case("an adapter of another base", adapter(other_base), 2, "model.path=adapter: the adapter does not fit its base model model (...)"),
     Case("an adapter with a weight missing", adapter(half_an_adapter), 2, "model.path=adapter: the adapter does not fit its base model: 1 weights are missing from it, 0 have no place; ..."),
 ]  # fmt: skip

@@ -11,7 +11,6 @@ from tdro_lightning.errors import ConfigError
 TransferName = Literal[
     "uniform", "random_share", "top_share", "bottom_share", "reweight", "loss_reweight"
 ]
-WITHOUT_WEIGHTS = ("uniform", "random_share")
 
 
 @dataclass(frozen=True)

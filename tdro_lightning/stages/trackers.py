@@ -18,6 +18,7 @@ from tdro_lightning.report.collect import read_run
 from tdro_lightning.report.runs import Run
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.console import tell
+from tdro_lightning.watch import doing
 
 STEP = "trainer/global_step"
 TABLE = {  # column: the prefix of its metrics in the history
@@ -65,6 +66,7 @@ def loggers(config: Config, start: int) -> list[Logger]:
             )
         )
     if config.logger.wandb != "disabled":
+        doing("starting W&B")
         run = _started(config)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
@@ -104,7 +106,7 @@ def _started(config: Config) -> Any:
 
     if config.logger.wandb == "online":
         try:
-            if wandb.api.api_key is None:
+            if not wandb.login(prompt=False):
                 raise wandb.Error("nobody is logged in; `wandb login` does that")
             return start("online")
         except wandb.Error as error:

@@ -20,7 +20,7 @@ from omegaconf.errors import (
 from tdro_lightning import evaluation
 from tdro_lightning.data import imports
 from tdro_lightning.data.rule import MiningRule
-from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
+from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.schema import (
     MODULES,

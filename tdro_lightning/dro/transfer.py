@@ -16,7 +16,6 @@ RULES = {  # and what a retriever is called that was trained so
     "reweight": "reweighted",
     "loss_reweight": "loss reweighted",
 }
-WITHOUT_WEIGHTS = ("uniform", "random_share")
 
 
 @dataclass(frozen=True)

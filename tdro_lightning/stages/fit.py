@@ -21,15 +21,9 @@ from tdro_lightning.datamodules import (
     HomogeneousDataModule,
     RetrievalDataModule,
 )
+from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import (
-    RULES,
-    WITHOUT_WEIGHTS,
-    Mixture,
-    check_domains,
-    perturbed,
-    transfer,
-)
+from tdro_lightning.dro.transfer import RULES, Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError

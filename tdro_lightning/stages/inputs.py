@@ -6,7 +6,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from tdro_lightning.data.jsonl import domain_files
-from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS
+from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint

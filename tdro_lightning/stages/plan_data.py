@@ -13,7 +13,8 @@ from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain, chosen_domains
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
-from tdro_lightning.dro.transfer import WITHOUT_WEIGHTS, perturbed, transfer
+from tdro_lightning.dro import WITHOUT_WEIGHTS
+from tdro_lightning.dro.transfer import perturbed, transfer
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
 from tdro_lightning.retrieval.tokenizer import TextTokenizer

@@ -17,6 +17,7 @@ from tdro_lightning.report.runs import Run
 from tdro_lightning.schema import Config
 from tdro_lightning.stages import wandb_run
 from tdro_lightning.stages.console import tell
+from tdro_lightning.watch import doing
 
 TABLE = {  # column: the prefix of its metrics in the history
     "weight": "weights/",
@@ -61,6 +62,7 @@ def loggers(config: Config, start: int) -> list[Logger]:
                 purge_step=start or None,
             )
         )
+    doing("starting W&B")
     run = wandb_run.begun(config, start)
     return found if run is None else [*found, wandb_run.Tracked(run)]
 

@@ -33,7 +33,7 @@ def run(config: Config) -> None:
     import wandb
 
     assert config.workspace is not None
-    if wandb.api.api_key is None:
+    if not wandb.login(prompt=False):
         raise ConfigError("stage=workspace saves to W&B, and nobody is logged in: wandb login")
     saved = workspace(config.workspace.entity, config.logger.project, config.workspace.name).save()
     tell(f"Workspace: {saved.url}")

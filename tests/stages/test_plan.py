@@ -20,7 +20,9 @@ def plan(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Planned:
 
     def planned(experiment: str, *overrides: str) -> tuple[Ended, dict[str, Any]]:
         given = (f"+experiment={experiment}", "stage=plan", "run_dir=plan")
-        ended = run(capfd, tmp_path, *overrides, *given)
+        flags = [override for override in overrides if override.startswith("--")]
+        changes = [override for override in overrides if override not in flags]
+        ended = run(capfd, tmp_path, *flags, *given, *changes)
         file = tmp_path / "plan" / "plan.json"
         return ended, json.loads(file.read_text()) if file.exists() else {}
 

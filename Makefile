@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format bench report
+.PHONY: install demo test lint format bench report faults
 
 install: .venv/installed
 
@@ -30,6 +30,10 @@ format: install
 
 bench: install
 	$(BIN)/python experiments/benchmarks/bench.py
+
+faults: install
+	$(BIN)/python experiments/faults/kill_loop.py
+	$(BIN)/python -m pytest -m nightly
 
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]

@@ -21,7 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tdro_lightning.config import checked, package_folder, unknown_key
-from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, PeerError, ResourceError, Stopped
+from tdro_lightning.errors import (
+    ConfigError,
+    InputError,
+    NonFiniteError,
+    PeerError,
+    ResourceError,
+    Stopped,
+)
 from tdro_lightning.launcher import STARTED_BY
 from tdro_lightning.processes import (
     from_first,
@@ -37,7 +44,7 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
        python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
 """
 RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-RESOURCES += (errno.EIO, errno.ESTALE)
+RESOURCES += (errno.EIO, errno.ESTALE, errno.EFBIG)
 
 
 def conf_folder() -> Path:

@@ -80,7 +80,9 @@ def kill_loop(
         code = _ended(start([*arguments, *own]), folder, kill, longest)
         took = time.monotonic() - began
         if kill is None:
-            print(f"{folder.name}: to the end in {took:.1f} s, exit code {code}", file=log, flush=True)
+            print(
+                f"{folder.name}: to the end in {took:.1f} s, exit code {code}", file=log, flush=True
+            )
             if code != 0:
                 return [f"{folder.name}: exit code {code}"]
             continue
@@ -113,11 +115,13 @@ def _ended(process: int, run_dir: Path, kill: Kill | None, longest: float) -> in
 
 def _is_time(kill: Kill, run_dir: Path, started: float, longest: float) -> bool:
     """Whether a kill falls now; it may wait for a fraction of a second."""
-    if kill.kind == "any moment":
-        return time.time() - started >= kill.share * longest
     history = run_dir / HISTORY
+    if kill.kind == "any moment" and time.time() - started >= kill.share * longest:
+        return True
     if not history.is_file() or history.stat().st_mtime < started:
         return False  # the run has not come to its training yet
+    if kill.kind == "any moment":  # at the latest before it takes the steps of the next kills
+        return steps_in(history) > kill.step + 1
     if kill.kind == "save":
         found = list((run_dir / "checkpoints").glob(".step-*.tmp"))
         if not found or int(found[0].name.split(".")[1].removeprefix("step-")) <= kill.step:
@@ -135,9 +139,7 @@ def differences(run_dir: Path, alone: Path) -> list[str]:
     found = [] if _history(run_dir) == _history(alone) else [HISTORY]
     weights = (read_json(folder / "weights.json") for folder in (run_dir, alone))
     found += ["weights.json"] if next(weights) != next(weights) else []
-    names = [
-        {str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()} for d in (run_dir, alone)
-    ]
+    names = [{str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()} for d in (run_dir, alone)]
     found += [f"file {name} in one of them" for name in sorted(names[0] ^ names[1])]
     ours, theirs = (checkpoints(folder / "checkpoints") for folder in (run_dir, alone))
     found += [f"{path.name}: {damage}" for path in ours if (damage := damage_of(path))]

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format bench report nightly
+.PHONY: install demo test lint format bench faults report nightly
 
 install: .venv/installed
 
@@ -35,6 +35,10 @@ format: install
 
 bench: install
 	$(BIN)/python experiments/benchmarks/bench.py
+
+faults: install
+	$(BIN)/python experiments/faults/kill_loop.py
+	$(BIN)/python -m pytest -m nightly tests/test_peers.py
 
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]

@@ -49,8 +49,10 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
 
 to begin with: python -m tdro_lightning +experiment=demo
 """
-RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-RESOURCES += (errno.EIO, errno.ESTALE)
+RESOURCES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EIO, errno.ESTALE),
+)
 
 
 def conf_folder() -> Path:

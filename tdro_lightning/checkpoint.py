@@ -119,6 +119,26 @@ def newest_valid(folder: Path) -> Path | None:
     return None
 
 
+def require_room(folder: Path, size: int) -> None:
+    """Refuse a run whose checkpoints would not fit, before its first step.
+
+    Args:
+        folder: of the checkpoints; it may not be there yet.
+        size: bytes of one.
+
+    Raises:
+        ResourceError: the disk has not enough bytes left.
+    """
+    place = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(place).free
+    needed = max(1, KEPT + 1 - len(checkpoints(folder))) * size  # one is written beside those kept
+    if free < needed:
+        raise ResourceError(
+            f"{folder}: checkpoints need {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB are free "
+            "there; make room or choose another run_dir"
+        )
+
+
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where nothing is."""
     state = path / STATE

@@ -21,7 +21,7 @@ from typing import Any
 from tdro_lightning.errors import PeerError, Stopped
 
 POLL = 0.5  # seconds between two looks
-TO_FOLLOW = 10.0  # seconds in which a process ends by itself after another one has failed
+TO_FOLLOW = 8.0  # seconds in which a process ends by itself after another one has failed
 TO_SAVE = 120.0  # seconds in which it ends by itself, with a checkpoint, after its launcher
 ANSWER = timedelta(seconds=10)  # of the store
 LOST = re.compile("gloo|NCCL|onnection|imed out|roken pipe")  # in errors of collectives
@@ -68,6 +68,7 @@ class _Peers:
         self._key = f"tdro_lightning/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._store = TCPStore(host, port, wait_for_workers=False, timeout=ANSWER)
+        self._seen: tuple[str, int] | None = None
         self._main = threading.main_thread().ident
         self._parent = os.getppid()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
@@ -84,25 +85,25 @@ class _Peers:
         )
         try:
             first = json.loads(self._store.compare_set(self._key, "", own))
-        except RuntimeError:  # the store has gone with the launcher
-            return None
+        except RuntimeError:  # the store has gone with the process that kept it
+            return self._seen
+        if self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(2 * POLL)  # the store goes with this process, so the others read it first
         return None if first["rank"] == self.rank else (first["message"], first["code"])
 
     def _watch(self) -> None:
         while not self.over.wait(POLL):
-            try:
-                told = self._told()
-            except RuntimeError:
-                told = None
-                gone = True
-            else:
-                gone = os.getppid() != self._parent
-            if gone:
+            if os.getppid() != self._parent:
                 self._say("its launcher has gone, so it stops")
                 os.kill(os.getpid(), signal.SIGTERM)
                 self._end_within(TO_SAVE, 128 + signal.SIGTERM)
                 return
-            if told is not None:
+            try:
+                told = self._told()
+            except RuntimeError:
+                told = {"message": "the process that keeps the store has ended", "code": 1}
+            if told is not None and os.getppid() == self._parent:
+                self._seen = told["message"], told["code"]
                 self._say(f"it ends, as {told['message']}", told["message"])
                 self._end_within(TO_FOLLOW, told["code"])
                 return

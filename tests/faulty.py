@@ -18,7 +18,8 @@ from tdro_lightning.modules import tdro
 
 
 def met(kind: str) -> None:
-    """Meet the fault."""
+    """Meet the fault, and say when."""
+    print(f"fault met at {time.monotonic()}", flush=True)
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "raise":

@@ -115,11 +115,13 @@ def _ended(process: int, run_dir: Path, kill: Kill | None, longest: float) -> in
 
 def _is_time(kill: Kill, run_dir: Path, started: float, longest: float) -> bool:
     """Whether a kill falls now; it may wait for a fraction of a second."""
-    if kill.kind == "any moment":
-        return time.time() - started >= kill.share * longest
     history = run_dir / HISTORY
+    if kill.kind == "any moment" and time.time() - started >= kill.share * longest:
+        return True
     if not history.is_file() or history.stat().st_mtime < started:
         return False  # the run has not come to its training yet
+    if kill.kind == "any moment":  # at the latest before it takes the steps of the next kills
+        return steps_in(history) > kill.step + 1
     if kill.kind == "save":
         found = list((run_dir / "checkpoints").glob(".step-*.tmp"))
         if not found or int(found[0].name.split(".")[1].removeprefix("step-")) <= kill.step:

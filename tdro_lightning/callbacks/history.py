@@ -9,10 +9,10 @@ from typing import Any
 
 from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from tdro_lightning.errors import ResourceError
 from tdro_lightning.files import write_text
+from tdro_lightning.processes import is_first_process
 
 HISTORY = "history.csv"  # in the run folder
 HEADER = ("step", "metric", "value")
@@ -67,13 +67,14 @@ class History(Logger):
         """Unused: a run has one history."""
         return ""
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line a metric.
 
         Raises:
             ResourceError: the disk is full or cannot be written.
         """
+        if not is_first_process():
+            return
         self.latest.update(metrics)
         lines = [(step, n, repr(float(v))) for n, v in metrics.items() if n != "epoch"]
         try:
@@ -85,17 +86,19 @@ class History(Logger):
                 "the same command goes on from the newest checkpoint"
             ) from None
 
-    @rank_zero_only
     def save(self) -> None:
         """Put on the disk what has been written, before a checkpoint is."""
+        if not is_first_process():
+            return
         with self.path.open("rb") as stream:
             os.fsync(stream.fileno())
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the configuration is in run.json."""
 
-    @rank_zero_only
     def _open(self, start: int) -> None:
+        if not is_first_process():  # as our own launcher has it: SLURM may number otherwise
+            return
         kept: list[list[str]] = []
         if start and self.path.is_file():
             kept = [line for line in _lines(self.path) if int(line[0]) < start]

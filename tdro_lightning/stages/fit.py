@@ -8,11 +8,12 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.callbacks.throughput import Throughput
-from tdro_lightning.checkpoint import step_of
+from tdro_lightning.checkpoint import require_room, step_of
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
@@ -201,6 +202,11 @@ def _train(
     if is_first_process():
         depends = decisive(config, read_json(run_dir / RECORD)["inputs"])
         start = resumed(config, depends)
+        if config.trainer.checkpoint_every is not None:
+            trained = [p for p in module.parameters() if p.requires_grad]
+            # Each with AdamW's two moments.
+            size = 3 * sum(p.numel() * p.element_size() for p in trained)
+            require_room(run_dir / CHECKPOINTS, size)
     start = from_first(start)
     data.step = step_of(start) if start else 0
     checkpoints = Checkpoints(run_dir / CHECKPOINTS, config.trainer.checkpoint_every, depends)
@@ -217,6 +223,7 @@ def _train(
         logger=loggers(config, data.step),
         callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
+        plugins=[TorchElasticEnvironment() if processes() > 1 else LightningEnvironment()],
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them
         enable_progress_bar=False,

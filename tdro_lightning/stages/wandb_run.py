@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.schema import Config
@@ -31,7 +30,6 @@ class Tracked(WandbLogger):
         super().__init__(experiment=run)
         self._lost = False
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hand values on, as long as W&B takes them."""
         if self._lost:

@@ -79,7 +79,5 @@ def test_an_adapter_whose_weights_have_other_names_is_refused(
     deeper = {name.replace(".layers", ".model.layers"): w for name, w in weights.items()}
     save_file(deeper, tmp_path / "adapter_model.safetensors")
     plain = AutoModel.from_pretrained(folders["qwen2"])
-    with pytest.raises(
-        ConfigError, match="does not fit its base model: 28 weights are missing"
-    ):
+    with pytest.raises(ConfigError, match="does not fit its base model: 28 weights are missing"):
         load_adapter(plain, str(tmp_path))

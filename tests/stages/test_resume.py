@@ -2,21 +2,28 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tdro_lightning.checkpoint import read_checkpoint
+from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.callbacks.history import History
+from tdro_lightning.checkpoint import read_checkpoint, write_checkpoint
+from tdro_lightning.optim import Optimisation
+from tdro_lightning.stages import domains
 from tests.command import Ended, run
 from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.test_checkpoint import Payload
 
 ARGUMENTS = (
     "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
@@ -86,6 +93,7 @@ def assert_same_results(run_dir: Path, whole: Path) -> None:
     last = [read_checkpoint(place / "checkpoints/step-0000006") for place in (run_dir, whole)]
     for key in ("state_dict", "optimizer_states", "domain_weights", "global_step"):
         assert_identical(last[0][key], last[1][key])
+    assert all(name.startswith("proxy.") for name in last[0]["state_dict"])  # no reference
 
 
 def assert_identical(one: Any, other: Any) -> None:
@@ -109,7 +117,7 @@ def test_an_unfinished_run_goes_on(command: Command, folder: Path, whole: Path) 
     unfinish(folder / "run", "step-0000004")
     with (folder / "run/history.csv").open("a") as stream:
         stream.write("5,weights/ea")  # a line that a kill has cut short
-    ended = command("trainer.steps=6")
+    ended = command("trainer.steps=6", "data.workers=2")  # they change nothing
     assert ended.code == 0, ended.err
     assert_same_results(folder / "run", whole)
     again = command("trainer.steps=6", "trainer.resume=must")  # at its end: nothing to do
@@ -181,7 +189,21 @@ def test_what_matters_may_not_change(command, folder: Path, whole: Path, kind: s
     assert kept(folder / "run") == ["step-0000004"]
 
 
-@pytest.mark.parametrize("what", ["rows/hard.jsonl", "model/model.safetensors", "reference"])
+def test_the_order_of_the_domains_may_change(command, folder: Path, whole: Path) -> None:
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    ended = command("trainer.steps=6", "domains.only=[hard,easy,middle]")
+    assert ended.code == 0, ended.err
+    ours, theirs = (
+        json.loads((place / "weights.json").read_text())["domain_weights"]
+        for place in (folder / "run", whole)
+    )
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "what", ["rows/hard.jsonl", "model/model.safetensors", "model/tokenizer.json", "reference"]
+)
 def test_what_is_read_may_not_change(command, folder: Path, whole: Path, what: str) -> None:
     """By content, with the old size and time."""
     shutil.copytree(whole, folder / "run")
@@ -189,6 +211,8 @@ def test_what_is_read_may_not_change(command, folder: Path, whole: Path, what: s
     path = folder / what
     if path.is_dir():
         tiny_model(path, seed=9)
+    elif path.suffix == ".json":
+        path.write_text(path.read_text() + " ")
     else:
         times = path.stat()
         content = bytearray(path.read_bytes())
@@ -199,6 +223,7 @@ def test_what_is_read_may_not_change(command, folder: Path, whole: Path, what: s
     ended = command("trainer.steps=6")
     assert ended.code == 2
     label = {"rows/hard.jsonl": "domain hard", "model/model.safetensors": "model"}
+    label["model/tokenizer.json"] = "model"
     assert f"content of {label.get(what, what)} " in ended.err
 
 
@@ -256,3 +281,175 @@ def test_a_signal_saves_once_and_the_same_command_goes_on(
     assert alone.wait(timeout=100) == 0
     ours, theirs = ((folder / d / "weights.json").read_text() for d in ("run", "alone"))
     assert ours == theirs
+
+
+def test_a_reference_that_is_gone_is_named(command, folder: Path, whole: Path) -> None:
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    shutil.rmtree(folder / "reference")
+    began = time.monotonic()
+    ended = command("trainer.steps=6")
+    assert ended.code in (2, 3)
+    assert "reference" in ended.err
+    assert time.monotonic() - began < 10
+    assert kept(folder / "run") == ["step-0000004"]
+
+
+def test_a_kill_in_the_first_save_begins_again(command, folder: Path, whole: Path) -> None:
+    """The history has its steps, and there has never been a checkpoint."""
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run")
+    history = folder / "run/history.csv"
+    lines = [line for line in history.read_text().splitlines() if line[0] in "s01"]
+    history.write_text("\n".join(lines) + "\n")
+    (folder / "run/checkpoints/.step-0000002.1.tmp").mkdir()
+    (folder / "run/.weights.json.1.tmp").touch()
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert_same_results(folder / "run", whole)
+    assert not list((folder / "run").rglob("*.tmp"))
+
+
+def test_a_run_that_starts_again_removes_the_old_checkpoints(command, folder, whole) -> None:
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    ended = command("trainer.steps=6", "trainer.resume=never", "trainer.max_hours=1e-9")
+    assert ended.code == 0, ended.err
+    assert kept(folder / "run") == ["step-0000001"]
+
+
+def test_a_time_limit_ends_in_good_order(command, folder: Path, whole: Path) -> None:
+    ended = command("trainer.steps=6", "trainer.max_hours=1e-9")
+    assert ended.code == 0
+    assert "stopped by its time limit after step 1 of 6" in ended.err
+    assert json.loads((folder / "run/run.json").read_text())["status"] == "time_limit"
+    assert not (folder / "run/weights.json").exists()
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert_same_results(folder / "run", whole)
+    ended = command("trainer.steps=6", "trainer.max_hours=0")
+    assert ended.code == 2
+    assert "trainer.max_hours=0.0 must be above 0" in ended.err
+
+
+def test_variables_of_slurm_change_nothing(command, folder: Path, whole, monkeypatch) -> None:
+    """As they are in the shell of a job that starts one process by itself."""
+    numbers = {"JOB_ID": 1, "NTASKS": 4, "NTASKS_PER_NODE": 4, "PROCID": 3, "LOCALID": 3}
+    for name, value in {**numbers, "NODEID": 0, "NNODES": 1, "JOB_NAME": "tdro"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert_same_results(folder / "run", whole)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_no_memory_names_what_lowers_its_use(command, folder, monkeypatch, kind: type) -> None:
+    update = Optimisation.update
+
+    def full(self: Any, *given: Any) -> Any:
+        if given[-1] == 3:
+            raise kind("tried to allocate 2.00 GiB")
+        return update(self, *given)
+
+    monkeypatch.setattr(Optimisation, "update", full)
+    ended = command("trainer.steps=6")
+    assert ended.code == 6
+    assert "out of memory in step 3 (tried to allocate 2.00 GiB)" in ended.err
+    for key in ("chunk_tokens", "kept_tokens", "batch_size", "activation_checkpointing"):
+        assert key in ended.err
+    assert kept(folder / "run") == ["step-0000002"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A limit on the size of files, which stands for the end of the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_with_6_and_the_same_command_goes_on(command, folder, whole) -> None:
+    with files_of_at_most(40_000):
+        ended = command("trainer.steps=6")
+    assert ended.code == 6, ended.err
+    assert "step-0000002: the checkpoint cannot be written" in ended.err
+    assert not list((folder / "run/checkpoints").iterdir())
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert_same_results(folder / "run", whole)
+
+
+def test_a_history_that_cannot_be_written_ends_with_6(command, folder: Path, monkeypatch) -> None:
+    rows = History.log_metrics
+
+    def limited(self: Any, metrics: Any, step: int) -> None:
+        with files_of_at_most(self.path.stat().st_size if step == 3 else 10**9):
+            rows(self, metrics, step)
+
+    monkeypatch.setattr(History, "log_metrics", limited)
+    ended = command("trainer.steps=6")
+    assert ended.code == 6, ended.err
+    assert "run/history.csv: step 3 cannot be written (File too large)" in ended.err
+    assert kept(folder / "run") == ["step-0000002"]
+
+
+def test_too_little_room_is_told_before_the_first_step(command, folder, monkeypatch) -> None:
+    free = shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: free)
+    ended = command("trainer.steps=6")
+    assert ended.code == 6
+    assert "run/checkpoints: checkpoints need" in ended.err
+    assert not (folder / "run/history.csv").exists()
+
+
+def test_a_run_folder_in_a_file_s_place_is_named(command, folder: Path) -> None:
+    (folder / "taken").touch()
+    ended = command("trainer.steps=6", "run_dir=taken/run")
+    assert ended.code == 6
+    assert "taken" in ended.err
+
+
+def test_a_stop_before_the_training_leaves_nothing_half_done(command, folder, monkeypatch) -> None:
+    """While rows are read."""
+    load = domains.load_domains
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return load(*given, **named)
+
+    monkeypatch.setattr(domains, "load_domains", stopped)
+    ended = command("trainer.steps=6")
+    assert ended.code == 143
+    assert json.loads((folder / "run/run.json").read_text())["status"] == "stopped"
+    assert not list((folder / "run").rglob("*.tmp"))
+    monkeypatch.undo()
+
+
+def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Later than a second after the first: a terminal's reaches a process twice."""
+    stops = Stops(Checkpoints(tmp_path, None, {}))
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stops._note(signal.SIGINT, None)
+    now = 100.5
+    stops._note(signal.SIGINT, None)
+    now = 103.0
+    with pytest.raises(KeyboardInterrupt):
+        stops._note(signal.SIGINT, None)
+
+
+def test_a_hostile_checkpoint_is_refused_by_the_command(command, folder, whole) -> None:
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    path = folder / "run/checkpoints/step-0000004"
+    held = json.loads((path / "manifest.json").read_text())
+    shutil.rmtree(path)
+    canary = folder / "canary"
+    write_checkpoint(path, {"run": held["run"], "code": Payload(os.system, f"touch {canary}")})
+    ended = command("trainer.steps=6")
+    assert ended.code == 5
+    assert "step-0000004/state.pt is not loaded" in ended.err
+    assert not canary.exists()

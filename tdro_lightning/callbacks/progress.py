@@ -126,7 +126,7 @@ class Progress(Callback):
         left = seconds / max(1, step - self._first_step) * (steps - step)
         state = State(self.title, step, steps, metrics, self._passages / seconds, left, weights)
         self.state = state
-        doing(f"step {step}/{steps} done, the next runs")
+        doing(f"in step {min(step + 1, steps)} of {steps}")
         show(state.picture)
         if step == steps or (not is_live() and now - self._printed >= self.seconds):
             self._printed = now

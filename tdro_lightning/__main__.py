@@ -43,8 +43,10 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
        python -m tdro_lightning -m +experiment=NAME key=value1,value2   (a run for each value)
        python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
 """
-RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-RESOURCES += (errno.EIO, errno.ESTALE, errno.EFBIG)
+RESOURCES = {  # errors of the system whose cause is no fault of ours
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EIO, errno.ESTALE),
+}
 
 
 def conf_folder() -> Path:

@@ -33,7 +33,7 @@ class Tracked(WandbLogger):
         if self._lost:
             return
         try:
-            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+            super().log_metrics(metrics, step)
         except Exception as error:  # whatever it is, a tracker is not worth a run
             self._lost = True
             tell(f"W&B takes no more values ({_first_line(error)}); history.csv goes on")

@@ -49,10 +49,10 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
 
 to begin with: python -m tdro_lightning +experiment=demo
 """
-RESOURCES = (
+RESOURCES = {  # errors of the system whose cause is no fault of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EIO, errno.ESTALE),
-)
+}
 
 
 def conf_folder() -> Path:

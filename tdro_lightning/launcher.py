@@ -29,7 +29,7 @@ def launched(arguments: Sequence[str]) -> int:
     if STARTED_BY in os.environ:
         threading.Thread(target=_follow, args=(int(os.environ[STARTED_BY]),), daemon=True).start()
     try:
-        run.run(run.parse_args(list(arguments)))
+        run.run(run.parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:

@@ -61,7 +61,7 @@ def ending_together(rank: int) -> Iterator[None]:
 
 class _Peers:
     def __init__(self, rank: int) -> None:
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self.rank = rank
         self.over = threading.Event()

@@ -8,7 +8,8 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.progress import Progress
@@ -223,6 +224,7 @@ def _train(
         logger=loggers(config, data.step),
         callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
+        # SLURM's variables say nothing of how we were started.
         plugins=[TorchElasticEnvironment() if processes() > 1 else LightningEnvironment()],
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them

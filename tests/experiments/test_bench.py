@@ -135,3 +135,10 @@ def test_scaling_fits_lines(
     for fit in found.values():
         assert fit["largest_residual"] == pytest.approx(0, abs=1e-9)  # two points, one line
         assert all(len(taken) == 1 for taken in fit["seconds"].values())
+
+
+def test_the_cost_of_our_checks(script: ModuleType) -> None:
+    found = importlib.import_module("overhead").measured(batch_size=2, pairs=4)
+    assert 0.5 < found["ratio"] < 2
+    assert 0 < found["spent"] < 0.2
+    assert found["save megabytes"] > 1

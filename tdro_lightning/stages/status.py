@@ -76,7 +76,9 @@ def told(config: Config) -> Iterator[None]:
         raise
     except Stopped as stopped:
         again = "the same command goes on"
-        write(status="stopped", exit_code=stopped.code, reason=masked(str(stopped)), next=again)
+        write(
+            status=stopped.status, exit_code=stopped.code, reason=masked(str(stopped)), next=again
+        )
         raise
     except KeyboardInterrupt:
         again = "the same command goes on"

@@ -16,6 +16,7 @@ GROUPS = {
     "weights": "Weights files",
     "configs": "Configurations",
     "models": "Model folders",
+    "checkpoints": "Checkpoints",
 }
 
 

@@ -273,9 +273,9 @@ def test_processes_and_configuration_must_agree(monkeypatch) -> None:
 def test_a_run_that_starts_several_processes_tells_that_one_failed(launched: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=uneven",
-         "data.batch_size=7"],
+         "model.path=rows"],
         cwd=launched, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert ended.returncode != 0
-    assert "data.batch_size=7 must be a positive multiple of the 2 processes" in ended.stderr
+    assert "model.path=rows: not a model folder" in ended.stderr
     assert "the 2 processes of uneven ended with an error" in ended.stderr

@@ -155,7 +155,10 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     found = [warm.wait(r)[0] for r in ranks(warm, "one-three", "data.batch_size=7")]
     assert found == [2, 2]
-    assert "must be a positive multiple of the 2 processes" in printed(folder, "one-three")[0]
+    assert (
+        "data.batch_size=7 must be a multiple of the trainer.devices=2"
+        in printed(folder, "one-three")[0]
+    )
 
 
 def curve(history: Path) -> dict[int, float]:

@@ -15,7 +15,7 @@ def test_a_killed_run_ends_as_one_left_alone(tmp_path: Path) -> None:
     tiny_model(tmp_path / "model")
     tiny_model(tmp_path / "reference", seed=1)
     script = EXPERIMENTS / "faults/kill_loop.py"
-    options = ["--warm", "--kills=3", "--steps=14", "--runs=runs", "--log=log/kills.txt", "--"]
+    options = ["--warm", "--kills=3", "--steps=120", "--runs=runs", "--log=log/kills.txt", "--"]
     run = ["--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model"]
     run += ["model.lora=null", "module.reference=reference", "trainer.precision=32-true"]
     run += [f"data.{n}=16" for n in ("query_tokens", "passage_tokens")]

@@ -74,9 +74,9 @@ def test_the_configuration_s_devices_and_tokens_are_used(plan: Planned) -> None:
     _, content = plan("tdro_qwen05b", "trainer.devices=4", *small)
     assert [case["devices"] for case in content["cases"]] == [1, 1, 4, 4, 4, 4]
     assert {case["tokens"] for case in content["cases"]} == {3000}
-    short = ("data.query_tokens=1", "data.passage_tokens=2", "data.negatives=2")
+    short = ("data.query_tokens=2", "data.passage_tokens=2", "data.negatives=2")
     _, content = plan("tdro_qwen05b", "trainer.devices=4", *small, *short)
-    assert [case["tokens"] for case in content["cases"]] == [448, 448, 112, 112, 112, 112]
+    assert [case["tokens"] for case in content["cases"]] == [512, 512, 128, 128, 128, 128]
 
 
 def test_no_reference_is_counted_where_the_measurement_needs_none(plan: Planned) -> None:

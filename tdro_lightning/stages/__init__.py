@@ -6,11 +6,11 @@ imported when it runs, so that a chain with nothing left to do starts at once.
 
 import importlib
 
-from tdro_lightning.config import TOGETHER
 from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 from tdro_lightning.stages.status import alone, told
+from tdro_lightning.values import TOGETHER
 from tdro_lightning.watch import doing, entitled
 
 

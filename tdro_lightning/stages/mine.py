@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning import __version__
-from tdro_lightning.config import mining_rule
 from tdro_lightning.data.jsonl import domain_files, read_rows
 from tdro_lightning.data.mining import Miner, Scorer
 from tdro_lightning.data.parts import mine_in_parts
@@ -28,6 +27,7 @@ from tdro_lightning.schema import Config, MineConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
 from tdro_lightning.stages.evaluate import announced, dense
+from tdro_lightning.values import mining_rule
 
 WORK = "unfinished"  # embeddings and parts of what is not finished
 

@@ -18,6 +18,12 @@ WORDS = [
     *("red", "blue", "green", "round", "square", "small", "large"),
     *("stone", "river", "cloud", "tree", "bird", "fish", "night", "day"),
 ]
+TDRO = (  # a tDRO run in a folder of `write_inputs`
+    "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
+    "model.lora=null", "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
+    "data.passage_tokens=16", "data.workers=0", "trainer.precision=32-true",
+    "logger.wandb=disabled", "run_dir=run",
+)  # fmt: skip
 
 
 def rows(name: str, count: int, overlap: int, negatives: int = 7) -> list[dict]:
@@ -88,6 +94,14 @@ def cross_encoder_model(folder: Path, labels: int = 1) -> str:
         BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def write_inputs(folder: Path) -> Path:
+    """What a small tDRO run reads: domains (`domains=made`), a model and a reference."""
+    write_domain_option(folder, write_domains(folder / "rows"))
+    tiny_model(folder / "model")
+    tiny_model(folder / "reference", seed=1)
+    return folder
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tdro_lightning.__main__ import conf_folder, experiments
 from tdro_lightning.data.dataset import RetrievalDataset
 from tests.command import Ended, run
-from tests.made_up import rows, tiny_model, write_domain_option, write_domains
+from tests.made_up import rows, write_inputs
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -35,10 +35,7 @@ SMALL = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three domains, a model, a reference and a weights file."""
     folder = tmp_path_factory.mktemp("made")
-    catalogue = write_domains(folder / "rows")
-    tiny_model(folder / "model")
-    tiny_model(folder / "reference", seed=1)
-    write_domain_option(folder, catalogue)
+    write_inputs(folder)
     weights = {"easy": 0.2, "middle": 0.3, "hard": 0.5}
     content = {"domain_weights": weights, "size": dict.fromkeys(weights, 40)}
     (folder / "weights.json").write_text(json.dumps(content))

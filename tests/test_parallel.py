@@ -24,8 +24,14 @@ from tdro_lightning.parallel import Sharded, Single, SummedGradients, strategy
 from tdro_lightning.processes import process_group
 from tdro_lightning.retrieval import distributed
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import load_encoder
-from tests.made_up import tiny_model, unrounded_norms, write_domain_option, write_domains
+from tdro_lightning.retrieval.loading import load_encoder
+from tests.made_up import (
+    TDRO,
+    tiny_model,
+    unrounded_norms,
+    write_domains,
+    write_inputs,
+)
 from tests.modules.conftest import OPTIMISATION, Parts
 
 STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
@@ -214,12 +220,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-ARGUMENTS = [
-    "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
-    "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
-    "data.passage_tokens=16", "data.workers=0", "model.lora=null", "trainer.steps=4",
-    "trainer.precision=32-true", "logger.wandb=disabled",
-]  # fmt: skip
+ARGUMENTS = [*TDRO, "trainer.steps=4"]
 SPREAD = ["strategy=ddp", "trainer.devices=2"]
 
 
@@ -227,10 +228,7 @@ SPREAD = ["strategy=ddp", "trainer.devices=2"]
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tDRO run with one process, and the same run that starts two by itself."""
     folder = tmp_path_factory.mktemp("launched")
-    catalogue = write_domains(folder / "rows")
-    tiny_model(folder / "model")
-    tiny_model(folder / "reference", seed=1)
-    write_domain_option(folder, catalogue)
+    write_inputs(folder)
     one = [sys.executable, "-m", "tdro_lightning"]
     for output, own in (("one", []), ("two", SPREAD)):
         ended = subprocess.run(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import run
-from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.made_up import write_inputs
 from tests.test_parallel import ARGUMENTS, SPREAD, free_port
 from tests.warm import FAILED, Warm
 
@@ -23,11 +23,7 @@ FAULTY = str(Path(__file__).with_name("faulty.py"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("peers")
-    write_domain_option(folder, write_domains(folder / "rows"))
-    tiny_model(folder / "model")
-    tiny_model(folder / "reference", seed=1)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("peers"))
 
 
 @pytest.fixture(scope="module")

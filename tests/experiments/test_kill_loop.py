@@ -7,20 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.experiments.conftest import EXPERIMENTS, loaded
-from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.made_up import TDRO, write_inputs
 
 
 def test_a_killed_run_ends_as_one_left_alone(tmp_path: Path) -> None:
-    write_domain_option(tmp_path, write_domains(tmp_path / "rows"))
-    tiny_model(tmp_path / "model")
-    tiny_model(tmp_path / "reference", seed=1)
+    write_inputs(tmp_path)
     script = EXPERIMENTS / "faults/kill_loop.py"
     options = ["--warm", "--kills=3", "--steps=120", "--runs=runs", "--log=log/kills.txt", "--"]
-    run = ["--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model"]
-    run += ["model.lora=null", "module.reference=reference", "trainer.precision=32-true"]
-    run += [f"data.{n}=16" for n in ("query_tokens", "passage_tokens")]
     ended = subprocess.run(
-        [sys.executable, str(script), *options, *run, "data.batch_size=6", "data.workers=0"],
+        [sys.executable, str(script), *options, *TDRO],
         cwd=tmp_path, capture_output=True, text=True, timeout=250,
         env={**os.environ, "PYTHONPATH": str(EXPERIMENTS.parent)},
     )  # fmt: skip

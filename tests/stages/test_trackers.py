@@ -16,7 +16,7 @@ from tdro_lightning.report.collect import read_run
 from tdro_lightning.stages import trackers, wandb_run
 from tdro_lightning.stages.workspace import workspace
 from tests.command import Ended, run
-from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.made_up import TDRO, write_inputs
 
 BLOCK, HEADER = 32768, 7
 Curves = dict[str, dict[int, float]]
@@ -68,16 +68,9 @@ def own_curves(path: Path) -> Curves:
 @pytest.fixture
 def tracked(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[Ended, Path]:
     """A tDRO run of five steps with both trackers."""
-    tiny_model(tmp_path / "model")
-    tiny_model(tmp_path / "reference", seed=1)
-    write_domain_option(tmp_path, write_domains(tmp_path / "rows"))
-    small = "data.batch_size=6 data.query_tokens=16 data.passage_tokens=16 data.workers=0"
-    small += " model.lora=null model.path=model trainer.steps=5 trainer.precision=32-true"
-    ended = run(
-        capfd, tmp_path, "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made",
-        *small.split(), "module.reference=reference", "run_dir=run", "name=made/tdro",
-        "logger.tensorboard=true",
-    )  # fmt: skip
+    write_inputs(tmp_path)
+    own = ("trainer.steps=5", "name=made/tdro", "logger.wandb=offline", "logger.tensorboard=true")
+    ended = run(capfd, tmp_path, *TDRO, *own)
     assert ended.code == 0, ended.err
     return ended, tmp_path / "run"
 

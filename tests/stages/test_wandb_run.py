@@ -11,22 +11,12 @@ import pytest
 
 from tdro_lightning.stages import wandb_run
 from tests.command import Ended, run
-from tests.made_up import tiny_model, write_domain_option, write_domains
-
-ARGUMENTS = (
-    "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
-    "model.lora=null", "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
-    "data.passage_tokens=16", "data.workers=0", "trainer.precision=32-true", "run_dir=run",
-)  # fmt: skip
+from tests.made_up import TDRO, write_inputs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_domain_option(folder, write_domains(folder / "rows"))
-    tiny_model(folder / "model")
-    tiny_model(folder / "reference", seed=1)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
@@ -39,7 +29,7 @@ def command(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(wandb_run, "WAIT", 3.0)
-    given = (*ARGUMENTS, f"run_dir={tmp_path / 'run'}", "trainer.checkpoint_every=2")
+    given = (*TDRO, f"run_dir={tmp_path / 'run'}", "trainer.checkpoint_every=2")
     return lambda *own: run(capfd, folder, *given, *own)
 
 

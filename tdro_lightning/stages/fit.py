@@ -1,6 +1,8 @@
 """Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -198,19 +200,10 @@ def _train(
         NonFiniteError: rows whose loss is NaN or infinite; they are in `diagnostics/`, by id.
         ResourceError: the memory or the disk does not suffice.
     """
-    run_dir = Path(config.run_dir)
-    depends, start = {}, None
-    if is_first_process():
-        depends = decisive(config, read_json(run_dir / RECORD)["inputs"])
-        start = resumed(config, depends)
-        if config.trainer.checkpoint_every is not None:
-            trained = [p for p in module.parameters() if p.requires_grad]
-            # Each with AdamW's two moments.
-            size = 3 * sum(p.numel() * p.element_size() for p in trained)
-            require_room(run_dir / CHECKPOINTS, size)
-    start = from_first(start)
+    start, depends = _start(config, module)
     data.step = step_of(start) if start else 0
-    checkpoints = Checkpoints(run_dir / CHECKPOINTS, config.trainer.checkpoint_every, depends)
+    folder = Path(config.run_dir) / CHECKPOINTS
+    checkpoints = Checkpoints(folder, config.trainer.checkpoint_every, depends)
     stops = Stops(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
@@ -232,8 +225,30 @@ def _train(
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
-    try:
+    with _explained(config, trainer):
         trainer.fit(module, data, ckpt_path=start)
+
+
+def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to go on from, if any, and what new ones depend on (in the first process)."""
+    depends, start = {}, None
+    if is_first_process():
+        run_dir = Path(config.run_dir)
+        depends = decisive(config, read_json(run_dir / RECORD)["inputs"])
+        start = resumed(config, depends)
+        if config.trainer.checkpoint_every is not None:
+            trained = [p for p in module.parameters() if p.requires_grad]
+            # Each with AdamW's two moments.
+            size = 3 * sum(p.numel() * p.element_size() for p in trained)
+            require_room(run_dir / CHECKPOINTS, size)
+    return from_first(start), depends
+
+
+@contextmanager
+def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
+    """Turn what ends a training into errors that say what to do; see `_train`."""
+    try:
+        yield
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -241,7 +256,7 @@ def _train(
     except NonFiniteError as error:
         where = f"nonfinite-step-{trainer.global_step}-rank-{rank_here()}.json"
         if error.rows:
-            write_json(run_dir / "diagnostics" / where, error.rows)
+            write_json(Path(config.run_dir) / "diagnostics" / where, error.rows)
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(

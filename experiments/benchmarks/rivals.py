@@ -19,7 +19,8 @@ from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.contrastive import hard_negative_losses
-from tdro_lightning.retrieval.encoder import Encoder, chosen_attention
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import chosen_attention
 from tdro_lightning.retrieval.pooling import pool
 from tdro_lightning.retrieval.tokens import Tokens
 

@@ -21,7 +21,7 @@ from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets, joined
 from tdro_lightning.evaluation.evaluate import Dense, evaluate
 from tdro_lightning.retrieval.bm25 import BM25
-from tdro_lightning.retrieval.encoder import load_encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.metrics import answer_accuracy
 
 PROMPTS = yaml.safe_load(Path("conf/benchmark/tdro_mini.yaml").read_text())["sets"]

@@ -15,7 +15,7 @@ import numpy as np
 from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
 from tdro_lightning.evaluation.encode import encode
-from tdro_lightning.retrieval.encoder import load_encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.metrics import average, score
 from tdro_lightning.retrieval.search import exact_search
 

@@ -23,7 +23,7 @@ import numpy as np
 from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import joined
 from tdro_lightning.evaluation.encode import SHARD_TEXTS
-from tdro_lightning.retrieval.encoder import load_encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.tiny import build_tiny_model
 from tdro_lightning.stages.evaluate import dense
 

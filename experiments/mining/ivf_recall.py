@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.data.pool import domain_pool
-from tdro_lightning.retrieval.encoder import load_encoder
 from tdro_lightning.retrieval.ivf import ivf_search, write_ivf
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.search import exact_search
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]

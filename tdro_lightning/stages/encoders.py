@@ -5,7 +5,8 @@ import logging
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.parallel import checkpoint_activations
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder, load_beside, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_beside, load_encoder
 from tdro_lightning.schema import Config
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, write_mteb_results
 from tdro_lightning.export.proof import Comparison, compare, sample
 from tdro_lightning.files import whole_folder, write_text
-from tdro_lightning.retrieval.encoder import load_encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.model_files import base_model
 from tdro_lightning.schema import Config, ExportConfig
 from tdro_lightning.stages.console import quiet_libraries, tell

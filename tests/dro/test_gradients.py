@@ -10,7 +10,8 @@ from tdro_lightning.data.collator import Batch
 from tdro_lightning.dro.gradients import OnePass, TwoPasses, one_pass_groups, row_gradients
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.contrastive import hard_negative_losses
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.tokens import Tokens
 from tests.made_up import tiny_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.retrieval.encoder import load_encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import run
 from tests.evaluation.hub_copies import README, write_lines
 from tests.made_up import rows, tiny_model

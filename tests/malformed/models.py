@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.tiny import build_tiny_model
 from tests.made_up import tiny_model
 from tests.malformed import Case

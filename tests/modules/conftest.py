@@ -17,7 +17,8 @@ from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import Single, checkpoint_activations
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tests.made_up import tiny_model, write_domains
 
 NAMES = ["easy", "middle", "hard"]

@@ -13,8 +13,9 @@ from tdro_lightning.checkpoint import read_checkpoint
 from tdro_lightning.dro import gradients
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder, load_beside
+from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
+from tdro_lightning.retrieval.loading import load_beside
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses
 from tests.made_up import tiny_model
 from tests.modules.conftest import Parts

@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.tiny import build_tiny_model
 
 SENTENCES = [

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
+from tdro_lightning.retrieval.loading import load_encoder
 from tests.made_up import tiny_model
 
 

@@ -19,7 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 from tdro_lightning.config import package_folder
 from tdro_lightning.files import fingerprint
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import Ended, run
 from tests.evaluation.hub_copies import README, write_lines
 from tests.made_up import WORDS, rows, tiny_model, write_domain_option, write_domains

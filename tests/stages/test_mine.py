@@ -20,7 +20,8 @@ from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.data.mining import Miner
 from tdro_lightning.retrieval.bm25 import BM25, analyse
 from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
-from tdro_lightning.retrieval.encoder import Encoder, load_encoder
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import Ended, run
 from tests.made_up import (
     cross_encoder_model,

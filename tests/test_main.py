@@ -334,6 +334,9 @@ def test_a_reference_may_have_another_width(command, folder: Path) -> None:
 
 
 def test_a_loader_process_that_is_killed_ends_the_run(command, monkeypatch) -> None:
+    """Also the second training of this process, as in a chain."""
+    assert command("tdro_qwen05b", "data.workers=1").code == 0
+
     def killed(self: RetrievalDataset, draw: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.utils.data._utils import signal_handling
 
 from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.progress import Progress
@@ -225,6 +226,9 @@ def _train(
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
+    # Lightning puts back the handlers that it finds here, and torch sets its own, which learns of a
+    # loader process that ends, once in a process: not again for the next stage of a chain.
+    signal_handling._set_SIGCHLD_handler()
     with _explained(config, trainer):
         trainer.fit(module, data, ckpt_path=start)
 

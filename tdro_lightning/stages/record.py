@@ -117,6 +117,13 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     return relevant
 
 
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Full key and value of every leaf of a configuration; a list is a leaf."""
+    if not isinstance(content, dict):
+        return {prefix.removesuffix("."): content}
+    return {k: v for key in content for k, v in flat(content[key], f"{prefix}{key}.").items()}
+
+
 def git_commit() -> str | None:
     """Commit of the checkout the package runs from, `-dirty` with local changes; None elsewhere."""
     root = Path(__file__).resolve().parents[2]

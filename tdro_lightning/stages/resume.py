@@ -16,7 +16,7 @@ from tdro_lightning.checkpoint import (
 from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_json
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import RECORD
+from tdro_lightning.stages.record import RECORD, flat
 
 CHECKPOINTS = "checkpoints"  # folder in a run's
 
@@ -41,7 +41,7 @@ def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[s
     values: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
     for section, free in FREE.items():
         content = asdict(getattr(config, section))
-        values |= _flat(section, {key: v for key, v in content.items() if key not in free})
+        values |= flat({section: {key: v for key, v in content.items() if key not in free}})
     for name in config.domains.only or config.domains.catalogue:
         entry = config.domains.catalogue[name]
         values[f"domains.{name}.prompts"] = list(entry.prompts)
@@ -110,14 +110,6 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
         f"{checkpoint} is of another run than this one:\n{table}\n"
         "set these back to go on with it, or start again with trainer.resume=never"
     )
-
-
-def _flat(prefix: str, content: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}.{key}"
-        flat |= _flat(name, value) if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _short(value: Any) -> str:

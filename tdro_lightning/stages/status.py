@@ -14,7 +14,7 @@ import filelock
 from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, Stopped
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import RECORD
+from tdro_lightning.stages.record import RECORD, flat
 from tdro_lightning.trust import masked
 
 STATUS = "status.json"
@@ -101,15 +101,9 @@ def _changed(config: Config) -> list[str]:
     before = read_json(record)
     if before.get("status") == "finished" or before.get("stage") != config.stage:
         return []
-    then, now = _flat(before.get("config", {})), _flat(asdict(config))
+    then, now = flat(before.get("config", {})), flat(asdict(config))
     return [
         masked(f"{key}: {then.get(key)} -> {now.get(key)}")
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
     ]
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix.removesuffix("."): content}
-    return {k: v for key in content for k, v in _flat(content[key], f"{prefix}{key}.").items()}

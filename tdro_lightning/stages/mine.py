@@ -27,7 +27,7 @@ from tdro_lightning.retrieval.cross_encoder import (
 from tdro_lightning.schema import Config, MineConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
-from tdro_lightning.stages.evaluate import announced, dense
+from tdro_lightning.stages.evaluate import dense
 
 WORK = "unfinished"  # embeddings and parts of what is not finished
 
@@ -82,7 +82,7 @@ def run(config: Config) -> None:
 def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     retriever: Retriever = Lexical()
     if mine.encoder is not None:
-        retriever = _dense(config, mine.encoder, approximate=mine.index == "ivf")
+        retriever = Dense(dense(configured_encoder(config, mine.encoder)), mine.index == "ivf")
     corpus = None
     if mine.corpus is not None:
         path = Path(mine.corpus)
@@ -90,23 +90,11 @@ def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     return Means(retriever, _teacher(config, mine.teacher), corpus)
 
 
-def _dense(config: Config, path: str, *, approximate: bool = False) -> Dense:
-    found = dense(configured_encoder(config, path))
-    return Dense(
-        found.embed_queries,
-        found.embed_documents,
-        found.fingerprint,
-        found.device,
-        lambda forecast: announced("passages", forecast),
-        approximate,
-    )
-
-
 def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
     if path is None:
         return None
     if not is_cross_encoder(path):
-        return _dense(config, path)
+        return Dense(dense(configured_encoder(config, path)))
     return load_cross_encoder(
         path,
         max_tokens=config.data.query_tokens + config.data.passage_tokens,

@@ -11,6 +11,7 @@ from tdro_lightning.data.mining import Miner
 from tdro_lightning.data.pool import domain_pool
 from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation import evaluate
 from tdro_lightning.evaluation.candidates import Dense, Lexical
 
 
@@ -160,6 +161,9 @@ def embed(texts: list[str], prompt: str | None = None) -> NDArray[np.float32]:
     return np.array([angle(word) for word in words], dtype=np.float32)
 
 
+ANGULAR = Dense(evaluate.Dense(embed, embed, "angles"))
+
+
 def cosine(degrees: float) -> float:
     return float(np.cos(np.deg2rad(degrees)))
 
@@ -182,7 +186,7 @@ def mine_angles(
     """The rows by cosines; a teacher sees the queries turned by some degrees."""
     pool = domain_pool(rows)
     queries = [r["query"] for r in rows]
-    dense = Dense(embed, embed, "angles").prepare(pool, folder / "pool")
+    dense = ANGULAR.prepare(pool, folder / "pool")
     teacher = dense.ranker(queries, teacher_turn, folder / "teacher") if teacher_turn else None
     miner = Miner(rows, pool, dense.ranker(queries, None, folder), rule, 0, teacher)
     numbers = range(len(rows))
@@ -286,7 +290,7 @@ def test_a_teacher_is_asked_only_until_there_are_enough(
 ) -> None:
     given = [row("q", "at 0", [passage("p 22")], [passage(f"x{a} {a}") for a in range(24, 124)])]
     pool = domain_pool(given)
-    ranker = Dense(embed, embed, "a").prepare(pool, tmp_path / "p").ranker(["at 0"], None, tmp_path)
+    ranker = ANGULAR.prepare(pool, tmp_path / "p").ranker(["at 0"], None, tmp_path)
     teacher = Asked()
     miner = Miner(given, pool, ranker, MiningRule(4, 40, margin=margin), 0, teacher)
     with caplog.at_level("INFO"):
@@ -306,10 +310,11 @@ def test_scores_do_not_depend_on_what_was_mined_before(tmp_path: Path) -> None:
     rows = AROUND[::-1]
     pool = domain_pool(rows)
     queries = [r["query"] for r in rows]
-    ranker = Dense(embed, embed, "a").prepare(pool, tmp_path / "p").ranker(queries, None, tmp_path)
+    ranker = ANGULAR.prepare(pool, tmp_path / "p").ranker(queries, None, tmp_path)
     made = []
     for before in ([], [0]):
-        teacher = Dense(embed, together, "b").scorer(queries, None, tmp_path / "t")
+        encoder = evaluate.Dense(embed, together, "b")
+        teacher = Dense(encoder).scorer(queries, None, tmp_path / "t")
         miner = Miner(rows, pool, ranker, MiningRule(3, 9, margin=0.0), 0, teacher)
         if before:
             miner.choose(before, miner.search(before))

@@ -8,20 +8,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tdro_lightning.errors import DataError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never a part of it."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name once it is on the disk, when the block ends without an error.
+
+    A reader sees the old or the new content, never a part of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file with `whole_file`."""
+    with whole_file(path) as stream:
+        stream.write(text.encode())
 
 
 def remove_orphans(folder: Path) -> None:

@@ -3,17 +3,17 @@
 import gzip
 import io
 import json
-import os
 import sys
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import DataError, RowError
-from tdro_lightning.files import KeyTwice, parsed_json
+from tdro_lightning.files import KeyTwice, parsed_json, whole_file
 
 
 def domain_files(folder: Path) -> dict[str, Path]:
@@ -132,23 +132,17 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     Equal rows give equal bytes (the gzip header holds neither name nor time), and the file appears
     under its name only when it is complete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    with temporary.open("wb") as raw:
+    with whole_file(path) as raw:
         zipped = (
             gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
             if path.suffix == ".gz"
-            else raw
+            else nullcontext(raw)
         )
-        for row in rows:
-            zipped.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            count += 1
-        if zipped is not raw:
-            zipped.close()
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(temporary, path)
+        with zipped as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                count += 1
     return count
 
 

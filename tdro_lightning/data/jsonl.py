@@ -26,13 +26,18 @@ def domain_files(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
     for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        name = domain_name(path)
         if name in files:
             raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
         files[name] = path
     if not files:
         raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
     return files
+
+
+def domain_name(path: Path) -> str:
+    """A file's name without the endings `.jsonl` and `.jsonl.gz`."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.config import mining_rule
-from tdro_lightning.data.jsonl import domain_files, read_rows
+from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
 from tdro_lightning.data.mining import Miner, Scorer
 from tdro_lightning.data.parts import mine_in_parts
 from tdro_lightning.data.pool import Pool, corpus_pool, domain_pool
@@ -153,8 +153,7 @@ def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str,
 def _prompt(config: Config, name: str) -> str | None:
     """The first prompt of the domain whose file this is."""
     prompts = {
-        Path(entry.file).name.partition(".jsonl")[0]: entry.prompts
-        for entry in config.domains.catalogue.values()
+        domain_name(Path(entry.file)): entry.prompts for entry in config.domains.catalogue.values()
     }
     if name not in prompts:
         raise ConfigError(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.data.jsonl import byte_lines, check_row, parsed_line
+from tdro_lightning.data.jsonl import byte_lines, parsed_line
+from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
 
 ROW_KEYS = Row.__annotations__.keys()

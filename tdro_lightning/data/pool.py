@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.jsonl import check_passage, read_objects
+from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.row_format import check_passage
 from tdro_lightning.data.stored import Stored
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError

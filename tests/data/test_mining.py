@@ -12,8 +12,8 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.candidates import Lexical
 
 
-def passage(text: str, docid: str = "", title: str = "") -> Passage:
-    return Passage(docid=docid, title=title, text=text)
+def passage(text: str, docid: str = "") -> Passage:
+    return Passage(docid=docid, title="", text=text)
 
 
 def row(name: str, query: str, positives: list[Passage], negatives: list[Passage]) -> Row:

@@ -1,7 +1,6 @@
 """Two real processes, connected like those of torchrun, and the command that evaluates."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import torch.multiprocessing as mp
 import yaml
 
 from tdro_lightning.processes import process_group
-from tests.command import Ended, run
+from tests.command import Ended, free_port, run
 
 
 def in_two_processes(work: Callable[[Path], object], folder: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(_process, args=(work, folder, port), nprocs=2)
+    mp.spawn(_process, args=(work, folder, free_port()), nprocs=2)
 
 
 def _process(number: int, work: Callable[[Path], object], folder: Path, port: int) -> None:

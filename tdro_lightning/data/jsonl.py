@@ -12,7 +12,7 @@ from typing import Any
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
-from tdro_lightning.files import KeyTwice, parsed_json, whole_file
+from tdro_lightning.files import KeyTwice, parsed_json, readable, whole_file
 
 
 def domain_files(folder: Path) -> dict[str, Path]:
@@ -125,16 +125,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _open_bytes(path: Path) -> io.BufferedReader:
-    try:
+    with readable(path, "a .jsonl or .jsonl.gz file"):
         if path.suffix == ".gz":
             return io.BufferedReader(gzip.open(path, "rb"))
         return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path}: no such file") from None
-    except PermissionError:
-        raise DataError(f"{path}: no permission to read it") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, expected a .jsonl or .jsonl.gz file") from None
 
 
 def _decoded(line: bytes, number: int, place: str) -> str:

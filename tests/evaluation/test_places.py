@@ -1,7 +1,6 @@
 """Sets from the hub's cache, and sets whose files are missing or broken: what gets them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -20,23 +19,19 @@ from tests.evaluation.test_published import expected_ndcg, scores
 REVISION = "d56462d0e63a25450459c4f213e49ffdb866f7f9"
 
 
-def hub_cache(folder: Path, name: str, revision: str, write: Callable[[Path], None]) -> None:
-    """Files as the hub's own cache keeps them."""
-    home = folder / f"datasets--{name.replace('/', '--')}"
-    write(home / "snapshots" / revision)
-    (home / "refs").mkdir(parents=True)
-    (home / "refs/main").write_text(revision)
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, without the hub."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def test_from_the_hub_by_name(evaluated, cache: Path, tmp_path: Path) -> None:
-    hub_cache(cache, "mteb/scifact", REVISION, write_hub_lines)
+    home = cache / "datasets--mteb--scifact"
+    write_hub_lines(home / "snapshots" / REVISION)
+    (home / "refs").mkdir(parents=True)
+    (home / "refs/main").write_text(REVISION)
     ended = evaluated("beir_fast", *without("beir_fast", "scifact"))
     assert (ended.code, ended.err) == (0, "")
     assert scores(tmp_path)["scifact"]["ndcg@10"] == pytest.approx(expected_ndcg())
@@ -55,11 +50,10 @@ def test_what_the_hub_does_not_give_ends_with_a_command(evaluated, cache: Path) 
     )
 
 
-def beir_remedy(root: Path) -> str:
-    return (
-        f"this command gets it: hf download mteb/scifact --repo-type dataset "
-        f"--revision {REVISION} --local-dir {root}/scifact\n"
-    )
+BEIR_REMEDY = (
+    "this command gets it: hf download mteb/scifact --repo-type dataset "
+    f"--revision {REVISION} --local-dir data/scifact\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +85,7 @@ def test_a_broken_beir_set_ends_with_file_and_command(
     ended = evaluated("beir_fast", "benchmark.root=data", *without("beir_fast", "scifact"))
     assert ended.code == 3
     assert ended.err.startswith(f"error: {message}")
-    assert ended.err.endswith(beir_remedy(Path("data")))
+    assert ended.err.endswith(BEIR_REMEDY)
 
 
 def test_a_half_downloaded_copy_of_the_hub_s(evaluated, tmp_path: Path) -> None:
@@ -103,11 +97,11 @@ def test_a_half_downloaded_copy_of_the_hub_s(evaluated, tmp_path: Path) -> None:
     ended = evaluated("beir_fast", *only)
     assert ended.code == 3
     assert ended.err.startswith("error: data/scifact: corpus cannot be read after row 0")
-    assert ended.err.endswith(beir_remedy(Path("data")))
+    assert ended.err.endswith(BEIR_REMEDY)
     first.unlink()
     ended = evaluated("beir_fast", *only)
     assert ended.err.startswith("error: data/scifact/corpus/corpus-00000-of-00002.parquet: no such")
-    assert ended.err.endswith(beir_remedy(Path("data")))
+    assert ended.err.endswith(BEIR_REMEDY)
 
 
 @pytest.mark.parametrize(

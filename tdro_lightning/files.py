@@ -8,20 +8,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tdro_lightning.errors import DataError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never a part of it."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name once it is on the disk, when the block ends without an error.
+
+    A reader sees the old or the new content, never a part of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file with `whole_file`."""
+    with whole_file(path) as stream:
+        stream.write(text.encode())
 
 
 def remove_orphans(folder: Path) -> None:
@@ -69,21 +79,32 @@ def read_json(path: Path, largest: int | None = None) -> Any:
     Raises:
         DataError: the file is missing, cannot be read, is too large or is not JSON.
     """
-    try:
+    with readable(path, "a JSON file"):
         size = path.stat().st_size
         if largest is not None and size > largest:
             raise DataError(f"{path}: has {size} bytes; such a file has {largest} at most")
-        return parsed_json(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    try:
+        return parsed_json(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+
+
+@contextmanager
+def readable(path: Path, expected: str) -> Iterator[None]:
+    """Tell what keeps the block from reading a file.
+
+    Raises:
+        DataError: it is missing, is a folder instead of what is expected, or cannot be read.
+    """
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, expected a JSON file") from None
+        raise DataError(f"{path}: is a folder, expected {expected}") from None
     except PermissionError:
         raise DataError(f"{path}: no permission to read it") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not valid JSON ({error})") from None
 
 
 class KeyTwice(ValueError):
@@ -126,11 +147,8 @@ def fingerprint(path: Path) -> str:
         DataError: there is no such file or folder, or no permission to read it.
     """
     if path.is_file():
-        try:
-            with path.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-        except PermissionError:
-            raise DataError(f"{path}: no permission to read it") from None
+        with readable(path, "a file"), path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     digest = hashlib.sha256()

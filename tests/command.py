@@ -1,5 +1,6 @@
 """The command line in this process: `python -m tdro_lightning ...` without its start-up time."""
 
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,3 +33,10 @@ def run(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> End
             code = int(ended.code or 0)
     captured = capfd.readouterr()
     return Ended(code, captured.out, captured.err)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

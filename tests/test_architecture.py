@@ -44,6 +44,15 @@ def test_modules_are_thin(path: Path) -> None:
             assert len(constructor.args.args) - 1 <= 8
 
 
+def test_a_chain_with_nothing_to_do_waits_for_no_large_library() -> None:
+    code = "import sys, tdro_lightning.stages.chain; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    large = {"torch", "lightning", "transformers", "datasets", "pyarrow", "pandas"}
+    assert not large & set(found.stdout.split())
+
+
 def test_names_say_what_a_file_is() -> None:
     for path in SOURCES:
         for word in ("util", "helper", "common", "manager", "misc", "_v2"):

@@ -25,6 +25,7 @@ from tdro_lightning.processes import process_group
 from tdro_lightning.retrieval import distributed
 from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.loading import load_encoder
+from tests.command import free_port
 from tests.made_up import (
     TDRO,
     tiny_model,
@@ -210,14 +211,6 @@ def assert_equal(one: Any, other: Any, where: str, tolerance: float) -> None:
         torch.testing.assert_close(other, one, rtol=0, atol=tolerance, equal_nan=True, msg=where)
     else:
         assert one == other, where
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 ARGUMENTS = [*TDRO, "trainer.steps=4"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import run
+from tests.command import free_port, run
 from tests.made_up import write_inputs
-from tests.test_parallel import ARGUMENTS, SPREAD, free_port
+from tests.test_parallel import ARGUMENTS, SPREAD
 from tests.warm import FAILED, Warm
 
 SOON = 15.0  # seconds after the fault

@@ -38,9 +38,8 @@ FEATURES = datasets.Features(
         "negative_passages": _PASSAGES,
     }
 )
-ROWS_VERSION = (
-    2  # of what is made of a line: tables in the cache that were made otherwise are not used
-)
+# Of what is made of a line: tables in the cache that were made otherwise are not used.
+ROWS_VERSION = 2
 _FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
 
 

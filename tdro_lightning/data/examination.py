@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.data.jsonl import byte_lines, check_row, parsed_line
+from tdro_lightning.data.jsonl import byte_lines, parsed_line
+from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
 
 ROW_KEYS = Row.__annotations__.keys()
@@ -51,16 +52,17 @@ def examined(path: Path, place: str | None = None) -> Iterator[Line]:
     place = place or str(path)
     # 16 bytes a row, so that the check fits in memory for tens of millions of rows.
     hashes, numbers = array("q"), array("q")
-    line = None
+    empty = True
     for number, content in byte_lines(path):
-        line = _line(content, number, f"{place}:{number}") or line
-        if line is None or line.number != number:
-            continue  # it is blank
+        line = _line(content, number, f"{place}:{number}")
+        if line is None:
+            continue
+        empty = False
         if line.row is not None:
             hashes.append(hash(line.row["query_id"]))
             numbers.append(number)
         yield line
-    if line is None:
+    if empty:
         raise DataError(f"{place}: no rows in it")
     for first, second in _twins(np.array(hashes), np.array(numbers)):
         message = f"`query_id` stands in line {first} already; ids must be distinct"
@@ -69,6 +71,7 @@ def examined(path: Path, place: str | None = None) -> Iterator[Line]:
 
 
 def _line(content: bytes, number: int, place: str) -> Line | None:
+    """What a line holds, None where it is blank."""
     try:
         value = parsed_line(content, number, place)
         if value is None:

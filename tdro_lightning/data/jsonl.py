@@ -1,19 +1,18 @@
-"""Rows in `.jsonl` and `.jsonl.gz` files: reading with a check of every line, and writing."""
+"""Rows and other objects in `.jsonl` and `.jsonl.gz` files, read line by line and written."""
 
 import gzip
 import io
 import json
-import os
-import sys
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.example import Passage, Row, passage_text
+from tdro_lightning.data.example import Row
+from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
-from tdro_lightning.files import KeyTwice, parsed_json
+from tdro_lightning.files import KeyTwice, parsed_json, readable, whole_file
 
 
 def domain_files(folder: Path) -> dict[str, Path]:
@@ -26,13 +25,18 @@ def domain_files(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
     for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        name = domain_name(path)
         if name in files:
             raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
         files[name] = path
     if not files:
         raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
     return files
+
+
+def domain_name(path: Path) -> str:
+    """A file's name without the endings `.jsonl` and `.jsonl.gz`."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -100,69 +104,31 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, check_row(value, f"{path}:{number}")
 
 
-def check_row(value: Mapping[str, Any], place: str) -> Row:
-    """Return `value` as a row, without unknown keys and negatives that are a positive of the row.
-
-    Args:
-        value: one parsed JSON object.
-        place: file and line, for the message.
-
-    Raises:
-        RowError: a field is missing, empty or of the wrong type, or there is no positive.
-    """
-    positives = _passages(value, "positive_passages", place, required=True)
-    negatives = _passages(value, "negative_passages", place, required=False)
-    known = {_compared(passage) for passage in positives}
-    return Row(
-        query_id=_text(value, "query_id", place),
-        query=_text(value, "query", place),
-        positive_passages=positives,
-        negative_passages=[p for p in negatives if _compared(p) not in known],
-    )
-
-
-def _compared(passage: Passage) -> str:
-    """A passage's text as a negative is compared with the positives."""
-    return unicodedata.normalize("NFC", passage_text(passage)).strip()
-
-
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write objects one a line, gzipped where the name ends in `.gz`, and return their number.
 
     Equal rows give equal bytes (the gzip header holds neither name nor time), and the file appears
     under its name only when it is complete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    with temporary.open("wb") as raw:
+    with whole_file(path) as raw:
         zipped = (
             gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
             if path.suffix == ".gz"
-            else raw
+            else nullcontext(raw)
         )
-        for row in rows:
-            zipped.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            count += 1
-        if zipped is not raw:
-            zipped.close()
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(temporary, path)
+        with zipped as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                count += 1
     return count
 
 
 def _open_bytes(path: Path) -> io.BufferedReader:
-    try:
+    with readable(path, "a .jsonl or .jsonl.gz file"):
         if path.suffix == ".gz":
             return io.BufferedReader(gzip.open(path, "rb"))
         return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path}: no such file") from None
-    except PermissionError:
-        raise DataError(f"{path}: no permission to read it") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, expected a .jsonl or .jsonl.gz file") from None
 
 
 def _decoded(line: bytes, number: int, place: str) -> str:
@@ -183,72 +149,3 @@ def _object(text: str, place: str) -> dict[str, Any]:
         found = type(value).__name__
         raise RowError(f"{place}: expected a JSON object, got {found}", "not JSON")
     return value
-
-
-def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
-    text = value.get(field)
-    if not isinstance(text, str):
-        found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
-        raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
-    if not empty and not text.strip():
-        raise RowError(f"{place}: `{field}` is empty", "empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
-        raise RowError(message, "lone surrogate") from None
-    return text
-
-
-def _passages(value: Mapping[str, Any], field: str, place: str, *, required: bool) -> list[Passage]:
-    passages = value.get(field)
-    if passages is None and not required:
-        return []
-    if not isinstance(passages, list):
-        found = "missing" if field not in value else type(passages).__name__
-        message = f"{place}: `{field}` must be a list of passages, is {found}"
-        raise RowError(message, _kind(passages))
-    if required and not passages:
-        message = f"{place}: `{field}` is empty; every row needs at least one positive"
-        raise RowError(message, "no positive")
-    return [_passage(item, f"{field}[{i}]", place) for i, item in enumerate(passages)]
-
-
-def _passage(item: Any, field: str, place: str) -> Passage:
-    if not isinstance(item, dict):
-        found = type(item).__name__
-        message = f"{place}: `{field}` must be an object with docid, title and text, is {found}"
-        raise RowError(message, _kind(item))
-    return check_passage(item, f"{place}: in `{field}`")
-
-
-def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) -> Passage:
-    """Return `value` as a passage without unknown keys.
-
-    Args:
-        value: `docid`, `title`, `text` and `score`; only the text must be there.
-        place: file, line and field, for the message.
-        empty: whether the text may be empty.
-
-    Raises:
-        RowError: a field is of the wrong type, or the text is missing or empty.
-    """
-    title = "" if value.get("title") is None else _text(value, "title", place, empty=True)
-    text = _text(value, "text", place, empty=empty)
-    passage = Passage(docid=_docid(value, place), title=title, text=text)
-    score = value.get("score")
-    if score is not None:
-        number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not number or abs(score) > sys.float_info.max:
-            message = f"{place}: `score` must be a finite number, is {score!r}"
-            raise RowError(message[:300], "wrong type")
-        passage["score"] = float(score)
-    return passage
-
-
-def _docid(item: Mapping[str, Any], place: str) -> str:
-    return "" if item.get("docid") is None else _text(item, "docid", place, empty=True)
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else "wrong type"

@@ -221,10 +221,14 @@ class Miner:
                 limit := self.rule.excess(draft.scores[place], draft.positives)
             ):
                 counts[f"skipped_{limit}"] += 1
-            elif any(near_duplicates(self.pool.texts[place], t) for t in known.texts.values()):
+            elif self._repeats(place, known):
                 counts["skipped_near_duplicate"] += 1
             else:
                 draft.chosen.append(place)
+
+    def _repeats(self, place: int, known: Known) -> bool:
+        text = self.pool.texts[place]
+        return any(near_duplicates(text, positive) for positive in known.texts.values())
 
     def _random(self, draft: Draft) -> Iterator[int]:
         """Places in random order, but those that cannot be negatives whatever they score."""

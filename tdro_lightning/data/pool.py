@@ -5,20 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.jsonl import check_passage, read_objects
+from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.data.tables import cached_table
+from tdro_lightning.data.row_format import check_passage
+from tdro_lightning.data.stored import Stored
+from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
-
-FEATURES = datasets.Features({k: datasets.Value("string") for k in ("docid", "title", "text")})
-PASSAGES_AT_ONCE = 4096
 
 
 class Places:
@@ -102,11 +101,12 @@ def corpus_pool(path: Path, content: str) -> Pool:
     Raises:
         DataError: a line breaks the format, or no passage has a text.
     """
-    table = cached_table(_corpus, {"path": str(path)}, FEATURES, content)
+    columns = text_columns("docid", "title", "text")
+    table = cached_table(_corpus, {"path": str(path)}, columns, content)
     texts = np.empty(len(table), dtype=np.uint64)
     docids = np.empty(len(table), dtype=np.uint64)
     whole = np.empty(len(table), dtype=bool)
-    for place, passage in enumerate(_read(table)):
+    for place, passage in enumerate(StoredPassages(table, np.arange(len(table)))):
         texts[place] = key_hash(normalise(passage_text(passage)))
         docids[place] = key_hash(passage["docid"])
         whole[place] = bool(passage["text"].strip())
@@ -125,11 +125,11 @@ def corpus_pool(path: Path, content: str) -> Pool:
     )
 
 
-class StoredPassages(Sequence[Passage]):
+class StoredPassages(Stored[Passage]):
     """Some lines of a memory-mapped table, as passages.
 
     Args:
-        table: columns as in `FEATURES`.
+        table: columns `docid`, `title` and `text`.
         lines: [N] ascending.
     """
 
@@ -139,22 +139,18 @@ class StoredPassages(Sequence[Passage]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    @overload
-    def __getitem__(self, place: int) -> Passage: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Passage]: ...
-    def __getitem__(self, place: int | slice) -> Passage | list[Passage]:
-        if isinstance(place, slice):
-            return list(_read(self._table.select(self._lines[place])))
-        found = self._table[int(self._lines[place])]
-        return Passage(docid=found["docid"], title=found["title"], text=found["text"])
-
-    def __iter__(self) -> Iterator[Passage]:
-        for start in range(0, len(self), PASSAGES_AT_ONCE):
-            yield from self[start : start + PASSAGES_AT_ONCE]
+    def read(self, places: slice) -> list[Passage]:
+        """The passages of a slice."""
+        lines = self._lines[places]
+        if not len(lines):
+            return []
+        near = self._table.data.table.slice(lines[0], lines[-1] - lines[0] + 1)
+        columns = near.take(lines - lines[0]).to_pydict()
+        values = zip(columns["docid"], columns["title"], columns["text"], strict=True)
+        return [Passage(docid=docid, title=title, text=text) for docid, title, text in values]
 
 
-class StoredTexts(Sequence[str]):
+class StoredTexts(Stored[str]):
     """Title and text of stored passages."""
 
     def __init__(self, passages: StoredPassages) -> None:
@@ -163,17 +159,9 @@ class StoredTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._passages)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [passage_text(passage) for passage in self._passages[place]]
-        return passage_text(self._passages[place])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(passage_text, self._passages)
+    def read(self, places: slice) -> list[str]:
+        """The texts of a slice."""
+        return [passage_text(passage) for passage in self._passages.read(places)]
 
 
 def key_hash(key: str) -> int:
@@ -199,9 +187,3 @@ def _corpus(path: str) -> Iterator[dict[str, Any]]:
         yield dict(check_passage(given, f"{path}:{number}", empty=True))
     if not number:
         raise DataError(f"{path}: no passages in it")
-
-
-def _read(table: datasets.Dataset) -> Iterator[Passage]:
-    for batch in table.iter(PASSAGES_AT_ONCE):
-        for docid, title, text in zip(batch["docid"], batch["title"], batch["text"], strict=True):
-            yield Passage(docid=docid, title=title, text=text)

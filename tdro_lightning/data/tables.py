@@ -10,6 +10,11 @@ import datasets
 from tdro_lightning.errors import DataError
 
 
+def text_columns(*names: str) -> datasets.Features:
+    """Columns of text."""
+    return datasets.Features({name: datasets.Value("string") for name in names})
+
+
 def cached_table(
     rows: Callable[..., Iterator[dict[str, Any]]],
     arguments: dict[str, Any],

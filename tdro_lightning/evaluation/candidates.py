@@ -13,8 +13,8 @@ from tdro_lightning.data.mining import Hits, Ranker
 from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.pool import Pool
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.encode import MANIFEST, SHARD_TEXTS, encode
-from tdro_lightning.evaluation.forecast import Forecast
+from tdro_lightning.evaluation import evaluate
+from tdro_lightning.evaluation.encode import MANIFEST
 from tdro_lightning.evaluation.shards import Shards
 from tdro_lightning.files import fingerprint
 from tdro_lightning.processes import barrier
@@ -101,33 +101,21 @@ class Dense:
     """Inner products of embeddings.
 
     Attributes:
-        embed_queries: texts and prompt to unit vectors [Q, D].
-        embed_passages: texts to unit vectors [N, D].
-        fingerprint: of the encoder; embeddings of an interrupted run are taken over by it.
-        device: where an exact search multiplies.
-        announce: called with what a pool's encoding will take, where it takes several shards.
+        encoder: what embeds, also of evaluation sets.
         approximate: search an IVF index instead of all passages.
-        shard_texts: texts in one file of embeddings.
     """
 
-    embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
-    embed_passages: Callable[[Sequence[str]], NDArray[np.float32]]
-    fingerprint: str
-    device: str = "cpu"
-    announce: Callable[[Forecast], None] | None = None
+    encoder: evaluate.Dense
     approximate: bool = False
-    shard_texts: int = SHARD_TEXTS
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's."""
+        return self.encoder.fingerprint
 
     def prepare(self, pool: Pool, folder: Path) -> "DensePool":
         """Embed the pool, each process its share, and build the index where one is wanted."""
-        passages = encode(
-            pool.texts,
-            self.embed_passages,
-            folder / "passages",
-            self.fingerprint,
-            shard_texts=self.shard_texts,
-            announce=self.announce,
-        )
+        passages = self.encoder.encoded_documents(pool.texts, folder, "passages")
         if not self.approximate:
             return DensePool(self, pool, passages, None)
         index = folder / f"{fingerprint(passages.folder / MANIFEST)}.ivf"
@@ -138,15 +126,8 @@ class Dense:
 
     def scorer(self, queries: Sequence[str], prompt: str | None, folder: Path) -> "DenseScorer":
         """The encoder without a pool: a text is embedded whenever it is asked for."""
-        embedded = encode(
-            queries,
-            lambda texts: self.embed_queries(texts, prompt),
-            folder / "queries",
-            self.fingerprint,
-            prompt,
-            self.shard_texts,
-        )
-        return DenseScorer(embedded, Remembered(self.embed_passages))
+        embedded = self.encoder.encoded_queries(queries, prompt, folder)
+        return DenseScorer(embedded, Remembered(self.encoder.embed_documents))
 
 
 class Remembered:
@@ -212,14 +193,14 @@ class DensePool:
         index: file of the IVF index, None for an exact search.
     """
 
-    encoder: Dense
+    retriever: Dense
     pool: Pool
     passages: Shards
     index: Path | None
 
     def ranker(self, queries: Sequence[str], prompt: str | None, folder: Path) -> Ranker:
         """Embed the queries, each process its share."""
-        without_pool = self.encoder.scorer(queries, prompt, folder)
+        without_pool = self.retriever.scorer(queries, prompt, folder)
         return DenseRanker(without_pool.queries, without_pool.embed_passages, self)
 
 
@@ -234,8 +215,8 @@ class DenseRanker(DenseScorer):
         queries = self.queries.take(np.array(rows))
         if self.embedded.index is not None:
             return ivf_search(self.embedded.index, queries, depth)
-        passages, device = self.embedded.passages, self.embedded.encoder.device
-        return exact_search(queries, passages, depth, device=device)
+        device = self.embedded.retriever.encoder.device
+        return exact_search(queries, self.embedded.passages, depth, device=device)
 
     def vectors(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings of different texts, read where they are the pool's."""

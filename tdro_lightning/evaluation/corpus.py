@@ -1,28 +1,27 @@
-"""Corpora of any size: titles and texts lie in a memory-mapped table and are read when needed."""
+"""Corpora of any size: titles and texts lie in a memory-mapped table and are read when needed.
+
+The libraries of tables are imported with the first corpus: a chain with nothing to do needs none.
+"""
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tdro_lightning.data.example import Passage, passage_text
-from tdro_lightning.data.tables import cached_table
+from tdro_lightning.data.stored import Stored
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 from tdro_lightning.processes import from_first, is_first_process
 
-FEATURES = datasets.Features(
-    {"id": datasets.Value("string"), "title": datasets.Value("string")}
-    | {"text": datasets.Value("string")}
-)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BROKEN_SHARE = 0.01  # published sets have a few empty documents and dangling judgements; not more
 
 logger = logging.getLogger(__name__)
@@ -38,52 +37,41 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ids(Sequence[str]):
+class Ids(Stored[str]):
     """The documents' ids, in the order of the corpus."""
 
-    column: pa.ChunkedArray
+    column: "pa.ChunkedArray"
 
     def __len__(self) -> int:
         return len(self.column)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        found: Any = self.column[place]
-        values: str | list[str] = found.to_pylist() if isinstance(place, slice) else found.as_py()
-        return values
-
-    def __iter__(self) -> Iterator[str]:
-        return (value for chunk in self.column.chunks for value in chunk.to_pylist())
+    def read(self, places: slice) -> list[str]:
+        """The ids of a slice."""
+        ids: list[str] = self.column[places].to_pylist()
+        return ids
 
     def among(self, wanted: Iterable[str]) -> set[str]:
         """Those of some ids that documents have."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         values = pa.array(set(wanted), self.column.type)
         return set(self.column.filter(pc.is_in(self.column, values)).to_pylist())
 
 
 @dataclass(frozen=True)
-class Texts(Sequence[str]):
+class Texts(Stored[str]):
     """Title and text of each document as the encoder reads them, in the order of the corpus."""
 
-    table: pa.Table
+    table: "pa.Table"
 
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return _joined(self.table[place])
-        return document_text(self.table["title"][place].as_py(), self.table["text"][place].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        return (text for batch in self.table.to_batches() for text in _joined(batch))
+    def read(self, places: slice) -> list[str]:
+        """The texts of a slice."""
+        columns = [self.table[name][places].to_pylist() for name in ("title", "text")]
+        return [document_text(title, text) for title, text in zip(*columns, strict=True)]
 
 
 class Corpus(NamedTuple):
@@ -117,9 +105,12 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
         DataError: an id stands twice, there are no documents, over 1 % of them are empty, or as
             `documents` does.
     """
+    from tdro_lightning.data.tables import cached_table, text_columns
+
     content = from_first(f"{layout} {fingerprint(source)}" if is_first_process() else "")
     arguments = {"documents": documents, "place": str(source)}
-    table = cached_table(_checked, arguments, FEATURES, content).data.table
+    features = text_columns("id", "title", "text")
+    table = cached_table(_checked, arguments, features, content).data.table
     return Corpus(Ids(table["id"]), Texts(table))
 
 
@@ -153,8 +144,3 @@ def _refuse_twins(suspects: Iterable[Document]) -> None:
         if document.id in seen:
             raise DataError(f"{document.place}: document {document.id!r} stands twice")
         seen.add(document.id)
-
-
-def _joined(rows: pa.Table | pa.RecordBatch) -> list[str]:
-    columns = (rows["title"].to_pylist(), rows["text"].to_pylist())
-    return [document_text(title, text) for title, text in zip(*columns, strict=True)]

@@ -15,6 +15,7 @@ from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.encode import HALF_FROM, SHARD_TEXTS, encode
 from tdro_lightning.evaluation.forecast import Forecast
+from tdro_lightning.evaluation.shards import Shards
 from tdro_lightning.files import slug, write_json
 from tdro_lightning.processes import barrier, from_first
 from tdro_lightning.retrieval.bm25 import BM25
@@ -83,26 +84,34 @@ class Dense:
 
         Texts that are in the folder already, of another set or another run, are not embedded again.
         """
-        queries = encode(
-            one.queries,
-            lambda texts: self.embed_queries(texts, one.prompt),
+        queries = self.encoded_queries(one.queries, one.prompt, folder)
+        documents = self.encoded_documents(one.documents, folder, one.name)
+        return lambda depth: exact_search(queries[:], documents, depth, device=self.device)
+
+    def encoded_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Shards:
+        """Embeddings [Q, D] of queries, in a folder of their own there, as in `encode`."""
+        return encode(
+            texts,
+            lambda some: self.embed_queries(some, prompt),
             folder / "queries",
             self.fingerprint,
-            one.prompt,
+            prompt,
             self.shard_texts,
             self.half_from,
         )
+
+    def encoded_documents(self, texts: Sequence[str], folder: Path, name: str) -> Shards:
+        """Embeddings [N, D] of what `name` stands for, in a folder of their own there."""
         announce = self.announce
-        documents = encode(
-            one.documents,
+        return encode(
+            texts,
             self.embed_documents,
             folder / "documents",
             self.fingerprint,
             shard_texts=self.shard_texts,
             half_from=self.half_from,
-            announce=announce and (lambda forecast: announce(one.name, forecast)),
+            announce=announce and (lambda forecast: announce(name, forecast)),
         )
-        return lambda depth: exact_search(queries[:], documents, depth, device=self.device)
 
 
 def evaluate(

@@ -1,7 +1,6 @@
 """Embeddings in files of equal height, each whole or not there."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +94,8 @@ class Shards:
         path, rows = self._file(shard), self.span(shard)
         if embeddings.ndim != 2 or len(embeddings) != rows.stop - rows.start:
             raise ValueError(f"{rows.stop - rows.start} texts have embeddings {embeddings.shape}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
+        with whole_file(path) as stream:
             np.save(stream, embeddings.astype(self.dtype, copy=False))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:06d}.npy"

@@ -1,13 +1,13 @@
 """Approximate inner-product search in pools that an exact search would take too long for."""
 
 import logging
-import os
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.files import whole_file
 from tdro_lightning.retrieval.search import Rows
 
 LIST_VECTORS = 64  # vectors a list learns from
@@ -25,7 +25,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
 
     Args:
         vectors: [N, D].
-        path: appears when the index is complete.
+        path: appears when the index is complete, and on the disk.
     """
     if path.exists():
         return
@@ -37,10 +37,8 @@ def write_ivf(vectors: Rows, path: Path) -> None:
     index.train(_sample(vectors, LIST_VECTORS * lists))
     for start in range(0, count, ROWS_AT_ONCE):
         index.add(np.ascontiguousarray(vectors[start : start + ROWS_AT_ONCE], dtype=np.float32))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    faiss.write_index(index, str(temporary))
-    os.replace(temporary, path)
+    with whole_file(path) as stream:
+        faiss.write_index(index, stream.name)
 
 
 def ivf_search(

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import Sets
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
@@ -42,8 +44,6 @@ def run(config: Config) -> None:
 
 def dense(encoder: Encoder) -> Dense:
     """An encoder as a retriever, on the process's GPU where there is one."""
-    import torch
-
     fingerprint = encoder_fingerprint(encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = encoder.to(device)

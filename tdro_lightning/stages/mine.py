@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning import __version__
-from tdro_lightning.data.jsonl import domain_files, read_rows
+from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
 from tdro_lightning.data.mining import Miner, Scorer
 from tdro_lightning.data.parts import mine_in_parts
 from tdro_lightning.data.pool import Pool, corpus_pool, domain_pool
@@ -26,7 +26,7 @@ from tdro_lightning.retrieval.cross_encoder import (
 from tdro_lightning.schema import Config, MineConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.encoders import configured_encoder
-from tdro_lightning.stages.evaluate import announced, dense
+from tdro_lightning.stages.evaluate import dense
 from tdro_lightning.values import mining_rule
 
 WORK = "unfinished"  # embeddings and parts of what is not finished
@@ -82,7 +82,7 @@ def run(config: Config) -> None:
 def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     retriever: Retriever = Lexical()
     if mine.encoder is not None:
-        retriever = _dense(config, mine.encoder, approximate=mine.index == "ivf")
+        retriever = Dense(dense(configured_encoder(config, mine.encoder)), mine.index == "ivf")
     corpus = None
     if mine.corpus is not None:
         path = Path(mine.corpus)
@@ -90,23 +90,11 @@ def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     return Means(retriever, _teacher(config, mine.teacher), corpus)
 
 
-def _dense(config: Config, path: str, *, approximate: bool = False) -> Dense:
-    found = dense(configured_encoder(config, path))
-    return Dense(
-        found.embed_queries,
-        found.embed_documents,
-        found.fingerprint,
-        found.device,
-        lambda forecast: announced("passages", forecast),
-        approximate,
-    )
-
-
 def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
     if path is None:
         return None
     if not is_cross_encoder(path):
-        return _dense(config, path)
+        return Dense(dense(configured_encoder(config, path)))
     return load_cross_encoder(
         path,
         max_tokens=config.data.query_tokens + config.data.passage_tokens,
@@ -165,8 +153,7 @@ def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str,
 def _prompt(config: Config, name: str) -> str | None:
     """The first prompt of the domain whose file this is."""
     prompts = {
-        Path(entry.file).name.partition(".jsonl")[0]: entry.prompts
-        for entry in config.domains.catalogue.values()
+        domain_name(Path(entry.file)): entry.prompts for entry in config.domains.catalogue.values()
     }
     if name not in prompts:
         raise ConfigError(

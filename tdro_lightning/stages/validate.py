@@ -10,6 +10,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
 from tdro_lightning.stages.domains import QUARANTINE, domains_root
 
 SHOWN = 10  # faults in the message; the file has all
@@ -28,7 +29,7 @@ def run(config: Config) -> None:
         findings[name] = _validated(config, name, validation)
         found = findings[name]
         what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
-        print(f"  {name}: {what}", flush=True)
+        tell(f"  {name}: {what}")
     write_json(output / "validation.json", {n: _content(f) for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
     page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
@@ -41,7 +42,7 @@ def run(config: Config) -> None:
     (output / QUARANTINE).unlink(missing_ok=True)
     if faulty:
         write_rows(output / QUARANTINE, faulty)
-    print(f"{terminal_table(table)}\nReport: {output / 'validation.md'}", flush=True)
+    tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
     _refuse(config, findings, output)
 
 

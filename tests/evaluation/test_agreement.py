@@ -8,19 +8,12 @@ import pytest
 
 from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import run
-from tests.evaluation.hub_copies import README, write_lines
-from tests.made_up import rows, tiny_model
+from tests.evaluation.judged_set import mteb_task, write_judged_set
+from tests.made_up import tiny_model
 
 PROMPT = "Given a search query, retrieve passages"
 TOKENS = 48
 POOLING = "mean"  # the last tokens of an untrained model are so alike that rounding orders them
-OPTION = f"""
-root: data
-layout: beir
-depth: 100
-sets:
-  made: {{folder: made, split: test, prompt: "{PROMPT}"}}
-"""
 
 # What the other two do while they are imported and run is their own affair.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -30,25 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of 60 queries and 480 documents with graded judgements, and an encoder."""
     folder = tmp_path_factory.mktemp("agreement")
-    found = rows("easy", 60, 4)
-    queries = [{"_id": row["query_id"], "text": row["query"]} for row in found]
-    passages = [p for row in found for p in row["positive_passages"] + row["negative_passages"]]
-    documents = [
-        {"_id": f"d{i}", "title": f"blue {i}" if i % 2 else "", "text": passage["text"]}
-        for i, passage in enumerate(passages)
-    ]
-    judged = [
-        {"query-id": query["_id"], "corpus-id": f"d{i}", "score": i % 3}
-        for q, query in enumerate(queries)
-        for i in range(q % 7, len(documents), 7)
-    ]
-    write_lines(folder / "data/made/corpus.jsonl", documents)
-    write_lines(folder / "data/made/queries.jsonl", queries)
-    write_lines(folder / "data/made/qrels/test.jsonl", judged)
-    readme = README.format(split="test", suffix=".jsonl")
-    (folder / "data/made/README.md").write_text(readme)
-    (folder / "conf/benchmark").mkdir(parents=True)
-    (folder / "conf/benchmark/made.yaml").write_text(OPTION)
+    write_judged_set(folder, PROMPT)
     tiny_model(folder / "tiny")
     encoder = load_encoder(
         str(folder / "tiny"), pooling=POOLING, query_tokens=TOKENS, passage_tokens=TOKENS
@@ -130,27 +105,13 @@ def test_mteb_finds_our_numbers(
 ) -> None:
     caplog.set_level(logging.ERROR, logger="mteb")
     import mteb
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import SentenceTransformerEncoderWrapper
-
-    class Made(AbsTaskRetrieval):
-        metadata = TaskMetadata(
-            name="Made",
-            description="made up",
-            reference=None,
-            dataset={"path": str(made / "data/made"), "revision": "local"},
-            type="Retrieval",
-            category="t2t",
-            modalities=["text"],
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="ndcg_at_10",
-        )
 
     prompts = {"query": f"Instruct: {PROMPT}\nQuery: "}
     model = SentenceTransformerEncoderWrapper(sentence_encoder, model_prompts=prompts)
-    results = mteb.evaluate(model, Made(), cache=None, co2_tracker=False, show_progress_bar=False)
+    results = mteb.evaluate(
+        model, mteb_task(made), cache=None, co2_tracker=False, show_progress_bar=False
+    )
     (theirs,) = results.task_results[0].scores["test"]
     assert 0.05 < ours["ndcg@10"] < 0.95
     for name, other in (

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.data.pool import Pool, domain_pool
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation import evaluate
 from tdro_lightning.evaluation.candidates import Dense, Lexical, PairScorer, Remembered
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
@@ -48,7 +49,7 @@ def test_a_dense_ranker_searches_and_scores_by_inner_products(
     tmp_path: Path, pool: Pool, approximate: bool
 ) -> None:
     embed = Counted()
-    dense = Dense(embed, embed, "one", approximate=approximate, shard_texts=64)
+    dense = Dense(evaluate.Dense(embed, embed, "one", shard_texts=64), approximate)
     ranker = dense.prepare(pool, tmp_path / "pool").ranker(QUERIES, "p", tmp_path / "domain")
     queries = vectors([f"p{query}" for query in QUERIES])
     exact = queries @ vectors(list(pool.texts)).T
@@ -71,21 +72,21 @@ def test_a_dense_ranker_searches_and_scores_by_inner_products(
 
 def test_embeddings_and_index_are_taken_over(tmp_path: Path, pool: Pool) -> None:
     folder = tmp_path / "pool"
-    Dense(vectors, Counted(), "one", approximate=True).prepare(pool, folder)
+    Dense(evaluate.Dense(vectors, Counted(), "one"), approximate=True).prepare(pool, folder)
     again = Counted()
     (index,) = folder.glob("*.ivf")
     content = index.read_bytes()
-    Dense(vectors, again, "one", approximate=True).prepare(pool, folder)
+    Dense(evaluate.Dense(vectors, again, "one"), approximate=True).prepare(pool, folder)
     assert again.texts == []
     assert index.read_bytes() == content
-    Dense(vectors, again, "two", approximate=True).prepare(pool, folder)
+    Dense(evaluate.Dense(vectors, again, "two"), approximate=True).prepare(pool, folder)
     assert again.texts == list(pool.texts)
     assert len(list(folder.glob("*.ivf"))) == 2  # the other encoder's is not mistaken for it
 
 
 def test_without_a_pool_texts_are_embedded_when_asked_for(tmp_path: Path) -> None:
     embed = Counted()
-    scorer = Dense(embed, embed, "one").scorer(QUERIES, None, tmp_path)
+    scorer = Dense(evaluate.Dense(embed, embed, "one")).scorer(QUERIES, None, tmp_path)
     embed.texts.clear()
     scores = scorer.score([1, 1, 2], ["a", "b", "a"])
     queries, texts = vectors(QUERIES), vectors(["a", "b"])
@@ -111,7 +112,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def broken(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.full((len(texts), 12), np.nan, dtype=np.float32)
 
-    scorer = Dense(Counted(), broken, "one").scorer(QUERIES, None, tmp_path)
+    scorer = Dense(evaluate.Dense(Counted(), broken, "one")).scorer(QUERIES, None, tmp_path)
     with pytest.raises(DataError, match="2 of 2 scores are not finite"):
         scorer.score([0, 1], ["a", "b"])
 

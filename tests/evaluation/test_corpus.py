@@ -112,6 +112,7 @@ def write_corpus(folder: Path, count: int, words: int = 1) -> None:
 HELD = """
 import re, sys
 from pathlib import Path
+import tdro_lightning.data.tables
 from tdro_lightning.evaluation.beir import beir_corpus
 def held(): return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = held()

@@ -1,19 +1,16 @@
 """Local copies of each published layout, evaluated by the command that evaluates the real ones."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
-import yaml
 
 from tdro_lightning.evaluation.evaluate import Lexical
 from tdro_lightning.evaluation.places import Place
 from tdro_lightning.evaluation.published import PublishedSet, lazy_sets
 from tdro_lightning.retrieval.bm25 import BM25
-from tests.command import Ended, run
+from tests.evaluation.conftest import shipped, without
 from tests.evaluation.hub_copies import (
     DOCUMENTS,
     GRADES,
@@ -26,33 +23,10 @@ from tests.evaluation.hub_copies import (
     write_mkqa_tables,
 )
 
-REVISION = "d56462d0e63a25450459c4f213e49ffdb866f7f9"
 FORUMS = (
     *("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats"),
     *("tex", "unix", "webmasters", "wordpress"),
 )
-
-
-@pytest.fixture
-def evaluated(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
-    """Evaluate BM25 on a benchmark below `data`, or on the hub's cache in `cache`."""
-
-    def start(benchmark: str, *overrides: str) -> Ended:
-        given = ("+experiment=evaluate", f"benchmark={benchmark}", "run_dir=run", *overrides)
-        return run(capfd, tmp_path, *given)
-
-    return start
-
-
-def shipped(benchmark: str) -> list[str]:
-    """Names of a benchmark's sets."""
-    path = Path(__file__).parents[2] / f"conf/benchmark/{benchmark}.yaml"
-    return list(yaml.safe_load(path.read_text())["sets"])
-
-
-def without(benchmark: str, *kept: str) -> list[str]:
-    """Overrides that leave a few sets of a benchmark."""
-    return [f"~benchmark.sets.{one}" for one in shipped(benchmark) if one not in kept]
 
 
 def scores(tmp_path: Path) -> dict[str, dict[str, float]]:
@@ -76,8 +50,8 @@ def ndcg(order: list[int], grades: dict[str, int]) -> float:
     return float(gains @ discounts[: len(gains)] / (best @ discounts[: len(best)]))
 
 
-def expected_ndcg(grades: dict[str, dict[str, int]] = GRADES) -> float:
-    return float(np.mean([ndcg(ranking(q["text"], texts()), grades[q["_id"]]) for q in QUERIES]))
+def expected_ndcg() -> float:
+    return float(np.mean([ndcg(ranking(q["text"], texts()), GRADES[q["_id"]]) for q in QUERIES]))
 
 
 @pytest.mark.parametrize("write", [write_beir, write_hub_lines, write_hub_tables])
@@ -177,170 +151,6 @@ def test_a_query_that_is_a_document_is_no_result(evaluated, tmp_path: Path) -> N
     assert own[0] == 0
     evaluated("beir_fast", "benchmark.root=data", *without("beir_fast", "fiqa"))
     assert scores(tmp_path)["fiqa"]["mrr@10"] == pytest.approx(1 / own.index(place))
-
-
-def hub_cache(folder: Path, name: str, revision: str, write: Callable[[Path], None]) -> None:
-    """Files as the hub's own cache keeps them."""
-    home = folder / f"datasets--{name.replace('/', '--')}"
-    write(home / "snapshots" / revision)
-    (home / "refs").mkdir(parents=True)
-    (home / "refs/main").write_text(revision)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def test_from_the_hub_by_name(evaluated, cache: Path, tmp_path: Path) -> None:
-    hub_cache(cache, "mteb/scifact", REVISION, write_hub_lines)
-    ended = evaluated("beir_fast", *without("beir_fast", "scifact"))
-    assert (ended.code, ended.err) == (0, "")
-    assert scores(tmp_path)["scifact"]["ndcg@10"] == pytest.approx(expected_ndcg())
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    expected = {"path": f"mteb/scifact@{REVISION}", "sha256": None}
-    assert record["inputs"] == {"hub set scifact": expected}
-
-
-def test_what_the_hub_does_not_give_ends_with_a_command(evaluated, cache: Path) -> None:
-    ended = evaluated("miracl")
-    assert ended.code == 3
-    assert "miracl/miracl/miracl-v1.0-ar: not in the cache of the hub, and the hub" in ended.err
-    assert ended.err.endswith(
-        "this command gets it: "
-        "hf download miracl/miracl --repo-type dataset --include 'miracl-v1.0-ar/*'\n"
-    )
-
-
-def beir_remedy(root: Path) -> str:
-    return (
-        f"this command gets it: hf download mteb/scifact --repo-type dataset "
-        f"--revision {REVISION} --local-dir {root}/scifact\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ("folder", "data/scifact: no such folder"),
-        ("corpus.jsonl", "data/scifact/corpus.jsonl: no such file, nor corpus.jsonl.gz"),
-        ("qrels/test.tsv", "data/scifact/qrels/test.tsv: no such file"),
-        ("queries.jsonl", "data/scifact/queries.jsonl: no such file"),
-        ("cut", "data/scifact/corpus.jsonl:3: not valid JSON"),
-        ("half", "data/scifact/qrels/test.tsv:3: document 'd4' is not in the corpus, like 4 of 6"),
-    ],
-)
-def test_a_broken_beir_set_ends_with_file_and_command(
-    evaluated, tmp_path: Path, damage: str, message: str
-) -> None:
-    folder = tmp_path / "data/scifact"
-    if damage != "folder":
-        write_beir(folder)
-    if damage == "cut":
-        text = (folder / "corpus.jsonl").read_text()
-        (folder / "corpus.jsonl").write_text(text[: text.index("d3") + 20])
-    elif damage == "half":
-        lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
-        (folder / "corpus.jsonl").write_text("".join(lines[:3]))
-    elif damage != "folder":
-        (folder / damage).unlink()
-    (tmp_path / "data").mkdir(exist_ok=True)
-    ended = evaluated("beir_fast", "benchmark.root=data", *without("beir_fast", "scifact"))
-    assert ended.code == 3
-    assert ended.err.startswith(f"error: {message}")
-    assert ended.err.endswith(beir_remedy(Path("data")))
-
-
-def test_a_half_downloaded_copy_of_the_hub_s(evaluated, tmp_path: Path) -> None:
-    write_hub_tables(tmp_path / "data/scifact")
-    first = tmp_path / "data/scifact/corpus/corpus-00000-of-00002.parquet"
-    only = ("benchmark.root=data", *without("beir_fast", "scifact"))
-    whole = first.read_bytes()
-    first.write_bytes(whole[: len(whole) // 2])
-    ended = evaluated("beir_fast", *only)
-    assert ended.code == 3
-    assert ended.err.startswith("error: data/scifact: corpus cannot be read after row 0")
-    assert ended.err.endswith(beir_remedy(Path("data")))
-    first.unlink()
-    ended = evaluated("beir_fast", *only)
-    assert ended.err.startswith("error: data/scifact/corpus/corpus-00000-of-00002.parquet: no such")
-    assert ended.err.endswith(beir_remedy(Path("data")))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message", "remedy"),
-    [
-        (
-            "miracl-corpus/miracl-corpus-v1.0-sw/docs-0.jsonl.gz",
-            "data/miracl-corpus/miracl-corpus-v1.0-sw/docs-0.jsonl.gz: no such file",
-            "miracl/miracl-corpus --repo-type dataset --include 'miracl-corpus-v1.0-sw/*' "
-            "--local-dir data/miracl-corpus",
-        ),
-        (
-            "miracl/miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv",
-            "data/miracl/miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv: no such file",
-            "miracl/miracl --repo-type dataset --include 'miracl-v1.0-sw/*' "
-            "--local-dir data/miracl",
-        ),
-        (
-            "last shard",
-            "data/miracl/miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv:4: document '7#d5' is "
-            "not in the corpus, like 2 of 6 relevant ones; is the corpus whole?",
-            "miracl/miracl-corpus --repo-type dataset --include 'miracl-corpus-v1.0-sw/*' "
-            "--local-dir data/miracl-corpus",
-        ),
-        (
-            "cut shard",
-            "data/miracl-corpus/miracl-corpus-v1.0-sw/docs-1.jsonl.gz: damaged gzip file",
-            "miracl/miracl-corpus --repo-type dataset --include 'miracl-corpus-v1.0-sw/*' "
-            "--local-dir data/miracl-corpus",
-        ),
-    ],
-)
-def test_a_broken_miracl_ends_with_file_and_command(
-    evaluated, tmp_path: Path, damage: str, message: str, remedy: str
-) -> None:
-    write_miracl(tmp_path / "data", "sw")
-    last = tmp_path / "data/miracl-corpus/miracl-corpus-v1.0-sw/docs-1.jsonl.gz"
-    if damage == "last shard":
-        last.unlink()
-    elif damage == "cut shard":
-        last.write_bytes(last.read_bytes()[:-15])
-    else:
-        (tmp_path / "data" / damage).unlink()
-    ended = evaluated("miracl", "benchmark.root=data", *without("miracl", "miracl-sw"))
-    assert ended.code == 3
-    assert ended.err.startswith(f"error: {message}")
-    assert ended.err.endswith(f"this command gets it: hf download {remedy}\n")
-
-
-def test_a_missing_mkqa_ends_with_file_and_command(evaluated, tmp_path: Path) -> None:
-    write_mkqa(tmp_path / "data")
-    (tmp_path / "data/mkqa/mkqa.jsonl.gz").unlink()
-    ended = evaluated("mkqa", "benchmark.root=data")
-    assert ended.code == 3
-    assert ended.err == (
-        "error: data/mkqa/mkqa.jsonl.gz: no such file\n"
-        "this command gets it: hf download apple/mkqa --repo-type dataset "
-        "--revision refs/convert/parquet --local-dir data/mkqa\n"
-    )
-    write_mkqa(tmp_path / "data")
-    ended = evaluated("mkqa", "benchmark.root=data", "benchmark.sets.mkqa-ar.language=xx")
-    assert "mkqa.jsonl.gz:1: `queries` lacks the language 'ar'; it has en, de" not in ended.err
-    assert "mkqa.jsonl.gz:1: `queries` lacks the language 'xx'; it has en, de" in ended.err
-
-
-def test_a_set_that_is_on_no_hub_names_the_key(evaluated, tmp_path: Path) -> None:
-    ended = evaluated("tdro_mini", "benchmark.root=data")
-    assert ended.code == 3
-    assert ended.err == (
-        "error: data/agnews_heldout: no such folder\n"
-        "benchmark.root must be the folder that holds the folder agnews_heldout\n"
-    )
-    ended = evaluated("tdro_mini", "benchmark.root=null")
-    assert ended.err.startswith("error: benchmark.sets.agnews_heldout: the set needs `hub`")
 
 
 def test_documents_that_sets_share_are_read_and_indexed_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tdro_lightning.data.domains import load_domains
@@ -12,7 +13,7 @@ from tests.malformed.rows import good, loaded
 ROWS = b"".join(json.dumps(good(f"q{i}")).encode() + b"\n" for i in range(300))
 
 
-def named(name: str) -> object:
+def named(name: str) -> Callable[[Path], None]:
     """Load a domain of a file that is not written first."""
 
     def use(folder: Path) -> None:
@@ -24,7 +25,7 @@ def named(name: str) -> object:
 
 def folder_for_a_file(folder: Path) -> None:
     (folder / "nq.jsonl").mkdir()
-    named("nq.jsonl")(folder)  # type: ignore[operator]
+    named("nq.jsonl")(folder)
 
 
 def flipped(folder: Path) -> None:

@@ -72,22 +72,17 @@ def test_ids_stay_below_the_vocabulary_size(tokenizer: TextTokenizer, texts: lis
     assert tokenizer.vocabulary_size == len(tokenizer.tokenizer)
 
 
-def read_in_time(tokenizer: TextTokenizer, unit: str, megabytes: float) -> None:
+@pytest.mark.parametrize("unit", ["the lazy dog, at night ", "dogriver", " \n ", "\U0001f600", "é"])
+def test_megabytes_tokenise_quickly_and_as_their_beginning(
+    tokenizer: TextTokenizer, family: str, unit: str
+) -> None:
+    # WordPiece makes one unknown token of an endless word, which it has to read to the end.
+    megabytes = 0.2 if family == "bert" and "dog," not in unit else 4
     long = unit * int(megabytes * 1e6 / len(unit))
     start = time.perf_counter()
     rows = rows_of(tokenizer([long], 32))
     assert time.perf_counter() - start < 3.0
     assert rows == rows_of(tokenizer([unit * (40_000 // len(unit))], 32))
-
-
-def test_megabytes_tokenise_quickly_and_as_their_beginning(tokenizer: TextTokenizer) -> None:
-    read_in_time(tokenizer, "the lazy dog, at night ", 4)
-
-
-@pytest.mark.parametrize("unit", ["dogriver", " \n ", "\U0001f600", "é"])
-def test_so_do_texts_without_a_word(tokenizer: TextTokenizer, family: str, unit: str) -> None:
-    # WordPiece makes one unknown token of an endless word, which it has to read to the end.
-    read_in_time(tokenizer, unit, 0.2 if family == "bert" else 4)
 
 
 def test_leading_white_space_does_not_push_the_words_out(folders: dict[str, Path]) -> None:

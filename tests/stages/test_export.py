@@ -22,8 +22,8 @@ from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import Ended, run
-from tests.evaluation.hub_copies import README, write_lines
-from tests.made_up import WORDS, rows, tiny_model, write_domain_option, write_domains
+from tests.evaluation.judged_set import mteb_task, write_judged_set
+from tests.made_up import WORDS, tiny_model, write_domain_option, write_domains
 
 AUTHORS = "tdro-llm/s2-tdro-Qwen1.5-0.5B-top70"
 BASE = "Qwen/Qwen1.5-0.5B"
@@ -38,11 +38,6 @@ FIT = (
     "benchmark=made", "name='a <b>|tuned|</b> model'", "run_dir=tuned",
 )  # fmt: skip
 EXPORT = ("+experiment=export", "export.encoder=tuned/encoder", "run_dir=out")
-BENCHMARK = f"""
-root: data
-sets:
-  made: {{folder: made, split: test, prompt: "{PROMPT}"}}
-"""
 COSINE = re.compile(r"  (.+): cosine ([\d.]+) or more, components differ by (\S+) at most")
 
 # What libraries do while they are imported and run is their own affair.
@@ -72,24 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     catalogue = write_domains(folder / "rows")
     write_domain_option(folder, catalogue)
-    found = rows("easy", 60, 4)
-    queries = [{"_id": row["query_id"], "text": row["query"]} for row in found]
-    passages = [p for row in found for p in row["positive_passages"] + row["negative_passages"]]
-    documents = [
-        {"_id": f"d{i}", "title": f"blue {i}" if i % 2 else "", "text": passage["text"]}
-        for i, passage in enumerate(passages)
-    ]
-    judged = [
-        {"query-id": query["_id"], "corpus-id": f"d{i}", "score": i % 3}
-        for q, query in enumerate(queries)
-        for i in range(q % 7, len(documents), 7)
-    ]
-    write_lines(folder / "data/made/corpus.jsonl", documents)
-    write_lines(folder / "data/made/queries.jsonl", queries)
-    write_lines(folder / "data/made/qrels/test.jsonl", judged)
-    (folder / "data/made/README.md").write_text(README.format(split="test", suffix=".jsonl"))
-    (folder / "conf/benchmark").mkdir(parents=True)
-    (folder / "conf/benchmark/made.yaml").write_text(BENCHMARK)
+    write_judged_set(folder, PROMPT)
     tiny_model(folder / "model", layers=2)
     # A rotary base that transformers 4 would not guess.
     config = json.loads((folder / "model/config.json").read_text())
@@ -231,25 +209,9 @@ def test_mteb_finds_the_same_scores(
 ) -> None:
     caplog.set_level(logging.ERROR, logger="mteb")
     import mteb
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import SentenceTransformerEncoderWrapper
     from mteb.results import TaskResult
     from sentence_transformers import SentenceTransformer
-
-    class Made(AbsTaskRetrieval):
-        metadata = TaskMetadata(
-            name="made",
-            description="made up",
-            reference=None,
-            dataset={"path": str(place / "data/made"), "revision": "local"},
-            type="Retrieval",
-            category="t2t",
-            modalities=["text"],
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="ndcg_at_10",
-        )
 
     ours = TaskResult.from_disk(export / "mteb/made.json")
     metrics = json.loads((place / "tuned/metrics.json").read_text())["retrievers"]
@@ -260,7 +222,9 @@ def test_mteb_finds_the_same_scores(
     model = SentenceTransformer(str(export), device="cpu")
     prompts = {"query": model.prompts["made-query"], "document": ""}
     wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=prompts)
-    results = mteb.evaluate(wrapper, Made(), cache=None, co2_tracker=False, show_progress_bar=False)
+    results = mteb.evaluate(
+        wrapper, mteb_task(place), cache=None, co2_tracker=False, show_progress_bar=False
+    )
     (theirs,) = results.task_results[0].scores["test"]
     (written,) = ours.scores["test"]
     assert 0.05 < written["ndcg_at_10"] < 0.95

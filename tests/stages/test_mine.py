@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from tdro_lightning.retrieval.bm25 import BM25, analyse
 from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.loading import load_encoder
-from tests.command import Ended, run
+from tests.command import Ended, free_port, run
 from tests.made_up import (
     cross_encoder_model,
     rows,
@@ -260,12 +259,9 @@ def test_two_processes_share_the_rows(command, folder: Path) -> None:
     assert command(*DENSE).code == 0
     alone = content(folder)
     shutil.rmtree(folder / "run")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     tokens = [f"{key}={value}" for key, value in TOKENS.items()]
     arguments = ["--config-dir=conf", *DENSE, *tokens, "run_dir=run"]
-    mp.spawn(work, args=(folder, port, arguments), nprocs=2)
+    mp.spawn(work, args=(folder, free_port(), arguments), nprocs=2)
     assert content(folder) == alone
     printed = [(folder / f"{number}.out").read_text() for number in range(2)]
     assert [text.count("easy: 40 rows mined") for text in printed] == [1, 0]

@@ -9,6 +9,7 @@ import pytest
 
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.data.jsonl import read_rows
+from tdro_lightning.errors import DataError
 from tests.command import Ended, run
 from tests.made_up import tiny_model, write_domain_option, write_domains
 
@@ -152,7 +153,5 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}\n{}\n")
     entry = {"file": "a.jsonl", "prompts": [], "symmetric": False}
     (domain,) = load_domains({"a": entry}, root=str(tmp_path), hub=None, only=None, skip=True)
-    from tdro_lightning.errors import DataError
-
     with pytest.raises(DataError, match=r"domain a: 2 of 2 rows cannot be used, .*a\.jsonl:1: "):
         domain.require_few_skipped(100)

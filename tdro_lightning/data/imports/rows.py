@@ -8,8 +8,9 @@ from typing import Any
 
 from tdro_lightning.data.example import Row, passage_text
 from tdro_lightning.data.imports.layouts import Fields, ignored
-from tdro_lightning.data.jsonl import check_row, write_rows
+from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")

@@ -1,0 +1,104 @@
+"""The format of a row: every field of a parsed line checked."""
+
+import sys
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from tdro_lightning.data.example import Passage, Row, passage_text
+from tdro_lightning.errors import RowError
+
+
+def check_row(value: Mapping[str, Any], place: str) -> Row:
+    """Return `value` as a row, without unknown keys and negatives that are a positive of the row.
+
+    Args:
+        value: one parsed JSON object.
+        place: file and line, for the message.
+
+    Raises:
+        RowError: a field is missing, empty or of the wrong type, or there is no positive.
+    """
+    positives = _passages(value, "positive_passages", place, required=True)
+    negatives = _passages(value, "negative_passages", place, required=False)
+    known = {_compared(passage) for passage in positives}
+    return Row(
+        query_id=_text(value, "query_id", place),
+        query=_text(value, "query", place),
+        positive_passages=positives,
+        negative_passages=[p for p in negatives if _compared(p) not in known],
+    )
+
+
+def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) -> Passage:
+    """Return `value` as a passage without unknown keys.
+
+    Args:
+        value: `docid`, `title`, `text` and `score`; only the text must be there.
+        place: file, line and field, for the message.
+        empty: whether the text may be empty.
+
+    Raises:
+        RowError: a field is of the wrong type, or the text is missing or empty.
+    """
+    title = _optional(value, "title", place)
+    text = _text(value, "text", place, empty=empty)
+    passage = Passage(docid=_optional(value, "docid", place), title=title, text=text)
+    score = value.get("score")
+    if score is not None:
+        number = isinstance(score, int | float) and not isinstance(score, bool)
+        if not number or abs(score) > sys.float_info.max:
+            message = f"{place}: `score` must be a finite number, is {score!r}"
+            raise RowError(message[:300], "wrong type")
+        passage["score"] = float(score)
+    return passage
+
+
+def _compared(passage: Passage) -> str:
+    """A passage's text as a negative is compared with the positives."""
+    return unicodedata.normalize("NFC", passage_text(passage)).strip()
+
+
+def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
+    text = value.get(field)
+    if not isinstance(text, str):
+        found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
+        raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
+    if not empty and not text.strip():
+        raise RowError(f"{place}: `{field}` is empty", "empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
+        raise RowError(message, "lone surrogate") from None
+    return text
+
+
+def _passages(value: Mapping[str, Any], field: str, place: str, *, required: bool) -> list[Passage]:
+    passages = value.get(field)
+    if passages is None and not required:
+        return []
+    if not isinstance(passages, list):
+        found = "missing" if field not in value else type(passages).__name__
+        message = f"{place}: `{field}` must be a list of passages, is {found}"
+        raise RowError(message, _kind(passages))
+    if required and not passages:
+        message = f"{place}: `{field}` is empty; every row needs at least one positive"
+        raise RowError(message, "no positive")
+    return [_passage(item, f"{field}[{i}]", place) for i, item in enumerate(passages)]
+
+
+def _passage(item: Any, field: str, place: str) -> Passage:
+    if not isinstance(item, dict):
+        found = type(item).__name__
+        message = f"{place}: `{field}` must be an object with docid, title and text, is {found}"
+        raise RowError(message, _kind(item))
+    return check_passage(item, f"{place}: in `{field}`")
+
+
+def _optional(value: Mapping[str, Any], field: str, place: str) -> str:
+    return "" if value.get(field) is None else _text(value, field, place, empty=True)
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else "wrong type"

@@ -95,7 +95,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         config.seed,
         _reference_cache(config, settings, reference),
     )
-    _train(config, module, data, Throughput(proxy, references=0 if reference is None else 1))
+    _train(config, module, data, Throughput(proxy, reference))
     if is_first_process():
         _write_weights(config, settings, domains, weights)
 
@@ -116,7 +116,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     module = FinetuneModule(
         encoder, names, loss_scale, settings.temperature, _optimisation(config), config.seed
     )
-    _train(config, module, data, Throughput(encoder, references=0))
+    _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()

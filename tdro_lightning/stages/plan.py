@@ -47,7 +47,7 @@ class Cost:
 
     Attributes:
         tokens: in a global batch, without padding.
-        flops: useful ones of all steps, as `speed/mfu` counts them.
+        flops: useful ones of all steps, as `speed/mfu` counts them where no loss is cached.
         hours: on so many devices.
         price: of all devices' hours together.
     """

@@ -9,12 +9,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from tdro_lightning.callbacks.throughput import GIGA, forget_peak, process_peak
+from tdro_lightning.callbacks.throughput import forget_peak, process_peak
 from tdro_lightning.data.collator import Batch, Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.datamodules import HeterogeneousDataModule, HomogeneousDataModule
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.memory import GIGA
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.runs import Retriever, Run
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
 
 BASELINE = "uniform"
 UNTRAINED = ("bm25", "untrained")
@@ -206,14 +206,9 @@ def _difference_cells(averages: Sequence[float | None], results: Sequence[Result
     return [
         Cell(NOTHING)
         if average is None or (len(baseline) == 1 and result.label.casefold() == BASELINE)
-        else Cell(_signed(average - mean))
+        else Cell(signed(average - mean))
         for average, result in pairs
     ]
-
-
-def _signed(difference: float) -> str:
-    text = f"{difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _queries(results: Sequence[Result], name: str) -> str:

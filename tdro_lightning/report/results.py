@@ -56,16 +56,16 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
     The same scores of the same untrained retriever in several runs are kept once. Where several
     runs have a label in common, the step's or the run's name is appended.
     """
-    found: list[tuple[Result, str]] = []
+    found: list[tuple[Result, Run]] = []
     for run in runs:
         for retriever in run.retrievers:
             result = Result(retriever.label, retriever.label, run.seed, retriever)
             known = any(retriever == other.retriever for other, _ in found)
             if result.trained or not known:
-                found.append((result, run.name))
+                found.append((result, run))
     names = told_apart(
         [result.label for result, _ in found],
-        [[name.partition(" [")[0].rpartition("/")[2] for _, name in found], [n for _, n in found]],
+        [[run.step for _, run in found], [run.name for _, run in found]],
     )
     named = [
         dataclasses.replace(result, name=name)

@@ -1,6 +1,6 @@
 """Processes of a run as copies of one that has imported everything, so that each starts at once.
 
-`python tests/warm.py` reads orders as lines of JSON and answers each with one: `start` (the command
+`python -m tests.warm` reads orders as lines of JSON and answers each with one: `start` (the command
 line of a process, its environment, folder and file for its output) with its number, `wait` (its
 number) with its exit code and the moment of its end.
 """
@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tdro_lightning.__main__
 import tdro_lightning.stages.fit  # noqa: F401
+from experiments.faults.kill_loop import FAILED, run_and_end
 from tests import faulty
 
-FAILED = 99  # exit code of what ended by an exception
+__all__ = ["FAILED", "Warm"]
 
 
 class Warm:
@@ -31,9 +32,12 @@ class Warm:
         root = str(Path(__file__).parents[1])
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "tests.warm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> "Warm":
         return self
@@ -82,23 +86,11 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _run(order: dict[str, Any]) -> None:
-    code = FAILED
-    try:
-        os.chdir(order["folder"])
-        with Path(order["output"]).open("a") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-        os.environ.update(order["environment"])
-        sys.argv = ["tdro_lightning", *order["start"]]
-        faulty.install()
-        tdro_lightning.__main__.main()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+def _run(order: dict[str, Any]) -> NoReturn:
+    os.chdir(order["folder"])
+    os.environ.update(order["environment"])
+    faulty.install()
+    run_and_end(order["start"], Path(order["output"]))
 
 
 if __name__ == "__main__":

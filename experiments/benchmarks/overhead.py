@@ -94,7 +94,8 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         module = bench.tdro(settings, batch_size)
         batch = bench.batch(bench.examples(batch_size, 7, batch_size))
         saves = Checkpoints(Path(folder) / "checkpoints", None, {})
-        callbacks: Sequence[Callback] = (Throughput(module.proxy, 1), saves, Stops(saves))
+        throughput = Throughput(module.proxy, module.reference)
+        callbacks: Sequence[Callback] = (throughput, saves, Stops(saves))
         switch = Switch()
         for place in (tdro, throughput_module):
             switch.wrap(place, "log_now")

@@ -162,7 +162,7 @@ class Workbench:
         assert made is not None
         turns_of_steps = Rounds(batches, others, rounds)
         tdro = isinstance(made, TDROModule)
-        throughput = Throughput(made.proxy if tdro else made.encoder, references=int(tdro))
+        throughput = Throughput(made.proxy, made.reference) if tdro else Throughput(made.encoder)
         log = History(Path(tempfile.mkdtemp(dir=self.folder)))
         settings = self.settings("tdro" if tdro else "finetune")
         run = trainer(settings, len(turns_of_steps), turns_of_steps, throughput, logger=log)

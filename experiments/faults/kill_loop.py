@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -28,6 +28,7 @@ from tdro_lightning.files import read_json
 KINDS = ("save", "step", "any moment")  # in which a kill falls
 TIMING = ("speed/", "reference_cached")  # metrics that say how a step ran, not what came out
 PATIENCE = 900.0  # seconds that one start may take
+FAILED = 99  # exit code of a copy that ended by an exception
 COMPARED = ("state_dict", "optimizer_states", "domain_weights", "global_step")
 
 Start = Callable[[Sequence[str]], int]  # begins the command; its process's number
@@ -182,19 +183,21 @@ def warm(arguments: Sequence[str]) -> int:
     """Start the command in a copy of this process, which has imported what it needs."""
     for module in ("tdro_lightning.__main__", "tdro_lightning.stages.fit"):
         importlib.import_module(module)
-    process = os.fork()
-    if process:
-        return process
-    code = 1
+    return os.fork() or run_and_end(arguments, Path(os.environ["TMPDIR"], "output"))
+
+
+def run_and_end(arguments: Sequence[str], output: Path) -> NoReturn:
+    """Run the command in this process, which has imported what it needs, and end with its code."""
+    code = FAILED
     try:
-        with Path(os.environ["TMPDIR"], "output").open("a") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-        sys.argv[1:] = arguments
+        with output.open("a") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        sys.argv = ["tdro_lightning", *arguments]
         sys.modules["tdro_lightning.__main__"].main()
         code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    except SystemExit as error:
+        code = int(error.code or 0)
     finally:
         sys.stdout.flush()
         os._exit(code)

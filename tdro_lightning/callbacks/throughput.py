@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
+from tdro_lightning.memory import GIGA
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.tokens import length_chunks, padded_tokens
+from tdro_lightning.retrieval.tokens import Tokens, length_chunks, padded_tokens
 
-GIGA = 10**9
 # Dense bf16 teraflops a second, from the makers' data sheets.
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2}
 
@@ -31,20 +31,30 @@ class Throughput(Callback):
     * `padding`: share of padded tokens that are padding, on this process.
     * `data_wait`: share of the time between two ends of a step in which the loader was waited for.
     * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
-      the weights are frozen and only an adapter trains, 2 for a reference; without embeddings,
-      attention scores, what runs twice and what runs for pooled tokens only.
+      the weights are frozen and only an adapter trains, 2 for a reference and the tokens that it is
+      run for, which are not those of cached losses; without embeddings, attention scores, what runs
+      twice and what runs for pooled tokens only.
     * `peak_memory_gb`: most memory PyTorch has held on this GPU.
     * `peak_process_gb`: where there is no GPU, most memory this process has held since training
       began, libraries included (on Linux).
 
     Args:
         trained: the encoder that trains.
-        references: encoders that run forward on every batch.
+        reference: the frozen one of its size beside it, if there is one.
+
+    Attributes:
+        flops: useful ones of the last step, on this process.
     """
 
-    def __init__(self, trained: Encoder, references: int) -> None:
+    def __init__(self, trained: Encoder, reference: Encoder | None = None) -> None:
         self.trained = trained
-        self.flops_per_token = useful_flops(trained, references)
+        self.flops = 0
+        # Counted before the encoders are sharded.
+        self._flops_per_token = useful_flops(trained, references=0)
+        self._reference_flops = useful_flops(trained, references=1) - self._flops_per_token
+        self._reference_tokens = 0
+        if reference is not None:
+            reference.register_forward_pre_hook(self._count)
         self._ended = self._began = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,6 +66,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """The data is here."""
+        self._reference_tokens = 0
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -68,6 +79,7 @@ class Throughput(Callback):
         tokens = int(texts.lengths.sum())
         chunks = length_chunks(texts.lengths, self.trained.chunk_tokens)
         padded = padded_tokens(texts.lengths, chunks)
+        self.flops = self._flops_per_token * tokens + self._reference_flops * self._reference_tokens
         figures = {
             "passages_per_second": processes * len(batch.passages) / seconds,
             "tokens_per_second": processes * tokens / seconds,
@@ -79,13 +91,15 @@ class Throughput(Callback):
             name = torch.cuda.get_device_name()
             for known, teraflops in PEAK_TFLOPS.items():
                 if known in name:
-                    used = self.flops_per_token * tokens / seconds
-                    figures["mfu"] = used / (teraflops * 1e12)
+                    figures["mfu"] = self.flops / seconds / (teraflops * 1e12)
         elif peak := process_peak():
             figures["peak_process_gb"] = peak / GIGA
         named = {f"speed/{name}": value for name, value in figures.items()}
         log_now(pl_module, named, trainer.global_step - 1)
         self._ended = time.perf_counter()
+
+    def _count(self, reference: nn.Module, given: tuple[Tokens]) -> None:
+        self._reference_tokens += int(given[0].lengths.sum())
 
 
 def forget_peak() -> None:

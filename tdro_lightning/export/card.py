@@ -7,30 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from tdro_lightning.export.folder import templates
 from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, task_name
 from tdro_lightning.export.proof import Comparison, Sample
-from tdro_lightning.report.tables import (
-    NOTHING,
-    Column,
-    Table,
-    cells,
-    markdown_table,
-    markdown_text,
-    plain_text,
-)
+from tdro_lightning.report.results import TITLES
+from tdro_lightning.report.tables import NOTHING, Column, Table, cells, markdown_text, plain_text
+from tdro_lightning.report.templates import environment
 
-METRICS = {
-    "ndcg@10": "nDCG@10",
-    "recall@100": "Recall@100",
-    "recall@1000": "Recall@1000",
-    "mrr@10": "MRR@10",
-    "accuracy@10": "Accuracy@10",
-    "accuracy@100": "Accuracy@100",
-}
 RULES = {
     "uniform": "uniform weights",
     "random_share": "a random share of them",
@@ -69,7 +55,7 @@ def card(
     """The card in Markdown, with the header that the hub reads."""
     sample = subject.sample
     return (
-        _environment()
+        _templates()
         .get_template("card.md.j2")
         .render(
             header=_header(subject, scores),
@@ -103,20 +89,12 @@ def adapter_card(subject: Subject) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = markdown_text
-    environment.filters["markdown_table"] = markdown_table
-    environment.filters["code"] = lambda text: plain_text(text).replace("`", "'")
+def _templates() -> Environment:
+    made = environment(Path(__file__).parent)
+    made.filters["code"] = lambda text: plain_text(text).replace("`", "'")
     # Three backticks would end the block of code that the literal stands in.
-    environment.filters["python"] = lambda text: repr(text).replace("`", "\\x60")
-    return environment
+    made.filters["python"] = lambda text: repr(text).replace("`", "\\x60")
+    return made
 
 
 def _header(subject: Subject, scores: Scores | None) -> str:
@@ -145,7 +123,7 @@ def _eval_results(scores: Scores) -> list[EvalResult]:
                 metric_type=metric.replace("@", "_at_"),
                 metric_value=round(metrics[metric], 5),
             )
-            for metric in METRICS
+            for metric in TITLES
             if metric in metrics
         ]
     return results
@@ -176,8 +154,8 @@ def _mix(training: Training) -> Table:
 
 
 def _scores(scores: Scores) -> Table:
-    shown = [metric for metric in METRICS if metric in scores.average]
-    columns = [Column("evaluation set", numeric=False), *(Column(METRICS[m]) for m in shown)]
+    shown = [metric for metric in TITLES if metric in scores.average]
+    columns = [Column("evaluation set", numeric=False), *(Column(TITLES[m]) for m in shown)]
     columns += [Column("queries"), Column("prompt name", numeric=False)]
     rows = []
     for name, metrics in scores.sets.items():

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tdro_lightning.report.figures import Figure, figure_axes
-from tdro_lightning.report.gain_tables import signed
 from tdro_lightning.report.gains import ABOVE, BELOW, Comparison
 from tdro_lightning.report.svg import colour, figure_style, inline_svg, short
+from tdro_lightning.report.tables import signed
 from tdro_lightning.report.trials import Trial
 
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from tdro_lightning.report.gains import Comparison, Gain
 from tdro_lightning.report.significance import PairedTest
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells, signed
 
 MARKS = (
     "* is significantly above the baseline and † significantly below it: p < 0.05 in the paired, "
@@ -138,12 +138,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return NOTHING
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
-
-
-def signed(difference: float) -> str:
-    """A difference with its sign; none where it rounds to nothing."""
-    text = f"{difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _set_cell(gain: Gain | None) -> Cell:

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tdro_lightning.report.gain_tables import MARKS, signed
+from tdro_lightning.report.gain_tables import MARKS
 from tdro_lightning.report.gains import Comparison, compared, groups
 from tdro_lightning.report.published import full_rows, published, set_names, summary_rows
 from tdro_lightning.report.results import TITLES
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
 from tdro_lightning.report.trials import Trial
 
 FULL = ("9", "10", "11")

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tdro_lightning.files import write_json, write_text
@@ -30,14 +29,8 @@ from tdro_lightning.report.sections import (
 )
 from tdro_lightning.report.svg import DARK, HUES, standalone_svg
 from tdro_lightning.report.sweeps import read_sweeps
-from tdro_lightning.report.tables import (
-    NOTHING,
-    Table,
-    markdown_table,
-    markdown_text,
-    plain_text,
-    terminal_table,
-)
+from tdro_lightning.report.tables import NOTHING, Table, plain_text, terminal_table
+from tdro_lightning.report.templates import environment
 from tdro_lightning.report.trials import all_trials, baseline_pairs
 
 
@@ -120,8 +113,11 @@ def _write_pages(
         old.unlink()
     for svg, name in figures.items():
         write_text(output / name, standalone_svg(svg))
+    templates = environment(Path(__file__).parent)
+    templates.filters["svg"] = lambda figure: Markup(figure.svg)
+    templates.filters["duration"] = duration
     for name in ("report.md", "report.html"):
-        template = _environment().get_template(f"page.{name.partition('.')[2]}.j2")
+        template = templates.get_template(f"page.{name.partition('.')[2]}.j2")
         text = template.render(
             title=title, sections=sections, runs=runs, figures=figures, nothing=NOTHING,
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
@@ -134,22 +130,6 @@ def _gains_text(gains: Sequence[Table]) -> str:
     shown = [table for table in gains if "each set" not in table.title]
     texts = [f"{table.title}\n\n{terminal_table(table)}\n\n" for table in shown]
     return "".join([*texts, f"{MARKS}.\n\n"] if texts else [])
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = markdown_text
-    environment.filters["markdown_table"] = markdown_table
-    environment.filters["svg"] = lambda figure: Markup(figure.svg)
-    environment.filters["duration"] = duration
-    return environment
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.runs import Retriever, Run
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
 
 BASELINE = "uniform"
 UNTRAINED = ("bm25", "untrained")
@@ -56,16 +56,16 @@ def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
     The same scores of the same untrained retriever in several runs are kept once. Where several
     runs have a label in common, the step's or the run's name is appended.
     """
-    found: list[tuple[Result, str]] = []
+    found: list[tuple[Result, Run]] = []
     for run in runs:
         for retriever in run.retrievers:
             result = Result(retriever.label, retriever.label, run.seed, retriever)
             known = any(retriever == other.retriever for other, _ in found)
             if result.trained or not known:
-                found.append((result, run.name))
+                found.append((result, run))
     names = told_apart(
         [result.label for result, _ in found],
-        [[name.partition(" [")[0].rpartition("/")[2] for _, name in found], [n for _, n in found]],
+        [[run.step for _, run in found], [run.name for _, run in found]],
     )
     named = [
         dataclasses.replace(result, name=name)
@@ -206,14 +206,9 @@ def _difference_cells(averages: Sequence[float | None], results: Sequence[Result
     return [
         Cell(NOTHING)
         if average is None or (len(baseline) == 1 and result.label.casefold() == BASELINE)
-        else Cell(_signed(average - mean))
+        else Cell(signed(average - mean))
         for average, result in pairs
     ]
-
-
-def _signed(difference: float) -> str:
-    text = f"{difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _queries(results: Sequence[Result], name: str) -> str:

@@ -88,6 +88,11 @@ class Run:
     chain: str | None
     swept: Mapping[str, str]
 
+    @property
+    def step(self) -> str:
+        """The last part of the bare name: in a chain that of the step."""
+        return self.bare_name.rpartition("/")[2]
+
     def series(self, prefix: str) -> dict[str, Series]:
         """History of the metrics that start with `prefix`, keyed by the rest of their name."""
         return {

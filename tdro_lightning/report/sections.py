@@ -184,7 +184,7 @@ def _compared_usage(runs: Sequence[Run]) -> tuple[Figure, ...]:
 
 def _short_names(runs: Sequence[Run]) -> list[str]:
     """The names of the runs without their chain, where that leaves them different."""
-    steps = [run.name.partition(" [")[0].rpartition("/")[2] for run in runs]
+    steps = [run.step for run in runs]
     return steps if len(set(steps)) == len(runs) else [run.name for run in runs]
 
 

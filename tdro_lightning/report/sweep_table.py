@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.comparison import effective_domains, last_loss
 from tdro_lightning.report.domains import sorted_weights
-from tdro_lightning.report.gain_tables import signed
 from tdro_lightning.report.gains import Comparison
 from tdro_lightning.report.results import TITLES, UNTRAINED
 from tdro_lightning.report.runs import Retriever, Run
 from tdro_lightning.report.sweeps import Job, Sweep
-from tdro_lightning.report.tables import NOTHING, Column, Table, cells, plain_text
+from tdro_lightning.report.tables import NOTHING, Column, Table, cells, plain_text, signed
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,11 @@ def points(
     found: list[Point] = []
     for job in sweep.jobs:
         own = [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)]
-        evaluated = [
-            (run, one)
-            for run in own
-            for one in run.retrievers
-            if one.label.casefold() not in UNTRAINED and metric is not None
-        ]
         trained = [
             Point(job, own, _step(run, job), _average(one, metric), _gain(run, one, comparisons))
-            for run, one in evaluated
+            for run in own
+            for one in run.retrievers
+            if metric is not None and one.label.casefold() not in UNTRAINED
         ]
         found += trained or [Point(job, own)]
     return found
@@ -103,12 +98,9 @@ def _step(run: Run, job: Job) -> str:
     return "" if place == "." else plain_text(place)
 
 
-def _average(retriever: Retriever, metric: str | None) -> float | None:
-    grouped: dict[str, list[float]] = {}
-    for name, scores in retriever.sets.items():
-        if metric is not None and metric in scores:
-            grouped.setdefault(name.partition("/")[0], []).append(100 * scores[metric])
-    return fmean(map(fmean, grouped.values())) if grouped else None
+def _average(retriever: Retriever, metric: str) -> float | None:
+    scores = {name: 100 * one[metric] for name, one in retriever.sets.items() if metric in one}
+    return mean_over_sets(scores) if scores else None
 
 
 def _gain(

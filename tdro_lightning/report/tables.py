@@ -49,6 +49,12 @@ def cells(texts: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in texts)
 
 
+def signed(difference: float) -> str:
+    """A difference with its sign; none where it rounds to nothing."""
+    text = f"{difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
 def plain_text(text: str) -> str:
     """A text on one line without control characters, so that it cannot steer a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -18,24 +18,15 @@ from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.progress import Progress
 from tdro_lightning.callbacks.throughput import Throughput
 from tdro_lightning.checkpoint import require_room, step_of
-from tdro_lightning.data.collator import Collator
-from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
-from tdro_lightning.datamodules import (
-    HeterogeneousDataModule,
-    HomogeneousDataModule,
-    RetrievalDataModule,
-)
+from tdro_lightning.datamodules import RetrievalDataModule
 from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.transfer import RULES, Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
 from tdro_lightning.files import fingerprint, read_json, write_json
 from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import strategy
 from tdro_lightning.processes import (
     barrier,
@@ -53,6 +44,13 @@ from tdro_lightning.stages.console import quiet_libraries
 from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, configured_reference
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
+from tdro_lightning.stages.modules import (
+    data_module,
+    domain_weights,
+    optimisation,
+    reference_path,
+    tdro_module,
+)
 from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
 from tdro_lightning.stages.trackers import loggers, require_trackers, tracked
@@ -74,31 +72,16 @@ def run(config: Config) -> None:
 def fit_tdro(config: Config, settings: TDROConfig) -> None:
     """Learn domain weights; writes `weights.json` and `data_usage.json`."""
     domains = configured_domains(config, negatives=config.data.negatives > 0)
-    weights = DomainWeights(
-        [domain.name for domain in domains],
-        learning_rate=settings.weights_lr,
-        gradient_norm=settings.gradient_norm,  # type: ignore[arg-type]
-        smoothing=settings.smoothing,
-        ema=settings.ema,
-    )
-    measurement = Measurement(settings.measurement, settings.reference_floor)
+    weights = domain_weights(settings, [domain.name for domain in domains])
+    path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
-    reference = None
-    if settings.reference is not None and measurement.needs_reference:
-        reference = configured_reference(config, settings.reference, proxy)
-    data = HeterogeneousDataModule(**_data_arguments(config, domains, proxy))
-    _write_usage(config, data, dict.fromkeys(weights.names, 1 / len(domains)))
-    module = TDROModule(
-        proxy,
-        reference,
-        weights,
-        measurement,
-        settings.temperature,
-        _optimisation(config),
-        config.seed,
-        _reference_cache(config, settings, reference),
-    )
-    _train(config, module, data, Throughput(proxy, references=0 if reference is None else 1))
+    reference = None if path is None else configured_reference(config, path, proxy)
+    uniform = dict.fromkeys(weights.names, 1 / len(domains))
+    data = data_module(config, domains, proxy, uniform)
+    _write_usage(config, data, uniform)
+    cache = _reference_cache(config, settings, reference)
+    module = tdro_module(config, settings, weights, proxy, reference, cache)
+    _train(config, module, data, Throughput(proxy, reference))
     if is_first_process():
         _write_weights(config, settings, domains, weights)
 
@@ -110,16 +93,13 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     mixture = configured_mixture(config, domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
-    probability = [mixture.probability[name] for name in names]
-    data = HomogeneousDataModule(
-        **_data_arguments(config, domains, encoder), probability=probability
-    )
+    data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability)
     loss_scale = [mixture.loss_scale[name] for name in names]
     module = FinetuneModule(
-        encoder, names, loss_scale, settings.temperature, _optimisation(config), config.seed
+        encoder, names, loss_scale, settings.temperature, optimisation(config), config.seed
     )
-    _train(config, module, data, Throughput(encoder, references=0))
+    _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()
@@ -170,24 +150,6 @@ def _reference_cache(
         return None
     known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
     return ReferenceLosses(Path(settings.reference_cache), known)
-
-
-def _data_arguments(config: Config, domains: list[Domain], encoder: Encoder) -> dict[str, Any]:
-    data = config.data
-    return {
-        "dataset": RetrievalDataset(
-            domains, data.negatives, config.seed, data.prompt_symmetric_passages
-        ),
-        "collate": Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
-        "batch_size": data.batch_size,
-        "steps": config.trainer.steps,
-        "seed": config.seed,
-        "workers": data.workers,
-    }
-
-
-def _optimisation(config: Config) -> Optimisation:
-    return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
 
 
 def _train(

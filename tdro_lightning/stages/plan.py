@@ -16,6 +16,7 @@ from tdro_lightning.retrieval.last_layer import last_layer
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.chain import step_overrides
 from tdro_lightning.stages.console import quiet_libraries, tell
+from tdro_lightning.stages.modules import reference_path
 from tdro_lightning.stages.plan_data import (
     data_table,
     histogram,
@@ -25,19 +26,20 @@ from tdro_lightning.stages.plan_data import (
     step_tokens,
 )
 from tdro_lightning.stages.plan_memory import (
+    adapted,
     caption,
     cases,
     content,
     counted,
-    has_reference,
     headline,
     memory_table,
-    untrained,
+    shape,
 )
 from tdro_lightning.stages.trial import Trial, tried
 
-WITHOUT_TRAINING = (
-    *("source", "harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "workspace"),
+WITHOUT_TRAINING = (  # sections of stages that train nothing
+    *("source", "harvest", "mine", "decontaminate", "evaluate", "simulate"),
+    *("report", "export", "workspace"),
 )
 
 
@@ -47,7 +49,7 @@ class Cost:
 
     Attributes:
         tokens: in a global batch, without padding.
-        flops: useful ones of all steps, as `speed/mfu` counts them.
+        flops: useful ones of all steps, as `speed/mfu` counts them where no loss is cached.
         hours: on so many devices.
         price: of all devices' hours together.
     """
@@ -109,13 +111,14 @@ def _total(plans: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _planned(config: Config) -> dict[str, Any]:
-    backbone = untrained(config.model)
+    backbone = adapted(shape(config.model, "meta"), config.model)
     model = counted(backbone)
     found = known(config)
     domains = parts(config, found)
     last = last_layer(backbone) if config.model.pooling == "last" else None
     pooled_only = [last.feed_forward] if last else []
-    flops = flops_per_token(backbone, int(has_reference(config)), pooled_only)
+    references = 0 if reference_path(config) is None else 1
+    flops = flops_per_token(backbone, references, pooled_only)
     cost = costed(config, flops, step_tokens(config, domains))
     memory = list(cases(config, model))
     probability = {part.name: part.probability for part in domains}

@@ -10,7 +10,6 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.memory import GIGA, USABLE, Memory, Model, cards_that_hold, estimate
 from tdro_lightning.report.tables import Column, Table, cells
@@ -18,6 +17,7 @@ from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.shapes import from_architecture, from_config
 from tdro_lightning.retrieval.tiny import tiny_config
 from tdro_lightning.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.stages.modules import reference_path
 
 DEVICES = 8  # where the configuration names fewer than two
 SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -34,9 +34,8 @@ class Case:
     memory: Memory
 
 
-def untrained(model: ModelConfig) -> PreTrainedModel | PeftModel:
-    """The configured model with its adapter, as shapes without values; raises as `shape` does."""
-    backbone = shape(model, "meta")
+def adapted(backbone: PreTrainedModel, model: ModelConfig) -> PreTrainedModel | PeftModel:
+    """A base model with a fresh adapter, if one is configured."""
     if model.lora is None:
         return backbone
     return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
@@ -108,7 +107,7 @@ def cases(config: Config, model: Model) -> Iterator[Case]:
                 checkpointing=checkpointing,
                 devices=devices,
                 parameter_shards=devices if sharded else 1,
-                reference=has_reference(config),
+                reference=reference_path(config) is not None,
                 shared=not sharded and _is_adapter(config, model),
                 domains=0 if sharded else _gradients_apart(config, model, devices),
             )
@@ -148,14 +147,6 @@ def _gradients_apart(config: Config, model: Model, devices: int) -> int:
     if fits or not model.frozen or not isinstance(config.module, TDROConfig):
         return 0
     return len(config.domains.only or config.domains.catalogue)
-
-
-def has_reference(config: Config) -> bool:
-    """Whether a frozen reference runs beside the model."""
-    settings = config.module
-    if not isinstance(settings, TDROConfig) or settings.reference is None:
-        return False
-    return Measurement(settings.measurement, settings.reference_floor).needs_reference
 
 
 def content(case: Case) -> dict[str, object]:

@@ -9,23 +9,24 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from tdro_lightning.callbacks.throughput import GIGA, forget_peak, process_peak
-from tdro_lightning.data.collator import Batch, Collator
-from tdro_lightning.data.dataset import RetrievalDataset
-from tdro_lightning.datamodules import HeterogeneousDataModule, HomogeneousDataModule
-from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.callbacks.throughput import forget_peak, process_peak
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.memory import GIGA
 from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import strategy
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.shapes import from_config
 from tdro_lightning.retrieval.tokens import Tokens
 from tdro_lightning.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.stages.modules import (
+    data_module,
+    domain_weights,
+    optimisation,
+    reference_path,
+    tdro_module,
+)
 from tdro_lightning.stages.plan_data import Known
-from tdro_lightning.stages.plan_memory import has_reference, shape
+from tdro_lightning.stages.plan_memory import adapted, shape
 from tdro_lightning.watch import doing
 
 WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU
@@ -101,10 +102,10 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
     with torch.random.fork_rng():
         torch.manual_seed(0)
         proxy = _encoder(config, found, whole)
-        reference = _encoder(config, found, whole) if has_reference(config) else None
+        reference = _encoder(config, found, whole) if reference_path(config) else None
     names = found.names if whole else ["first", "second"]
     module = _module(config, names, proxy, reference)
-    data = _data(config, found, probability) if whole else _made_up(config)
+    data = data_module(config, found.domains, proxy, probability) if whole else _made_up(config)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -136,12 +137,8 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
 
 def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
     model, data = config.model, config.data
-    backbone = shape(model, "cpu") if whole else _small(model)
-    if model.lora is not None:
-        lora = Lora(model.lora.r, model.lora.alpha, model.lora.dropout)
-        backbone = attach_lora(backbone, lora)
     return Encoder(
-        backbone,
+        adapted(shape(model, "cpu") if whole else _small(model), model),
         found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
         model.pooling,  # type: ignore[arg-type]
         data.query_tokens,
@@ -165,40 +162,11 @@ def _module(
     config: Config, names: list[str], proxy: Encoder, reference: Encoder | None
 ) -> LightningModule:
     settings = config.module
-    optimisation = Optimisation(steps=config.trainer.steps, **vars(config.optimiser))
-    if not isinstance(settings, TDROConfig):
-        scale = [1.0] * len(names)
-        return FinetuneModule(proxy, names, scale, settings.temperature, optimisation, config.seed)
-    weights = DomainWeights(
-        names,
-        learning_rate=settings.weights_lr,
-        gradient_norm=settings.gradient_norm,  # type: ignore[arg-type]
-        smoothing=settings.smoothing,
-        ema=settings.ema,
-    )
-    measurement = Measurement(settings.measurement, settings.reference_floor)
-    return TDROModule(
-        proxy, reference, weights, measurement, settings.temperature, optimisation, config.seed
-    )
-
-
-def _data(config: Config, found: Known, probability: dict[str, float]) -> Any:
-    assert found.tokenizer is not None
-    data = config.data
-    arguments: dict[str, Any] = {
-        "dataset": RetrievalDataset(
-            found.domains, data.negatives, config.seed, data.prompt_symmetric_passages
-        ),
-        "collate": Collator(found.tokenizer, data.query_tokens, data.passage_tokens),
-        "batch_size": data.batch_size,
-        "steps": config.trainer.steps,
-        "seed": config.seed,
-        "workers": data.workers,
-    }
-    if isinstance(config.module, TDROConfig):
-        return HeterogeneousDataModule(**arguments)
-    chances = [probability[name] for name in found.names]
-    return HomogeneousDataModule(**arguments, probability=chances)
+    if isinstance(settings, TDROConfig):
+        return tdro_module(config, settings, domain_weights(settings, names), proxy, reference)
+    scale = [1.0] * len(names)
+    how = optimisation(config)
+    return FinetuneModule(proxy, names, scale, settings.temperature, how, config.seed)
 
 
 def _made_up(config: Config) -> DataLoader[Batch]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gain_tables import gain_tables, interval, p_value, signed
+from tdro_lightning.report.gain_tables import gain_tables, interval, p_value
 from tdro_lightning.report.gains import compared
 from tdro_lightning.report.significance import PairedTest
 from tdro_lightning.report.tables import Table
@@ -59,7 +59,6 @@ def test_p_values(value: float | None, text: str) -> None:
     assert p_value(value) == text
 
 
-def test_signs_and_intervals() -> None:
-    assert [signed(value) for value in (0.04, -0.04, 1.25, -1.0)] == ["0.0", "0.0", "+1.2", "-1.0"]
+def test_intervals() -> None:
     assert interval(PairedTest(-0.5, -1.0, -0.04, 0.04, 0.04)) == "-1.0 to 0.0"
     assert interval(PairedTest(0.5, None, None, None, 1.0)) == interval(None) == "–"

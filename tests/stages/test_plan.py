@@ -216,9 +216,12 @@ def test_a_chain_s_training_steps_are_planned_before_it_has_any_data(
     assert not (tmp_path / "runs" / "demo" / "run.json").exists(), "a plan is no run"
 
 
+@pytest.mark.parametrize(
+    "given", [["measurement_simulation"], ["export", "export.encoder=model"]], ids=lambda g: g[0]
+)
 def test_what_trains_nothing_is_checked_only(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path
+    given: list[str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    ended = run(capfd, tmp_path, "+experiment=measurement_simulation", "stage=plan", "run_dir=p")
+    ended = run(capfd, tmp_path, f"+experiment={given[0]}", *given[1:], "stage=plan", "run_dir=p")
     assert ended.code == 0, ended.err
     assert "trains nothing" in ended.out

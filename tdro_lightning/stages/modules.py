@@ -1,0 +1,99 @@
+"""What a training stage trains, and on what, as the configuration wants it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tdro_lightning.data.collator import Collator
+from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.datamodules import (
+    HeterogeneousDataModule,
+    HomogeneousDataModule,
+    RetrievalDataModule,
+)
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.modules.tdro import TDROModule
+from tdro_lightning.optim import Optimisation
+from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.retrieval.reference_cache import ReferenceLosses
+from tdro_lightning.schema import Config, TDROConfig
+
+
+def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:
+    """Uniform domain weights, which move as configured."""
+    return DomainWeights(
+        names,
+        learning_rate=settings.weights_lr,
+        gradient_norm=settings.gradient_norm,  # type: ignore[arg-type]
+        smoothing=settings.smoothing,
+        ema=settings.ema,
+    )
+
+
+def reference_path(config: Config) -> str | None:
+    """Where the frozen reference lies; None where the stage or its measurement needs none."""
+    settings = config.module
+    if not isinstance(settings, TDROConfig) or not measurement(settings).needs_reference:
+        return None
+    return settings.reference
+
+
+def measurement(settings: TDROConfig) -> Measurement:
+    """How losses become headroom."""
+    return Measurement(settings.measurement, settings.reference_floor)
+
+
+def tdro_module(
+    config: Config,
+    settings: TDROConfig,
+    weights: DomainWeights,
+    proxy: Encoder,
+    reference: Encoder | None,
+    cache: ReferenceLosses | None = None,
+) -> TDROModule:
+    """The module of the tDRO stage; see there for the arguments."""
+    return TDROModule(
+        proxy,
+        reference,
+        weights,
+        measurement(settings),
+        settings.temperature,
+        optimisation(config),
+        config.seed,
+        cache,
+    )
+
+
+def optimisation(config: Config) -> Optimisation:
+    """How the encoder trains."""
+    return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
+
+
+def data_module(
+    config: Config, domains: Sequence[Domain], encoder: Encoder, probability: Mapping[str, float]
+) -> RetrievalDataModule:
+    """The batches of the configured kind of training.
+
+    Args:
+        config: `data`, steps, seed and kind.
+        domains: in index order.
+        encoder: whose tokenizer and limits are used.
+        probability: of each domain; tDRO does not look at it, since all are in every batch.
+    """
+    data = config.data
+    arguments: dict[str, Any] = {
+        "dataset": RetrievalDataset(
+            domains, data.negatives, config.seed, data.prompt_symmetric_passages
+        ),
+        "collate": Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
+        "batch_size": data.batch_size,
+        "steps": config.trainer.steps,
+        "seed": config.seed,
+        "workers": data.workers,
+    }
+    if isinstance(config.module, TDROConfig):
+        return HeterogeneousDataModule(**arguments)
+    chances = [probability[domain.name] for domain in domains]
+    return HomogeneousDataModule(**arguments, probability=chances)

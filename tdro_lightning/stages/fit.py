@@ -21,9 +21,9 @@ from tdro_lightning.checkpoint import require_room, step_of
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.datamodules import RetrievalDataModule
 from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.transfer import RULES, Mixture, check_domains, perturbed, transfer
+from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.dro.weights import DomainWeights
-from tdro_lightning.dro.weights_file import WeightsFile, read_weights, write_weights
+from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
 from tdro_lightning.files import fingerprint, read_json, write_json
 from tdro_lightning.modules.finetune import FinetuneModule
@@ -45,6 +45,7 @@ from tdro_lightning.stages.domains import configured_domains
 from tdro_lightning.stages.encoders import configured_encoder, configured_reference
 from tdro_lightning.stages.evaluate import dense, evaluate_and_print
 from tdro_lightning.stages.modules import (
+    configured_mixture,
     data_module,
     domain_weights,
     optimisation,
@@ -87,10 +88,17 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
 
 
 def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
-    """Fine-tune; writes `encoder/`, `data_usage.json` and, with a benchmark, `metrics.json`."""
+    """Fine-tune, and evaluate where there is a benchmark.
+
+    Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
+    """
     domains = configured_domains(config, negatives=config.data.negatives > 0)
     names = [domain.name for domain in domains]
-    mixture = configured_mixture(config, domains)
+    mixture, lineage = configured_mixture(config, names, domains)
+    if is_first_process():
+        sizes = {domain.name: len(domain) for domain in domains}
+        content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
+        write_weights(Path(config.run_dir) / "mixture.json", content)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
     data = data_module(config, domains, encoder, mixture.probability)
@@ -107,32 +115,6 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
         del module, encoder  # the evaluation needs their room, and no shards
         retriever = dense(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
-
-
-def configured_mixture(config: Config, domains: list[Domain]) -> Mixture:
-    """The mixture of the configured transfer; also writes it to `mixture.json`.
-
-    Raises:
-        ConfigError: weights of other domains or other rows, or a share that keeps none.
-        DataError: the weights file is missing or broken.
-    """
-    given = config.transfer
-    sizes = {domain.name: len(domain) for domain in domains}
-    weights: dict[str, float] = {}
-    lineage: dict[str, Any] = {"transfer": asdict(given)}
-    if given.rule not in WITHOUT_WEIGHTS:
-        assert given.weights is not None
-        file = read_weights(Path(given.weights))
-        weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
-        check_domains(list(sizes), weights)
-        if given.same_data:
-            file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
-        lineage["weights"] = file.lineage
-    mixture = transfer(given.rule, list(sizes), weights, given.share, given.noise_seed)
-    content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
-    if is_first_process():
-        write_weights(Path(config.run_dir) / "mixture.json", content)
-    return mixture
 
 
 def mixture_label(config: Config) -> str:

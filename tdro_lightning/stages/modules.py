@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.collator import Collator
@@ -12,8 +13,11 @@ from tdro_lightning.datamodules import (
     HomogeneousDataModule,
     RetrievalDataModule,
 )
+from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.dro.transfer import Mixture, check_domains, perturbed, transfer
 from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.encoder import Encoder
@@ -69,6 +73,35 @@ def tdro_module(
 def optimisation(config: Config) -> Optimisation:
     """How the encoder trains."""
     return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
+
+
+def configured_mixture(
+    config: Config, names: Sequence[str], domains: Sequence[Domain]
+) -> tuple[Mixture, dict[str, Any]]:
+    """The mixture of the configured transfer, and what it was made of.
+
+    Args:
+        config: `transfer`.
+        names: of the domains, in index order.
+        domains: the same with their rows; none where a plan has no rows here.
+
+    Raises:
+        ConfigError: weights of other domains, or a share that keeps none.
+        DataError: the weights file is missing or broken, or was learned on other rows.
+    """
+    given = config.transfer
+    weights: dict[str, float] = {}
+    lineage: dict[str, Any] = {"transfer": asdict(given)}
+    if given.rule not in WITHOUT_WEIGHTS:
+        assert given.weights is not None
+        file = read_weights(Path(given.weights))
+        weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
+        check_domains(names, weights)
+        if given.same_data:
+            sizes = {domain.name: len(domain) for domain in domains}
+            file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
+        lineage["weights"] = file.lineage
+    return transfer(given.rule, names, weights, given.share, given.noise_seed), lineage
 
 
 def data_module(

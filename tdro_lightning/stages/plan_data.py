@@ -14,12 +14,11 @@ from tdro_lightning.data.domains import Domain, chosen_domains
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.transfer import perturbed, transfer
-from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
 from tdro_lightning.retrieval.tokenizer import TextTokenizer
 from tdro_lightning.schema import Config, TDROConfig
 from tdro_lightning.stages.domains import configured_domains
+from tdro_lightning.stages.modules import configured_mixture
 
 SAMPLE = 100  # rows of a domain whose texts are measured
 CHARACTERS_A_TOKEN = 4  # where there is no tokenizer
@@ -214,20 +213,14 @@ def _missing(config: Config, names: list[str]) -> str | None:
 
 def _probability(config: Config, found: Known) -> dict[str, float]:
     uniform = dict.fromkeys(found.names, 1 / len(found.names))
-    given = config.transfer
     if isinstance(config.module, TDROConfig):
         return uniform
-    weights: dict[str, float] = {}
-    if given.rule not in WITHOUT_WEIGHTS:
-        if given.weights is None or not Path(given.weights).is_file():
-            found.notes.append(
-                f"transfer.weights={given.weights} is not there: domains are drawn alike"
-            )
-            return uniform
-        weights = read_weights(Path(given.weights)).weights(given.kind)  # type: ignore[arg-type]
-        weights = perturbed(weights, given.noise, given.noise_seed)
-    mixture = transfer(given.rule, found.names, weights, given.share, given.noise_seed)
-    return mixture.probability
+    weights = config.transfer.weights
+    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
+    if weighted and (weights is None or not Path(weights).is_file()):
+        found.notes.append(f"transfer.weights={weights} is not there: domains are drawn alike")
+        return uniform
+    return configured_mixture(config, found.names, found.domains)[0].probability
 
 
 def _drawn(config: Config, found: Known, probability: dict[str, float]) -> list[int] | None:

@@ -225,3 +225,21 @@ def test_what_trains_nothing_is_checked_only(
     ended = run(capfd, tmp_path, f"+experiment={given[0]}", *given[1:], "stage=plan", "run_dir=p")
     assert ended.code == 0, ended.err
     assert "trains nothing" in ended.out
+
+
+def test_weights_of_other_rows_are_found_before_paying(
+    plan: Planned, made: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As a run refuses them."""
+    weights = {"easy": 0.2, "middle": 0.3, "hard": 0.5}
+    content = {"domain_weights": weights, "size": {"easy": 40, "middle": 40, "hard": 39}}
+    (tmp_path / "weights.json").write_text(json.dumps(content))
+    ended, content = plan("finetune_top70", *made, "transfer.weights=weights.json")
+    assert ended.code == 3
+    assert "learned on other rows of hard (39 rows then, 40 now)" in ended.err
+    assert not content
+    ended, content = plan(
+        "finetune_top70", *made, "transfer.weights=weights.json", "transfer.same_data=false"
+    )
+    assert ended.code == 0, ended.err
+    assert content["domains"]["hard"]["probability"] == 0.5

@@ -1,5 +1,6 @@
 """The command line in this process: `python -m tdro_lightning ...` without its start-up time."""
 
+import re
 import socket
 import sys
 from dataclasses import dataclass
@@ -40,3 +41,10 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def assert_one_message(ended: Ended, pattern: str) -> None:
+    """The command has said what is wrong, and that alone."""
+    assert re.search(pattern, ended.err), ended.err
+    assert "Traceback" not in ended.err
+    assert ended.err.startswith("error: ")

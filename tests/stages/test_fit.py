@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.retrieval.tiny import build_tiny_model
 from tests.command import Ended, assert_one_message, run
 from tests.made_up import rows, write_inputs
 
@@ -27,20 +28,14 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three domains, a model, a reference and a weights file."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("inputs")
     write_inputs(folder)
     weights = {"easy": 0.2, "middle": 0.3, "hard": 0.5}
     content = {"domain_weights": weights, "size": dict.fromkeys(weights, 40)}
     (folder / "weights.json").write_text(json.dumps(content))
     return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of `made` that a test may damage."""
-    return Path(shutil.copytree(made, tmp_path / "made"))
 
 
 @pytest.fixture
@@ -239,14 +234,16 @@ def test_a_tokenizer_without_eos_is_refused(command, folder: Path) -> None:
     assert_one_message(ended, r"model\.path=model: the tokenizer has no EOS token")
 
 
-def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) -> None:
-    from tdro_lightning.retrieval.tiny import build_tiny_model
-
-    texts = [row["query"] for row in rows("other", 20, 1)]
+def other_reference(folder: Path, name: str, vocabulary: int, width: int) -> None:
+    texts = [row["query"] for row in rows(name, 50, 2)]
     shutil.rmtree(folder / "reference")
     build_tiny_model(
-        texts, folder / "reference", vocabulary=280, width=16, layers=1, heads=2, seed=0
+        texts, folder / "reference", vocabulary=vocabulary, width=width, layers=2, heads=2, seed=1
     )
+
+
+def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) -> None:
+    other_reference(folder, "other", vocabulary=280, width=16)
     ended = command("tdro_qwen05b")
     assert ended.code == 2
     assert_one_message(ended, r"module\.reference: its vocabulary differs")
@@ -254,13 +251,7 @@ def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) ->
 
 def test_a_reference_may_have_another_width(command, folder: Path) -> None:
     """Only its losses are used."""
-    from tdro_lightning.retrieval.tiny import build_tiny_model
-
-    texts = [row["query"] for row in rows("easy", 50, 2)]
-    shutil.rmtree(folder / "reference")
-    build_tiny_model(
-        texts, folder / "reference", vocabulary=300, width=32, layers=2, heads=4, seed=1
-    )
+    other_reference(folder, "easy", vocabulary=300, width=32)
     ended = command("tdro_qwen05b")
     assert ended.code == 0, ended.err
 

@@ -52,7 +52,7 @@ def pool_of(rows: list[Row]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three domains, an encoder, a cross-encoder and a corpus."""
     folder = tmp_path_factory.mktemp("made")
     write_domain_option(folder, write_domains(folder / "rows"))
@@ -64,12 +64,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"_id": f"c{i}", "title": "", "text": text} for i, text in enumerate(sorted(passages))]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of `made` that a test may change."""
-    return Path(shutil.copytree(made, tmp_path / "made"))
 
 
 @pytest.fixture

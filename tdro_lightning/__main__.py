@@ -219,7 +219,6 @@ def _start(arguments: list[str]) -> list[InputError]:
             wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
 
     if not is_first_process():
-        arguments += ["hydra.output_subdir=null"]
         arguments += [f"hydra/{kind}_logging=none" for kind in ("job", "hydra")]
         arguments += [f"hydra.{kind}.dir={tempfile.gettempdir()}" for kind in ("run", "sweep")]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1

@@ -24,11 +24,13 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 
 
 
 class Throughput(Callback):
-    """Logs speed, padding, time spent waiting for data, memory, and MFU on a known GPU.
+    """Logs speed, padding, cut texts, time spent waiting for data, memory, and MFU on a known GPU.
 
     * `passages_per_second`, `tokens_per_second`: over all processes; passages without queries,
       tokens without padding.
     * `padding`: share of padded tokens that are padding, on this process.
+    * `at_limit`: share of this process's texts that are as long as `data.query_tokens` and
+      `data.passage_tokens` allow; all but the few that just fit have been cut.
     * `data_wait`: share of the time between two ends of a step in which the loader was waited for.
     * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
       the weights are frozen and only an adapter trains, 2 for a reference and the tokens that it is
@@ -76,6 +78,8 @@ class Throughput(Callback):
         now = time.perf_counter()
         seconds, step = now - self._ended, now - self._began
         texts, processes = batch.texts, trainer.world_size
+        full_queries = batch.queries.lengths == self.trained.query_tokens
+        full_passages = batch.passages.lengths == self.trained.passage_tokens
         tokens = int(texts.lengths.sum())
         chunks = length_chunks(texts.lengths, self.trained.chunk_tokens)
         padded = padded_tokens(texts.lengths, chunks)
@@ -84,6 +88,7 @@ class Throughput(Callback):
             "passages_per_second": processes * len(batch.passages) / seconds,
             "tokens_per_second": processes * tokens / seconds,
             "padding": 1 - tokens / padded,
+            "at_limit": int(full_queries.sum() + full_passages.sum()) / len(texts),
             "data_wait": 1 - step / seconds,
         }
         if torch.cuda.is_available():

@@ -169,11 +169,16 @@ class Encoder(nn.Module):
         self.eval()
         device = next(self.backbone.parameters()).device
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        blocks = []
+        blocks, full = [], 0
         for start in range(0, len(texts), ENCODE_BLOCK):
             chosen = [texts[i] for i in by_length[start : start + ENCODE_BLOCK]]
-            blocks.append(self(self.tokenizer(chosen, max_tokens).to(device)).float().cpu())
+            tokens = self.tokenizer(chosen, max_tokens)
+            full += int((tokens.lengths == max_tokens).sum())
+            blocks.append(self(tokens.to(device)).float().cpu())
         self.train(was_training)
+        if full:
+            found = "%d of %d texts have the %d tokens allowed; all but those that just fit are cut"
+            logger.info(found, full, len(texts), max_tokens)
         order = torch.tensor(by_length).argsort()
         return torch.cat(blocks)[order].numpy()
 

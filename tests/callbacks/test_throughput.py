@@ -32,6 +32,8 @@ def test_every_step_has_its_figures(parts, fit, tmp_path: Path) -> None:
             padded += len(rest[:rows]) * rest[0]
             rest = rest[rows:]
         assert logged[step, "padding"] == pytest.approx(1 - sum(lengths) / padded)
+        assert logged[step, "at_limit"] == pytest.approx(lengths.count(24) / (12 * 5))
+        assert lengths.count(24) > 0
         assert 0 < logged[step, "data_wait"] < 1
         ratio = logged[step, "tokens_per_second"] / logged[step, "passages_per_second"]
         assert ratio == pytest.approx(sum(lengths) / (12 * 4))

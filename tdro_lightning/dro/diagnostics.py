@@ -40,9 +40,9 @@ class FloorWatch:
         self.measurement = measurement
         self.steps = 0
 
-    def look(self, reference: Tensor, domain: Tensor, domains: int) -> None:
-        """Count the step, from its reference losses [N] and domain indices [N] of K domains."""
-        if not self.measurement.has_lost_floor(reference, domain, domains):
+    def look(self, means: Tensor) -> None:
+        """Count the step, from its mean reference loss of each domain, [K]; NaN where absent."""
+        if not self.measurement.has_lost_floor(means):
             return
         self.steps += 1
         if self.steps == WITHOUT_FLOOR:

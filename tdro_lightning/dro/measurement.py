@@ -72,15 +72,16 @@ class Measurement:
             return domain_means((_scaled(reference) < RELEASED_THRESHOLD).double(), domain, domains)
         return torch.zeros(domains, dtype=torch.float64)
 
-    def has_lost_floor(self, reference: Tensor, domain: Tensor, domains: int) -> bool:
+    def has_lost_floor(self, means: Tensor) -> bool:
         """Whether the floor guards nothing, as the reference has solved half of the domains.
 
         Then all weight can go to one domain (experiments/robustness_tdro_mini, imbalanced domains).
+
+        Args:
+            means: [K] mean reference loss of each domain; NaN where absent.
         """
-        if self.name not in ("ratio", "smooth_ratio") or self.floor == 0:
-            return False
-        means = domain_means(reference, domain, domains)
-        return bool(_middle(means) < SOLVED * means.nanmean())
+        floored = self.name in ("ratio", "smooth_ratio") and self.floor > 0
+        return floored and bool(_middle(means) < SOLVED * means.nanmean())
 
 
 def domain_means(losses: Tensor, domain: Tensor, domains: int) -> Tensor:

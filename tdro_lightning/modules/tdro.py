@@ -114,7 +114,6 @@ class TDROModule(LightningModule):
         proxy, reference, everyone = (gather_rows(v) for v in (proxy, reference, domain))
         measurement = self.measurement(proxy, reference, everyone, count)
         weights = self.weights.step(measurement)
-        self.floor_watch.look(reference, everyone, count)
         if self.weights.updates % CHECK_EVERY == 0:
             require_equal_on_all_ranks(self.weights.log_weights.to(proxy.device), "domain weights")
         coefficients = sample_coefficients(everyone, weights)
@@ -125,6 +124,7 @@ class TDROModule(LightningModule):
             "loss/reference": domain_means(reference, everyone, count),
             "guarded": self.measurement.guarded(reference, everyone, count),
         }
+        self.floor_watch.look(curves["loss/reference"])
         logged = {
             f"{title}/{name}": value
             for title, values in curves.items()

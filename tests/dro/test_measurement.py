@@ -128,10 +128,8 @@ def test_eq_5_as_written_is_infinite_on_a_solved_reference() -> None:
 
 
 def test_a_floor_is_lost_where_half_of_the_domains_are_solved() -> None:
-    domain = torch.arange(4)
-
     def lost(name: str, floor: float, *reference: float) -> bool:
-        return Measurement(name, floor).has_lost_floor(torch.tensor(reference), domain, 4)
+        return Measurement(name, floor).has_lost_floor(torch.tensor(reference))
 
     for name in ("ratio", "smooth_ratio"):
         assert lost(name, 0.5, 0.0, 0.01, 0.03, 2.0)  # median 0.02, mean 0.51

@@ -4,7 +4,6 @@ Hydra is imported once there is something to compose, so that help comes at once
 """
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -13,17 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tdro_lightning.errors import (
-    ConfigError,
-    InputError,
-    NonFiniteError,
-    PeerError,
-    ResourceError,
-    Stopped,
-)
+from tdro_lightning.errors import ConfigError, InputError, PeerError, Stopped
 from tdro_lightning.launcher import STARTED_BY
 from tdro_lightning.processes import (
     from_first,
@@ -32,6 +25,7 @@ from tdro_lightning.processes import (
     processes,
     rank_here,
 )
+from tdro_lightning.runs.outcome import UNEXPECTED, outcome
 from tdro_lightning.trust import masked
 from tdro_lightning.watch import any_output, doing, entitled, flush_output, tell, watching
 
@@ -49,10 +43,6 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
 
 to begin with: python -m tdro_lightning +experiment=demo
 """
-RESOURCES = {  # errors of the system whose cause is no fault of ours
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EIO, errno.ESTALE),
-}
 
 
 def conf_folder() -> Path:
@@ -142,42 +132,36 @@ def main() -> None:
     from hydra.errors import HydraException
 
     signal.signal(signal.SIGTERM, _stop)
-    wrong: list[InputError | NonFiniteError]
     try:
-        wrong = [*_start(arguments)]
+        wrong = [outcome(error) for error in _start(arguments)]
         flush_output()
     except HydraException as error:
-        wrong = [ConfigError(_explained(error, arguments))]
-    except InputError as error:
-        wrong = [error]
-    except FloatingPointError as error:
-        wrong = [NonFiniteError(str(error))]
-    except OSError as error:
-        if error.errno not in RESOURCES:
-            raise
-        wrong = [ResourceError(f"{error.filename or 'a file'}: {error.strerror}")]
-    except Stopped as stopped:
-        if is_first_process():
-            print(stopped, file=sys.stderr)
-        sys.exit(stopped.code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues a chain where it was", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+        wrong = [outcome(ConfigError(_explained(error, arguments)))]
+    except BaseException as error:
         if "Config group override must be a string" in str(error):  # Hydra's ValueError
             nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
             names = " ".join(f"~{name}" for name in nulls)
-            wrong = [ConfigError(f"a group cannot be null; write {names}")]
-        else:
+            error = ConfigError(f"a group cannot be null; write {names}")
+        wrong = [outcome(error, _run_dir(arguments))]
+        if wrong[0].hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
             if processes() > 1:
                 print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
             raise
     rank = f"rank {rank_here()}: " if processes() > 1 else ""
-    for one in wrong:
-        print(masked(f"error: {rank}{one}"), file=sys.stderr)
+    for ended in wrong:
+        if ended.status == "failed":
+            print(masked(f"error: {rank}{ended.reason}"), file=sys.stderr)
+        elif is_first_process():
+            print(masked(ended.reason), file=sys.stderr)
     if wrong:
         sys.exit(wrong[-1].code)
+
+
+def _run_dir(arguments: Sequence[str]) -> str:
+    """The run folder that the command names; empty where it names none."""
+    given = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run_dir=")]
+    return given[-1] if given else ""
 
 
 def _stop(number: int, frame: Any) -> None:

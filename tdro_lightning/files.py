@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,11 +148,27 @@ def fingerprint(path: Path) -> str:
         DataError: there is no such file or folder, or no permission to read it.
     """
     if path.is_file():
-        with readable(path, "a file"), path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return _file_digest(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{fingerprint(file)}\n".encode())
     return digest.hexdigest()
+
+
+SETTLED = 2.0  # seconds; file systems have coarse clocks, and a change within one tick is not seen
+_digests: dict[tuple[int, ...], str] = {}  # by device, inode, size and times
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file; one that has not changed since is not read again by this process."""
+    with readable(path, "a file"), path.open("rb") as stream:
+        known = os.fstat(stream.fileno())
+        key = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+        if key not in _digests:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if time.time() - max(known.st_mtime, known.st_ctime) < SETTLED:
+                return digest
+            _digests[key] = digest
+    return _digests[key]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 STARTED_BY = "TDRO_STARTED_BY"  # environment: a process without which this one shall not go on
 POLL = 0.5  # seconds between two looks at it
@@ -37,9 +38,24 @@ def launched(arguments: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        print(f"error: rank {rank} was killed by {name}", file=sys.stderr, flush=True)
-        return 128 - int(failure.exitcode)
+        message, code = f"rank {rank} was killed by {name}", 128 - int(failure.exitcode)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        _correct_status(arguments, message, code)
+        return code
     return 0
+
+
+def _correct_status(arguments: Sequence[str], message: str, code: int) -> None:
+    """Write how the run ended, which a killed process cannot and the others do not know."""
+    from tdro_lightning.files import read_json, write_json
+    from tdro_lightning.stages.status import STATUS
+
+    folders = [Path(a.partition("=")[2]) for a in arguments if a.startswith("run_dir=")]
+    for path in (folder / STATUS for folder in folders[-1:]):
+        if path.is_file():
+            again = "the same command resumes from the last checkpoint, if there is one"
+            ended = {"status": "failed", "exit_code": code, "reason": message, "next": again}
+            write_json(path, read_json(path) | ended)
 
 
 def _follow(parent: int) -> None:

@@ -133,6 +133,7 @@ class TrainerConfig:
     steps: int = MISSING
     precision: str = MISSING
     devices: int | None = None
+    threads: int | None = None
     chunk_tokens: int = MISSING
     kept_tokens: int = MISSING
     log_every: int = MISSING

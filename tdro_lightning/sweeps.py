@@ -15,9 +15,11 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tdro_lightning.errors import InputError, NonFiniteError
+from tdro_lightning.errors import ConfigError, InputError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
+from tdro_lightning.runs.outcome import UNEXPECTED, outcome
+from tdro_lightning.trust import masked
 
 STARTED: list[Path] = []  # folders of the sweeps that this process has started
 
@@ -57,21 +59,20 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
     record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
     path = Path(job.runtime.output_dir) / JOB
     write_json(path, {**record, "status": "running", "code": None, "error": None})
-    status, code, message = "finished", 0, None
+    ended = outcome(None)
     try:
         yield
-    except (InputError, HydraException, FloatingPointError) as error:
-        status, code, message = "failed", getattr(error, "code", 2), str(error)
-        if isinstance(error, FloatingPointError):
-            code = NonFiniteError.code
     except Exception as error:
-        logging.getLogger(__name__).exception("failed")
-        status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
-    except BaseException:
-        status, code, message = "stopped", 1, "stopped by a signal"
+        wrong = ConfigError(str(error)) if isinstance(error, HydraException) else error
+        ended = outcome(wrong, job.runtime.output_dir)
+        if ended.hint == UNEXPECTED:
+            logging.getLogger(__name__).exception("failed")
+    except BaseException as error:
+        ended = outcome(error)
         raise
     finally:
-        write_json(path, {**record, "status": status, "code": code, "error": message})
+        message = masked(ended.reason) or None
+        write_json(path, {**record, "status": ended.status, "code": ended.code, "error": message})
 
 
 def failures(sweep: Path) -> list[InputError]:

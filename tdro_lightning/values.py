@@ -27,6 +27,7 @@ STAGES = (
 )
 # Stages that use every process; others run in the first.
 TOGETHER = ("mine", "fit", "evaluate", "chain")
+MOST_THREADS = 1024
 SECTIONS = {  # that a stage needs
     **{
         name: name
@@ -59,6 +60,7 @@ POSITIVE = (
     "data.passage_tokens",
     "trainer.steps",
     "trainer.devices",
+    "trainer.threads",
     "trainer.chunk_tokens",
     "trainer.log_every",
     "trainer.checkpoint_every",
@@ -103,6 +105,8 @@ def require_fitting(config: Config) -> None:
     for key in ("data.negatives", "data.workers", "data.max_bad_rows", "trainer.kept_tokens"):
         if _value(config, key) < 0:
             wrong.append(f"{key}={_value(config, key)} must be 0 or more")
+    if (config.trainer.threads or 1) > MOST_THREADS:
+        wrong.append(f"trainer.threads={config.trainer.threads} must be {MOST_THREADS} at most")
     devices = config.trainer.devices or 1
     if config.strategy.kind == "single" and devices > 1 and config.stage != "plan":
         wrong.append(

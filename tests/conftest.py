@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from tests.made_up import unrounded_norms
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
 transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)  # the models are so small that a second thread costs more than it gives
+torch.set_num_threads(1)
+# A shell that runs the suite in the background ignores SIGINT, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

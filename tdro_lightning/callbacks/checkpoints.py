@@ -66,8 +66,9 @@ class Checkpoints(Callback):
 class Stops(Callback):
     """Ends a run between two steps, with a checkpoint, where SIGTERM or SIGINT asks any rank to.
 
-    The handler only notes the signal. A second SIGINT, later than a second after the first, ends
-    the run at once.
+    The handler only notes the signal. A signal that the process was started to ignore, as SIGINT is
+    in the background of a script, stays ignored. A second SIGINT, later than a second after the
+    first, ends the run at once.
 
     Args:
         checkpoints: what writes the checkpoint.
@@ -83,7 +84,8 @@ class Stops(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen; a run that is not in the main thread cannot."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._note) for s in heard}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any

@@ -13,6 +13,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, slug
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
+from tdro_lightning.runs.outputs import RECORD, require_intact
 
 PER_QUERY = "per_query"
 
@@ -74,22 +75,34 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, *, own: bool = False) -> Run:
     """Read one run folder; only `run.json` must be there.
 
+    A run that is not finished has no results: what lies in its folder may be half written.
+
+    Args:
+        folder: the run folder.
+        own: the run itself asks, at its end.
+
     Raises:
-        DataError: `run.json` is missing, or a file lacks a field or holds a wrong value.
+        DataError: `run.json` is missing, a file was changed after the run, lacks a field or holds
+            a wrong value.
     """
-    path = folder / "run.json"
+    path = folder / RECORD
     record = _object(read_json(path), str(path))
+    name, stage, status = (
+        _text(record.get(key), f"{path}: `{key}`") for key in ("name", "stage", "status")
+    )
+    if status == "finished":
+        require_intact(folder)
+    has_results = own or status == "finished"
     inputs = _table(record.get("inputs"), f"{path}: `inputs`")
-    name = _text(record.get("name"), f"{path}: `name`")
     return Run(
         name=name,
         bare_name=name,
         folder=folder,
-        stage=_text(record.get("stage"), f"{path}: `stage`"),
-        status=_text(record.get("status"), f"{path}: `status`"),
+        stage=stage,
+        status=status,
         command=_optional_text(record.get("command"), f"{path}: `command`"),
         seed=_optional_count(record.get("seed"), f"{path}: `seed`"),
         model=_model(record, path),
@@ -106,8 +119,8 @@ def read_run(folder: Path) -> Run:
             )
             for label, value in inputs.items()
         ),
-        retrievers=_retrievers(folder),
-        weights=_weights(folder / "weights.json"),
+        retrievers=_retrievers(folder) if has_results else (),
+        weights=_weights(folder / "weights.json") if has_results else (),
         history=_history(folder / "history.csv"),
         usage=_usage(folder / "data_usage.json"),
         config=_object(record.get("config", {}), f"{path}: `config`"),

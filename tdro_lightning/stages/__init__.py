@@ -30,6 +30,10 @@ def run_stage(config: Config, command: str) -> None:
 def _run(config: Config, command: str) -> None:
     module = {"import": "import_rows"}.get(config.stage, config.stage)
     doing("loading libraries")
+    if config.trainer.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.trainer.threads)
     stage = importlib.import_module(f"tdro_lightning.stages.{module}")
     if config.stage == "plan":  # no run: the folder's record is of the run that is planned
         stage.run(config)

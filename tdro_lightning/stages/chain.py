@@ -13,7 +13,7 @@ from tdro_lightning.processes import from_first, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages import run_stage
 from tdro_lightning.stages.console import tell
-from tdro_lightning.stages.record import is_finished
+from tdro_lightning.stages.record import reason_to_run
 
 
 def run(config: Config) -> None:
@@ -33,13 +33,14 @@ def run(config: Config) -> None:
         overrides = step_overrides(config, name)
         composed = checked(compose("config", overrides))
         title = f"[{number}/{len(steps)}] {name}"
-        # The report is always made again: it takes seconds, and prints the table.
         # The first process says what is finished, so that all run the same steps.
-        finished = is_first_process() and composed.stage != "report" and is_finished(composed)
-        if from_first(finished):
-            tell(f"{title}: finished before, inputs and config unchanged")
+        reason = from_first(reason_to_run(composed) if is_first_process() else None)
+        if reason is None:
+            tell(f"{title}: finished before, nothing changed")
             continue
         tell(f"{title}: {composed.description}")
+        if reason:
+            tell(f"  run again: {reason}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
         run_stage(composed, f"python -m tdro_lightning {shlex.join(overrides)}")
     if config.chain.next:

@@ -38,6 +38,7 @@ from tdro_lightning.processes import (
 )
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint
+from tdro_lightning.runs.outputs import RECORD
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.benchmarks import benchmark_sets
 from tdro_lightning.stages.console import quiet_libraries
@@ -52,7 +53,7 @@ from tdro_lightning.stages.modules import (
     reference_path,
     tdro_module,
 )
-from tdro_lightning.stages.record import RECORD, WITHOUT_EFFECT
+from tdro_lightning.stages.record import WITHOUT_EFFECT
 from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
 from tdro_lightning.stages.trackers import loggers, require_trackers, tracked
 

@@ -10,6 +10,7 @@ from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
+from tdro_lightning.runs.outputs import require_intact
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.benchmarks import benchmark_places
 
@@ -18,7 +19,8 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
     """Label to path and SHA-256 of everything the stage reads; hub names have no hash.
 
     Raises:
-        DataError: a file or folder is missing.
+        DataError: a file or folder is missing, or is a result of a run that is not finished or was
+            changed since.
     """
     if config.stage == "harvest":
         return {"environment": {"path": sys.prefix, "sha256": _environment()}}
@@ -39,10 +41,24 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
     return {label: _described(label, path) for label, path in paths.items()}
 
 
+def require_intact_training(config: Config) -> None:
+    """Refuse a plan of a training whose inputs, as far as they are here, a run would refuse.
+
+    Raises:
+        DataError: one is a result of a run that is not finished, or was changed since.
+    """
+    paths = [config.model.path, *_domains(config).values(), config.transfer.weights]
+    paths.append(getattr(config.module, "reference", None))
+    for path in paths:
+        if path is not None and Path(path).exists():
+            require_intact(Path(path))
+
+
 def _described(label: str, path: str) -> dict[str, str | None]:
     is_hub_name = label.startswith(("model", "encoder", "hub", "source"))
     if is_hub_name and not Path(path).exists():
         return {"path": path, "sha256": None}
+    require_intact(Path(path))
     return {"path": path, "sha256": fingerprint(Path(path))}
 
 

@@ -22,7 +22,9 @@ from tdro_lightning.modules.tdro import TDROModule
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.reference_cache import ReferenceLosses
+from tdro_lightning.runs.outputs import require_intact
 from tdro_lightning.schema import Config, TDROConfig
+from tdro_lightning.watch import tell
 
 
 def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:
@@ -94,6 +96,8 @@ def configured_mixture(
     lineage: dict[str, Any] = {"transfer": asdict(given)}
     if given.rule not in WITHOUT_WEIGHTS:
         assert given.weights is not None
+        if not require_intact(Path(given.weights)):
+            tell(f"  {given.weights}: no record of a run says that these weights are unchanged")
         file = read_weights(Path(given.weights))
         weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
         check_domains(names, weights)

@@ -16,6 +16,7 @@ from tdro_lightning.retrieval.last_layer import last_layer
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.chain import step_overrides
 from tdro_lightning.stages.console import quiet_libraries, tell
+from tdro_lightning.stages.inputs import require_intact_training
 from tdro_lightning.stages.modules import reference_path
 from tdro_lightning.stages.plan_data import (
     data_table,
@@ -111,6 +112,7 @@ def _total(plans: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _planned(config: Config) -> dict[str, Any]:
+    require_intact_training(config)
     backbone = adapted(shape(config.model, "meta"), config.model)
     model = counted(backbone)
     found = known(config)

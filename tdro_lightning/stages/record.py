@@ -13,14 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning import __version__
-from tdro_lightning.errors import DataError, Stopped
+from tdro_lightning.errors import DataError, ResourceError
 from tdro_lightning.files import read_json, remove_orphans, write_json
+from tdro_lightning.runs.outcome import outcome
+from tdro_lightning.runs.outputs import (
+    RECORD,
+    RESULTS_FORMAT,
+    clear_outputs,
+    damaged_outputs,
+    describe_outputs,
+)
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.inputs import inputs
 
-RECORD = "run.json"
 WITHOUT_EFFECT = {  # on results
-    "trainer": ("devices", "kept_tokens", "log_every", "checkpoint_every", "resume", "max_hours"),
+    "trainer": (
+        *("devices", "threads", "kept_tokens", "log_every"),
+        *("checkpoint_every", "resume", "max_hours"),
+    ),
     "module": ("reference_cache",),
     "evaluate": ("embeddings",),
 }
@@ -37,77 +47,94 @@ def recorded(config: Config, command: str) -> Iterator[None]:
     folder = Path(config.run_dir)
     began, busy = time.monotonic(), time.process_time()
     remove_orphans(folder)
-    previous = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
+    found = inputs(config)
+    before = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    if before is not None:
+        unfinished = before["status"] != "finished"
+        how = config.trainer.resume
+        clear_outputs(folder, before, resume=how == "must" or (how == "auto" and unfinished))
     record: dict[str, Any] = {
         "name": config.name,
         "stage": config.stage,
         "status": "running",
-        "previous": previous,
+        "previous": before and before["status"],
         "command": command,
         "seed": config.seed,
         "git_commit": git_commit(),
+        "format": RESULTS_FORMAT,
         "versions": {"tdro-lightning": __version__, **{p: version(p) for p in PACKAGES}},
         "hardware": hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": inputs(config),
+        "inputs": found,
         "config": asdict(config),
+        "outputs": {},
     }
     write_json(folder / RECORD, record)
-    status = "failed"
+    status = outcome(None).status
     try:
         yield
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    except Stopped as stopped:
-        status = stopped.status
+    except BaseException as error:
+        status = outcome(error).status
         raise
     finally:
-        outputs = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if not (folder / RECORD).is_file():
+            raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {
             "status": status,
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - busy, 1),
-            "outputs": [name for name in outputs if name != RECORD],
+            "outputs": describe_outputs(folder, config.stage) if status == "finished" else {},
         }
         write_json(folder / RECORD, record)
 
 
-def is_finished(config: Config) -> bool:
-    """Whether the run folder holds this very run, finished, inputs and outputs unchanged."""
+def reason_to_run(config: Config) -> str | None:
+    """Why the run folder does not hold this very run, finished and unchanged; None where it does.
+
+    An empty string says that nothing has run there yet, or that the stage runs every time.
+    """
     folder = Path(config.run_dir)
-    if not (folder / RECORD).is_file():
-        return False
+    if config.stage in RUN_AGAIN or not (folder / RECORD).is_file():
+        return ""
     record = read_json(folder / RECORD)
+    if record["stage"] != config.stage:
+        return f"stage changed from {record['stage']} to {config.stage}"
+    if record["status"] != "finished":
+        return f"it is not finished (status: {record['status']})"
+    if record.get("format", 1) != RESULTS_FORMAT:
+        return f"its results have format {record['format']}, this version writes {RESULTS_FORMAT}"
+    then, now = flat(_relevant(record["config"])), flat(_relevant(asdict(config)))
+    for key in sorted(then.keys() | now.keys()):
+        if then.get(key) != now.get(key):
+            return f"{key} changed from {then.get(key)} to {now.get(key)}"
     try:
-        unchanged = record["inputs"] == inputs(config)
-    except DataError:
-        return False
-    return (
-        unchanged
-        and record["status"] == "finished"
-        and record["versions"]["tdro-lightning"] == __version__
-        and _relevant(record["config"]) == _relevant(asdict(config))
-        and all((folder / name).exists() for name in record["outputs"])
-    )
+        known, found = record["inputs"], inputs(config)
+    except DataError as error:
+        return str(error)
+    for label in sorted(known.keys() | found.keys()):
+        if known.get(label) != found.get(label):
+            return f"input {label} changed"
+    return next(damaged_outputs(folder, record), None)
+
+
+SECTIONS = {  # of the configuration, on which a stage's results depend
+    "harvest": ("harvest",),
+    "import": ("source",),
+    "mine": ("mine",),
+    "decontaminate": ("decontaminate", "domains", "benchmark"),
+    "validate": ("domains", "data"),
+    "init_model": ("domains", "model"),
+    "evaluate": ("evaluate", "benchmark", "model", "data"),
+    "simulate": ("simulate",),
+    "export": ("export", "model", "data"),
+    "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer", "benchmark"),
+}
+RUN_AGAIN = ("report", "chain", "workspace")  # they are quick, or decide step by step
 
 
 def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     """The sections of the configuration that the stage's results depend on."""
-    sections = {
-        "harvest": ("harvest",),
-        "import": ("source",),
-        "mine": ("mine",),
-        "decontaminate": ("decontaminate", "domains", "benchmark"),
-        "validate": ("domains", "data"),
-        "init_model": ("domains", "model"),
-        "evaluate": ("evaluate", "benchmark", "model", "data"),
-        "simulate": ("simulate",),
-        "export": ("export", "model", "data"),
-        "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer")
-        + ("benchmark",),
-    }[config["stage"]]
+    sections = SECTIONS[config["stage"]]
     if config["stage"] == "mine" and (config["mine"]["encoder"] or config["mine"]["teacher"]):
         sections += ("model", "data", "domains")
     relevant = {key: config[key] for key in ("stage", "seed", *sections)}
@@ -135,8 +162,26 @@ def git_commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores and GPUs of this machine."""
+    """Processor, cores, threads of a process, and GPUs of this machine.
+
+    Sums are rounded in another order with other threads, or on a processor with other instructions.
+    """
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+    }
+
+
+def processor() -> str:
+    """Name of the processor's model, where the system says it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -15,8 +15,10 @@ from tdro_lightning.checkpoint import (
 )
 from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_json
+from tdro_lightning.runs.outputs import RECORD
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import RECORD, flat
+from tdro_lightning.stages.record import flat, hardware
+from tdro_lightning.watch import tell
 
 CHECKPOINTS = "checkpoints"  # folder in a run's
 
@@ -27,12 +29,15 @@ FREE = {  # may change when a run goes on; paths are compared by the content tha
     "transfer": ("weights",),
     "optimiser": (),
 }
+STEPS = "trainer.steps"
+MACHINE = ("processor", "instructions", "threads")  # of these, last digits depend
+NOTED = (STEPS, *MACHINE)  # in a checkpoint, and may change: the run says what that means
 
 
 def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[str, Any]:
     """What a training run's result depends on: flat keys to plain values.
 
-    Machines, processes, loggers and the number of steps are left out.
+    Processes and loggers are left out. What is in `NOTED` may change when a run is resumed.
 
     Args:
         config: the run's configuration.
@@ -49,7 +54,9 @@ def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[s
         values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
     evaluated = ("set ", "corpus ", "hub ")
     read = {label: found for label, found in inputs.items() if not label.startswith(evaluated)}
-    return values | {f"content of {n}": f["sha256"] or f["path"] for n, f in read.items()}
+    values |= {f"content of {n}": f["sha256"] or f["path"] for n, f in read.items()}
+    here = hardware()
+    return values | {STEPS: config.trainer.steps} | {key: here[key] for key in MACHINE}
 
 
 def resumed(config: Config, now: dict[str, Any]) -> Path | None:
@@ -88,7 +95,29 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
             f"{step_of(newest)}; ask for as many steps or more, or start again with "
             "trainer.resume=never"
         )
+    tell("\n".join(resume_notes(newest, now)))
     return newest
+
+
+def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
+    """Where a run resumes, and what makes its end differ from that of a run left alone.
+
+    Args:
+        checkpoint: from which the run resumes.
+        now: what the run depends on, by `decisive`.
+    """
+    then = manifest(checkpoint)[RUN]
+    before = then.get(STEPS, now[STEPS])
+    notes = [f"  resuming at step {step_of(checkpoint)} of {now[STEPS]}"]
+    if before != now[STEPS]:
+        notes[0] += f" (was {before}: the learning-rate schedule changes)"
+    changed = [k for k in MACHINE if k in then and then[k] != now[k]]
+    if changed:
+        what = ", ".join(f"{key} {now[key]} (was {then[key]})" for key in changed)
+        notes.append(f"  {what}: the results equal an uninterrupted run's up to rounding only")
+    if "threads" in changed:
+        notes.append(f"  for the same bits: trainer.threads={then['threads']}")
+    return notes
 
 
 def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
@@ -98,7 +127,8 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
         ConfigError: a table of what differs: key, then, now.
     """
     then = manifest(checkpoint)[RUN]
-    keys = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
+    compared = (then.keys() | now.keys()) - set(NOTED)
+    keys = sorted(key for key in compared if then.get(key) != now.get(key))
     if not keys:
         return
     rows = [("what", "checkpoint", "now")]

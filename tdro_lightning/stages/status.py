@@ -1,9 +1,11 @@
 """How a run stands, in words: `status.json`; and a lock that keeps a second run out of a folder."""
 
+import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +13,19 @@ from typing import Any
 
 import filelock
 
-from tdro_lightning.errors import ConfigError, InputError, NonFiniteError, Stopped
-from tdro_lightning.files import read_json, write_json
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import read_json, write_json, write_text
+from tdro_lightning.runs.outcome import RESUME, outcome
+from tdro_lightning.runs.outputs import RECORD
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import RECORD, flat
+from tdro_lightning.stages.record import flat
 from tdro_lightning.trust import masked
 
 STATUS = "status.json"
 LOCK = ".lock"  # held by the process of the run; it falls with the process, however that ends
+OWNER = ".owner"  # which process that is; what a killed one leaves is overwritten
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -30,20 +37,29 @@ def alone(config: Config) -> Iterator[None]:
     """
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK, blocking=False)
+    lock, owner = filelock.FileLock(folder / LOCK, blocking=False), folder / OWNER
     try:
         lock.acquire()
     except filelock.Timeout:
-        there = read_json(folder / STATUS) if (folder / STATUS).is_file() else {}
         raise ConfigError(
-            f"run_dir={config.run_dir} is in use by process {there.get('process', 'unknown')} on "
-            f"{there.get('machine', 'another machine')}; wait for it, stop it, or name another "
-            "run_dir"
+            f"run_dir={config.run_dir} is in use by {_owner(owner)}; wait for it, stop it, or name "
+            "another run_dir"
         ) from None
     try:
+        write_text(owner, f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _owner(path: Path) -> str:
+    """Who holds the lock; it writes that down just after it has taken the lock."""
+    for _ in range(20):
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8")
+        time.sleep(0.1)
+    return "another process"
 
 
 @contextmanager
@@ -56,7 +72,7 @@ def told(config: Config) -> Iterator[None]:
         "status": "running",
         "exit_code": None,
         "reason": f"process {process} on {machine} is at work; without it, the run was killed",
-        "next": "if it was killed, the same command goes on",
+        "next": f"If it was killed: {RESUME}",
         "process": process,
         "machine": machine,
         "changed": changed,
@@ -67,30 +83,17 @@ def told(config: Config) -> Iterator[None]:
         write_json(path, {**status, **now, "written": moment})
 
     write()
+    ended = outcome(None)
     try:
         yield
-    except (InputError, FloatingPointError) as error:
-        code = NonFiniteError.code if isinstance(error, FloatingPointError) else error.code
-        mend = "mend what the reason names; then the same command goes on"
-        write(status="failed", exit_code=code, reason=masked(str(error)), next=mend)
-        raise
-    except Stopped as stopped:
-        again = "the same command goes on"
-        write(
-            status=stopped.status, exit_code=stopped.code, reason=masked(str(stopped)), next=again
-        )
-        raise
-    except KeyboardInterrupt:
-        again = "the same command goes on"
-        write(status="stopped", exit_code=130, reason="stopped by Ctrl-C", next=again)
-        raise
     except BaseException as error:
-        reason = masked(f"{type(error).__name__}: {error}")
-        seek = f"this is no fault of the input; the traceback is in the log in {path.parent}"
-        write(status="failed", exit_code=1, reason=reason, next=seek)
+        ended = outcome(error, config.run_dir)
+        logger.info("the run ends: %s", ended.status, exc_info=error)
         raise
-    done = f"all that the stage `{config.stage}` makes is in {path.parent}"
-    write(status="finished", exit_code=0, reason=done, next="nothing")
+    finally:
+        done = f"all that the stage `{config.stage}` makes is in {path.parent}"
+        reason = masked(ended.reason) or done
+        write(status=ended.status, exit_code=ended.code, reason=reason, next=ended.hint)
 
 
 def _changed(config: Config) -> list[str]:

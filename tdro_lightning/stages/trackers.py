@@ -91,7 +91,7 @@ def _hand_over(config: Config, run: Any) -> None:
 
     folder = Path(config.run_dir)
     try:
-        done = read_run(folder)
+        done = read_run(folder, own=True)
         run.summary.update({f"final_weight/{w.domain}": w.last for w in done.weights})
         for retriever in done.retrievers:
             for name, metrics in retriever.sets.items():

@@ -1,10 +1,14 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tdro_lightning.errors import ResourceError
+from tdro_lightning.runs.outputs import OUTPUTS
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import is_finished, recorded
+from tdro_lightning.stages.record import RUN_AGAIN, SECTIONS, reason_to_run, recorded
+from tdro_lightning.values import STAGES
 from tests.test_configs import composed
 
 
@@ -23,21 +27,63 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.mark.parametrize("folder", ["losses", "elsewhere", None])
 def test_where_reference_losses_are_kept_changes_no_result(config: Config, folder) -> None:
-    assert is_finished(config)
-    assert is_finished(replace(config, module=replace(config.module, reference_cache=folder)))
+    assert reason_to_run(config) is None
+    assert (
+        reason_to_run(replace(config, module=replace(config.module, reference_cache=folder)))
+        is None
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("weights_lr", 0.5), ("measurement", "released")])
 def test_any_other_setting_of_the_module_does(config: Config, key: str, value: object) -> None:
-    assert not is_finished(replace(config, module=replace(config.module, **{key: value})))
+    before = getattr(config.module, key)
+    reason = reason_to_run(replace(config, module=replace(config.module, **{key: value})))
+    assert reason == f"module.{key} changed from {before} to {value}"
 
 
 def test_what_changes_speed_only_does_not(config: Config) -> None:
-    faster = replace(config.trainer, kept_tokens=9, log_every=7, checkpoint_every=5)
-    assert is_finished(replace(config, trainer=faster))
-    assert not is_finished(replace(config, trainer=replace(config.trainer, steps=9)))
+    faster = replace(config.trainer, kept_tokens=9, log_every=7, checkpoint_every=5, threads=3)
+    assert reason_to_run(replace(config, trainer=faster)) is None
+    longer = replace(config, trainer=replace(config.trainer, steps=9))
+    assert reason_to_run(longer) == "trainer.steps changed from 1000 to 9"
 
 
 def test_an_input_that_changed_is_noticed(config: Config) -> None:
     Path("reference/config.json").write_text("[]")
-    assert not is_finished(config)
+    assert reason_to_run(config) == "input reference changed"
+
+
+def test_a_new_version_runs_nothing_again_unless_the_format_changed(config: Config) -> None:
+    path = Path("run/run.json")
+    record = json.loads(path.read_text())
+    record["versions"]["tdro-lightning"] = "0.0.1"
+    path.write_text(json.dumps(record))
+    assert reason_to_run(config) is None
+    path.write_text(json.dumps(record | {"format": 0}))
+    assert reason_to_run(config) == "its results have format 0, this version writes 1"
+
+
+def test_a_record_without_checksums_counts_as_finished(config: Config, caplog) -> None:
+    """As version 0.1.0 wrote it."""
+    path = Path("run/run.json")
+    record = json.loads(path.read_text())
+    del record["format"]
+    Path("run/history.csv").touch()
+    path.write_text(json.dumps(record | {"outputs": ["history.csv"]}))
+    assert reason_to_run(config) is None
+    assert "its record has no checksums" in caplog.text
+    Path("run/history.csv").unlink()
+    assert reason_to_run(config) == "run/history.csv is missing"
+
+
+def test_every_stage_is_in_every_table() -> None:
+    """A chain asks of each whether it has run, and its results are recorded with checksums."""
+    assert {*SECTIONS, *RUN_AGAIN} == {*OUTPUTS} == {*STAGES} - {"plan"}
+
+
+def test_a_run_folder_that_is_removed_during_the_run_is_said(config: Config) -> None:
+    with (
+        pytest.raises(ResourceError, match="run_dir=run was removed during the run"),
+        recorded(config, "command"),
+    ):
+        Path("run/run.json").unlink()

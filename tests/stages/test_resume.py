@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.checkpoint import write_checkpoint
+from tests.command import run
 from tests.made_up import tiny_model
-from tests.stages.conftest import Command, assert_same_results, kept, unfinish
+from tests.stages.conftest import Command, assert_same_results, kept, started, unfinish
 from tests.test_checkpoint import Payload
 
 
@@ -201,3 +202,63 @@ def test_a_hostile_checkpoint_is_refused_by_the_command(command, folder, whole) 
     assert ended.code == 5
     assert "step-0000004/state.pt is not loaded" in ended.err
     assert not canary.exists()
+
+
+def test_another_schedule_is_announced(command, folder: Path, whole: Path) -> None:
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    ended = command("trainer.steps=5")
+    assert ended.code == 0, ended.err
+    assert "resuming at step 4 of 5 (was 6: the learning-rate schedule changes)" in ended.out
+
+
+def test_another_number_of_threads_is_announced_and_the_old_one_can_be_had(
+    command, folder: Path, whole: Path
+) -> None:
+    """The bits of a sum depend on it; the number of the first run gives its bits again."""
+    shutil.copytree(whole, folder / "run")
+    assert json.loads((whole / "run.json").read_text())["hardware"]["threads"] == 1
+    unfinish(folder / "run", "step-0000004")
+    process = started(folder, "trainer.steps=6", "trainer.threads=2", "trainer.checkpoint_every=2")
+    printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "threads 2 (was 1): the results equal an uninterrupted run's up to rounding" in printed
+    assert "for the same bits: trainer.threads=1" in printed
+    assert json.loads((folder / "run/run.json").read_text())["hardware"]["threads"] == 2
+    unfinish(folder / "run", "step-0000006")  # with two threads
+    ended = command("trainer.steps=6", "trainer.threads=1")
+    assert ended.code == 0, ended.err
+    assert "threads 1 (was 2)" in ended.out
+
+
+@pytest.mark.parametrize("given", ["2", "4", None])
+def test_the_configured_threads_decide_the_bits_whatever_the_surroundings(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    for library in ("OMP", "MKL"):
+        name = f"{library}_NUM_THREADS"
+        monkeypatch.delenv(name) if given is None else monkeypatch.setenv(name, given)
+    options = ("trainer.steps=6", "trainer.checkpoint_every=2", "trainer.threads=1")
+    process = started(folder, *options)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert_same_results(folder / "run", whole)
+
+
+def test_what_a_finished_run_left_is_not_read_as_the_next_one_s(
+    command, folder: Path, whole: Path, capfd
+) -> None:
+    """It is kept aside, and an unfinished run has no results."""
+    shutil.copytree(whole, folder / "run")
+    before = (folder / "run/weights.json").read_bytes()
+    ended = command("trainer.steps=6", "trainer.max_hours=1e-9")
+    assert ended.code == 0, ended.err
+    assert not (folder / "run/weights.json").exists()
+    assert (folder / "run/previous/weights.json").read_bytes() == before
+    (folder / "run/weights.json").write_bytes(before)
+    ended = run(
+        capfd, folder, "--config-dir=conf", "+experiment=finetune_top70", "domains=made",
+        "model.path=model", "transfer.weights=run/weights.json", "run_dir=tuned",
+    )  # fmt: skip
+    assert ended.code == 3
+    assert "run/weights.json: its run is not finished (status: time_limit)" in ended.err

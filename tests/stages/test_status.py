@@ -103,7 +103,12 @@ def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config,
         message = f"error: run_dir=run is in use by process {holder.pid} on {os.uname().nodename};"
         assert ended.err.startswith(message)
         there = {path.name for path in Path("run").iterdir()}
-        assert there == {".lock", "status.json", "tdro_lightning.log"}  # nothing of the second
+        assert there == {
+            ".lock",
+            ".owner",
+            "status.json",
+            "tdro_lightning.log",
+        }  # nothing of the second
         assert written()["process"] == holder.pid
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -119,7 +124,9 @@ def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config,
 def test_a_process_s_own_folder_is_refused_too(config: Config) -> None:
     with (
         status.alone(config),
-        pytest.raises(ConfigError, match="in use by process unknown"),
+        pytest.raises(
+            ConfigError, match=f"in use by process {os.getpid()} on {os.uname().nodename}"
+        ),
         status.alone(config),
     ):
         pass

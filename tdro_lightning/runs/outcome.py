@@ -1,0 +1,72 @@
+"""How a run ends: one decision for its exit code, its record and what the screen says."""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdro_lightning.errors import InputError, NonFiniteError, ResourceError, Stopped
+from tdro_lightning.peers import LOST
+from tdro_lightning.processes import processes
+
+SYSTEM_FAULTS = {  # errors of the system whose cause is no fault of the program
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENXIO),
+}
+SHOWN = 120  # characters of a path in a message
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: finished, failed, stopped or time_limit.
+        code: the command's exit code.
+        reason: what happened, in one sentence; empty where it finished.
+        hint: what to do next.
+    """
+
+    status: str
+    code: int
+    reason: str
+    hint: str
+
+
+RESUME = "Give the same command again to resume"
+FIX = "Fix the cause, then give the same command again to resume"
+UNEXPECTED = "This is no fault of the input; the traceback is in tdro_lightning.log"
+
+
+def outcome(error: BaseException | None, run_dir: str = "") -> Outcome:
+    """What an exception that ended a run means; None where it ended without one.
+
+    Args:
+        error: the exception.
+        run_dir: the run folder as the user gave it; a message about a path in it names the key.
+    """
+    if error is None:
+        return Outcome("finished", 0, "", "nothing")
+    if isinstance(error, Stopped):
+        return Outcome(error.status, error.code, str(error), RESUME)
+    if isinstance(error, KeyboardInterrupt):
+        return Outcome("stopped", 130, "stopped by Ctrl-C", RESUME)
+    if isinstance(error, FloatingPointError):
+        return Outcome("failed", NonFiniteError.code, str(error), FIX)
+    if isinstance(error, InputError):
+        return Outcome("failed", error.code, str(error), FIX)
+    if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
+        return Outcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
+    line = f"{type(error).__name__}: {error}"
+    if processes() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)):
+        first = str(error).strip().partition("\n")[0]
+        return Outcome("failed", 1, f"lost another process ({first})", "That process says why")
+    return Outcome("failed", 1, line, UNEXPECTED)
+
+
+def _system_fault(error: OSError, run_dir: str) -> str:
+    """The system's message with the path, and the key where the path is in the run folder."""
+    path = str(error.filename or "a file")
+    key = "run_dir=" if run_dir and Path(path).is_relative_to(run_dir) else ""
+    shown = path if len(path) <= SHOWN else f"{path[:SHOWN]}..."
+    return f"{key}{shown}: {error.strerror}"

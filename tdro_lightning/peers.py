@@ -28,6 +28,8 @@ LOST = re.compile("gloo|NCCL|onnection|imed out|roken pipe")  # in errors of col
 
 logger = logging.getLogger(__name__)
 
+_peers: "_Peers | None" = None  # while the processes of a run watch each other
+
 
 @contextmanager
 def ending_together(rank: int) -> Iterator[None]:
@@ -42,21 +44,39 @@ def ending_together(rank: int) -> Iterator[None]:
     Raises:
         PeerError: in place of the error of a collective, what another process has met.
     """
-    peers = _Peers(rank)
+    global _peers
+    _peers = peers = _Peers(rank)
     try:
-        yield
+        with named_peer():
+            yield
     except Stopped:  # in good order, and all are told to
         raise
     except BaseException as error:
-        first = peers.tell(error)
-        peers.over.set()
-        if isinstance(error, RuntimeError) and LOST.search(str(error)):
-            logger.info("a collective failed", exc_info=True)
-            reason = str(error).strip().partition("\n")[0]
-            raise PeerError(*(first or (f"it lost another process ({reason})", 1))) from None
+        peers.tell(error)
         raise
     finally:
+        _peers = None
         peers.over.set()
+
+
+@contextmanager
+def named_peer() -> Iterator[None]:
+    """Raise, in place of the error of a collective, what another process has met.
+
+    A run's record is written by it, so that it says the same as the command.
+
+    Raises:
+        PeerError: with the other process's message and exit code, as far as it could leave them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _peers is None or not LOST.search(str(error)):
+            raise
+        logger.info("a collective failed", exc_info=True)
+        reason = str(error).strip().partition("\n")[0]
+        first = _peers.tell(error)
+        raise PeerError(*(first or (f"it lost another process ({reason})", 1))) from None
 
 
 class _Peers:

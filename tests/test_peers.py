@@ -113,6 +113,8 @@ def test_what_the_first_rank_refuses_ends_the_other_with_its_code(warm: Warm, fo
     first, second = printed(folder, "refused")
     assert "error: rank 0: refused/checkpoints holds no checkpoint" in first
     assert "rank 0 failed: CheckpointError: refused/checkpoints holds no checkpoint" in second
+    ended = json.loads((folder / "refused/status.json").read_text())
+    assert (ended["exit_code"], ended["reason"]) == (5, first.partition("rank 0: ")[2].strip())
 
 
 @pytest.mark.parametrize("sent", ["0:1:stop", "1:1:stop", "0,1:1:stop", "0,1:1:stop2"])
@@ -258,6 +260,11 @@ def test_the_launcher_ends_with_the_code_of_what_failed(
     assert process.returncode == code, output
     assert named in output
     assert orphans(process.pid) == []
+    # The run folder says the same as the command.
+    ended = json.loads((folder / f"under-{kind}/status.json").read_text())
+    assert (ended["status"], ended["exit_code"]) == ("failed", code)
+    assert "rank 1" in ended["reason"] or kind in ("hang", "nan")
+    assert "no fault of the input" not in ended["reason"] + ended["next"]
 
 
 @pytest.mark.nightly

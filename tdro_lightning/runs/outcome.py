@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdro_lightning.errors import InputError, NonFiniteError, ResourceError, Stopped
-from tdro_lightning.peers import LOST
-from tdro_lightning.processes import processes
 
 SYSTEM_FAULTS = {  # errors of the system whose cause is no fault of the program
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -57,11 +55,7 @@ def outcome(error: BaseException | None, run_dir: str = "") -> Outcome:
         return Outcome("failed", error.code, str(error), FIX)
     if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
         return Outcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
-    line = f"{type(error).__name__}: {error}"
-    if processes() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)):
-        first = str(error).strip().partition("\n")[0]
-        return Outcome("failed", 1, f"lost another process ({first})", "That process says why")
-    return Outcome("failed", 1, line, UNEXPECTED)
+    return Outcome("failed", 1, f"{type(error).__name__}: {error}", UNEXPECTED)
 
 
 def _system_fault(error: OSError, run_dir: str) -> str:

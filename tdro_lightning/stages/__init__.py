@@ -6,6 +6,7 @@ imported when it runs, so that a chain with nothing left to do starts at once.
 
 import importlib
 
+from tdro_lightning.peers import named_peer
 from tdro_lightning.processes import barrier, is_first_process
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
@@ -38,7 +39,7 @@ def _run(config: Config, command: str) -> None:
     if config.stage == "plan":  # no run: the folder's record is of the run that is planned
         stage.run(config)
     elif is_first_process():
-        with alone(config), told(config), recorded(config, command):
+        with alone(config), told(config), recorded(config, command), named_peer():
             stage.run(config)
     elif config.stage in TOGETHER:
         stage.run(config)

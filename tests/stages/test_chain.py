@@ -143,15 +143,46 @@ def test_a_lost_output_is_made_again(chain, capfd) -> None:
     assert skipped(ended.out) == [step for step in STEPS if step != "tdro"]
 
 
-def test_a_changed_input_is_noticed(chain, capfd) -> None:
-    path = chain / "runs/demo/tdro/weights.json"
-    content = json.loads(path.read_text())
-    names = list(content["domain_weights"])
-    content["domain_weights"] = {name: (i + 1) / 45 for i, name in enumerate(names)}
-    path.write_text(json.dumps(content))
+@pytest.mark.parametrize("damaged", ["tdro/weights.json", "reference/encoder/model.safetensors"])
+def test_a_changed_output_is_made_again_and_the_reason_is_said(chain, capfd, damaged) -> None:
+    """And comes out as it was, so that what was made from it stays."""
+    path = chain / "runs/demo" / damaged
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        value = json.loads(content)
+        weights = value["domain_weights"]
+        one, other = list(weights)[:2]
+        weights[one], weights[other] = weights[other], weights[one]
+        path.write_text(json.dumps(value))
+    else:
+        path.write_bytes(content[:-1000] + bytes(1000))
     ended = run(capfd, chain, *SMALL)
     assert ended.code == 0, ended.err
-    assert skipped(ended.out)[-1] == "tdro"
+    step = damaged.partition("/")[0]
+    assert skipped(ended.out) == [name for name in STEPS if name != step]
+    assert re.search(rf"run again: runs/demo/{damaged} has ", ended.out), ended.out
+    assert path.read_bytes() == content
+
+
+def test_an_unfinished_step_has_no_results(chain, capfd) -> None:
+    """Those of the run before are kept aside, and no report takes them for its own."""
+    reference = chain / "runs/demo/reference"
+    before = (reference / "metrics.json").read_bytes()
+    process = started(chain, "trainer.steps=2000")
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if "reference: step" in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, printed
+    assert "run again: trainer.steps changed from 4 to 2000" in printed
+    left = {path.name for path in reference.iterdir()}
+    assert not left & {"metrics.json", "per_query", "encoder"}
+    assert (reference / "previous/metrics.json").read_bytes() == before
+    ended = run(capfd, chain, "+experiment=report", "report.runs=[runs/demo]")
+    assert ended.code == 0, ended.err
+    assert not re.search(r"^uniform ", ended.out, re.MULTILINE)
 
 
 def test_a_sweep_over_the_top_share_ends_in_one_table(chain, capfd) -> None:

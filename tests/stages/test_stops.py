@@ -17,6 +17,7 @@ from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
 from tdro_lightning.callbacks.history import History
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.stages import domains
+from tests.command import assert_one_message
 from tests.stages.conftest import assert_same_results, kept, started, unfinish
 
 
@@ -138,11 +139,35 @@ def test_too_little_room_is_told_before_the_first_step(command, folder, monkeypa
     assert not (folder / "run/history.csv").exists()
 
 
-def test_a_run_folder_in_a_file_s_place_is_named(command, folder: Path) -> None:
+@pytest.mark.parametrize("place", ["taken", "taken/run", "/dev/null", "/proc/x", "long" * 80])
+def test_a_run_folder_that_cannot_be_is_named(command, folder: Path, place: str) -> None:
     (folder / "taken").touch()
-    ended = command("trainer.steps=6", "run_dir=taken/run")
+    ended = command("trainer.steps=6", f"run_dir={place}")
     assert ended.code == 6
-    assert "taken" in ended.err
+    assert_one_message(ended, f"^error: run_dir={place[:100]}")
+    assert len(ended.err) < 200
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_folder_that_is_removed_during_the_run_is_named(
+    command, folder: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Also where a folder of that name is there again."""
+    update = Optimisation.update
+
+    def removed(self: Any, *given: Any) -> Any:
+        if given[-1] == 3:
+            shutil.rmtree(folder / "run")
+            if again:
+                (folder / "run").mkdir()
+        return update(self, *given)
+
+    monkeypatch.setattr(Optimisation, "update", removed)
+    ended = command("trainer.steps=4", "trainer.checkpoint_every=null")
+    assert ended.code == 6
+    assert_one_message(ended, "^error: run_dir=run was removed during the run")
+    assert ended.err.count("\n") == 1
+    assert not (folder / "run/run.json").exists()
 
 
 def test_a_stop_before_the_training_leaves_nothing_half_done(command, folder, monkeypatch) -> None:

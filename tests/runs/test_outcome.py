@@ -45,4 +45,3 @@ def test_a_fault_of_the_system_names_path_and_key(number: int) -> None:
     assert (ended.code, ended.reason) == (6, "run_dir=runs/a/file: words")
     assert outcome(OSError(number, "words", "elsewhere"), "runs/a").reason == "elsewhere: words"
     assert len(outcome(OSError(number, "words", "a" * 4000)).reason) < 200
-

@@ -13,7 +13,11 @@ import pytest
 import torch
 
 from tdro_lightning.checkpoint import read_checkpoint
+from tdro_lightning.errors import DataError
+from tdro_lightning.report.collect import collect_runs
+from tdro_lightning.runs.outputs import require_intact
 from tests.command import run
+from tests.damage import damages
 
 SMALL = (
     "+experiment=demo",
@@ -162,6 +166,33 @@ def test_a_changed_output_is_made_again_and_the_reason_is_said(chain, capfd, dam
     assert skipped(ended.out) == [name for name in STEPS if name != step]
     assert re.search(rf"run again: runs/demo/{damaged} has ", ended.out), ended.out
     assert path.read_bytes() == content
+
+
+def test_no_damaged_result_of_any_step_is_read(chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file that a step wrote, damaged in every way: by what read it, and by the report."""
+    monkeypatch.chdir(chain)
+    records = {path.parent: json.loads(path.read_text()) for path in Path().rglob("run.json")}
+    read = {Path(one["path"]) for r in records.values() for one in r["inputs"].values()}
+    walked = set()
+    for folder, record in records.items():
+        for name in record["outputs"]:
+            path = folder / name
+            content = path.read_bytes()
+            readers = [path, *(one for one in read if one in path.parents)]
+            for damage, changed in damages(path, older=b"older"):
+                path.write_bytes(changed)
+                for reader in readers:
+                    with pytest.raises(DataError, match=re.escape(name)):
+                        require_intact(reader)
+                if record["stage"] not in ("report", "chain"):
+                    with pytest.raises(DataError, match=re.escape(name)):
+                        collect_runs([folder])
+                walked.add((record["stage"], path.suffix, damage))
+            path.write_bytes(content)
+            assert require_intact(path)
+    assert {stage for stage, *_ in walked} >= {"harvest", "mine", "init_model", "evaluate", "fit"}
+    assert {".json", ".csv", ".gz", ".safetensors"} <= {suffix for _, suffix, _ in walked}
+    assert len({damage for *_, damage in walked}) >= 8
 
 
 def test_an_unfinished_step_has_no_results(chain, capfd) -> None:

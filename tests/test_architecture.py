@@ -34,7 +34,7 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "tdro_lightning/modules").glob("[a-z]*.py")))
 def test_modules_are_thin(path: Path) -> None:
     """At most 150 lines, 10 methods and 8 constructor arguments."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef):

@@ -29,7 +29,7 @@ def changed(module: ModuleType, source: str) -> ModuleType:
 
 
 def test_a_measurement_is_one_place() -> None:
-    source = Path(str(measurement.__file__)).read_text() + "\n\n" + PYTHON[0]
+    source = Path(str(measurement.__file__)).read_text(encoding="utf-8") + "\n\n" + PYTHON[0]
     own = changed(measurement, source)
     losses = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0])
     got = own.Measurement("squared", 0.0)(*losses, torch.tensor([0, 1]), 2)
@@ -37,7 +37,7 @@ def test_a_measurement_is_one_place() -> None:
 
 
 def test_a_transfer_rule_is_one_file() -> None:
-    source = Path(str(transfer.__file__)).read_text()
+    source = Path(str(transfer.__file__)).read_text(encoding="utf-8")
     before = '    if name == "reweight":\n'
     assert source.count(before) == 1
     assert '"tempered": "tempered",' in TEXT

@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
 
 def curve(history: Path) -> dict[int, float]:
-    lines = [line.split(",") for line in history.read_text().splitlines()]
+    lines = [line.split(",") for line in history.read_text(encoding="utf-8").splitlines()]
     return {int(step): float(value) for step, metric, value in lines[1:] if metric == "loss"}
 
 
@@ -183,7 +183,7 @@ def test_ranks_without_their_launcher_save_and_end(folder: Path) -> None:
 def wait_for(path: Path, text: str, seconds: float = 120.0) -> None:
     """Wait until a file holds a text."""
     began = time.monotonic()
-    while not (path.is_file() and text in path.read_text()):
+    while not (path.is_file() and text in path.read_text(encoding="utf-8")):
         assert time.monotonic() - began < seconds
         time.sleep(0.02)
 

@@ -59,5 +59,5 @@ def test_every_make_target_exists(target: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link

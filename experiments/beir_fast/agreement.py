@@ -46,7 +46,7 @@ def agreement(scores: Scores, chosen: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    scores: Scores = json.loads(Path(sys.argv[1]).read_text())
+    scores: Scores = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     names = list(next(iter(scores.values())))
     groups = [sys.argv[2].split(",")] if len(sys.argv) > 2 else [[name] for name in names]
     print("sets | Kendall, all | Spearman, all | Kendall, trained | Spearman, gains | sign | lost")

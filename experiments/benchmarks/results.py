@@ -111,5 +111,5 @@ def notes(values: dict[str, Any]) -> str:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")

@@ -91,12 +91,12 @@ def growth(work: Work) -> float:
         held = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - held) / MEGA
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     held = _process_bytes("VmRSS")
     work()
     return (_process_bytes("VmHWM") - held) / MEGA
 
 
 def _process_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

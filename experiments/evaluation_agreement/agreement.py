@@ -24,7 +24,7 @@ from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.loading import load_encoder
 from tdro_lightning.retrieval.metrics import answer_accuracy
 
-PROMPTS = yaml.safe_load(Path("conf/benchmark/tdro_mini.yaml").read_text())["sets"]
+PROMPTS = yaml.safe_load(Path("conf/benchmark/tdro_mini.yaml").read_text(encoding="utf-8"))["sets"]
 TOKENS = 256
 
 

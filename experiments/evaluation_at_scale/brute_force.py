@@ -82,7 +82,7 @@ def unit(random: np.random.Generator, count: int, dimensions: int) -> NDArray[np
 
 def peak() -> float:
     """The most memory that this process has had, in GiB, pages of mapped files among it."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) / 2**20
 

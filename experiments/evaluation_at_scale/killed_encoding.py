@@ -125,7 +125,7 @@ def encoded(folder: Path, name: str) -> list[Path]:
 def gibibytes(process: int) -> float:
     """The most memory that a process has had so far, pages of mapped files among it."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     except ProcessLookupError:
         return 0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)

@@ -174,7 +174,7 @@ def newest(run_dir: Path) -> int:
 
 def cold(arguments: Sequence[str]) -> int:
     """Start the command in a new interpreter."""
-    with Path(os.environ["TMPDIR"], "output").open("a") as output:
+    with Path(os.environ["TMPDIR"], "output").open("a", encoding="utf-8") as output:
         command = [sys.executable, "-m", "tdro_lightning", *arguments]
         return subprocess.Popen(command, stdout=output, stderr=output).pid
 
@@ -190,7 +190,7 @@ def run_and_end(arguments: Sequence[str], output: Path) -> NoReturn:
     """Run the command in this process, which has imported what it needs, and end with its code."""
     code = FAILED
     try:
-        with output.open("a") as stream:
+        with output.open("a", encoding="utf-8") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         sys.argv = ["tdro_lightning", *arguments]

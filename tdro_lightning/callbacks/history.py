@@ -109,5 +109,5 @@ class History(Logger):
 
 def _lines(path: Path) -> list[list[str]]:
     """Step, metric and value of each line; the last one may be cut short where a run was killed."""
-    with path.open(newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         return [line for line in list(csv.reader(stream))[1:] if len(line) == len(HEADER)]

@@ -182,6 +182,6 @@ def hardware() -> dict[str, Any]:
 def processor() -> str:
     """Name of the processor's model, where the system says it."""
     described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.is_file() else []
+    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -44,7 +44,7 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(text.encode()))
     else:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def write_beir(folder: Path, split: str = "test") -> None:

@@ -12,7 +12,7 @@ from tests.made_up import tiny_model
 
 
 def content(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

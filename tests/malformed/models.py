@@ -49,8 +49,8 @@ def setting(file: str, **changes: Any) -> Callable[[Path], None]:
 
 
 def set_in(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(content | changes))
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(content | changes), encoding="utf-8")
 
 
 def tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

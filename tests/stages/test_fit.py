@@ -127,11 +127,11 @@ def test_a_cache_that_nothing_would_read_is_not_made(command, folder: Path) -> N
 
 
 def damage(path: Path, line: int, change: Callable[[dict], object]) -> None:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     row = json.loads(lines[line - 1])
     changed = change(row)
     lines[line - 1] = changed if isinstance(changed, str) else json.dumps(row)
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 BAD_ROWS = {

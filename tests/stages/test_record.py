@@ -18,7 +18,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     for name in ("reference", "run"):
         Path(name).mkdir()
-    Path("reference/config.json").write_text("{}")
+    Path("reference/config.json").write_text("{}", encoding="utf-8")
     config = composed("+experiment=tdro_qwen05b", "module.reference=reference", "domains.hub=h/d")
     with recorded(config, "python -m tdro_lightning ..."):
         pass
@@ -49,27 +49,27 @@ def test_what_changes_speed_only_does_not(config: Config) -> None:
 
 
 def test_an_input_that_changed_is_noticed(config: Config) -> None:
-    Path("reference/config.json").write_text("[]")
+    Path("reference/config.json").write_text("[]", encoding="utf-8")
     assert reason_to_run(config) == "input reference changed"
 
 
 def test_a_new_version_runs_nothing_again_unless_the_format_changed(config: Config) -> None:
     path = Path("run/run.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record["versions"]["tdro-lightning"] = "0.0.1"
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record), encoding="utf-8")
     assert reason_to_run(config) is None
-    path.write_text(json.dumps(record | {"format": 0}))
+    path.write_text(json.dumps(record | {"format": 0}), encoding="utf-8")
     assert reason_to_run(config) == "its results have format 0, this version writes 1"
 
 
 def test_a_record_without_checksums_counts_as_finished(config: Config, caplog) -> None:
     """As version 0.1.0 wrote it."""
     path = Path("run/run.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     del record["format"]
     Path("run/history.csv").touch()
-    path.write_text(json.dumps(record | {"outputs": ["history.csv"]}))
+    path.write_text(json.dumps(record | {"outputs": ["history.csv"]}), encoding="utf-8")
     assert reason_to_run(config) is None
     assert "its record has no checksums" in caplog.text
     Path("run/history.csv").unlink()

@@ -37,7 +37,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def written() -> dict[str, Any]:
-    return json.loads(Path("run/status.json").read_text())
+    return json.loads(Path("run/status.json").read_text(encoding="utf-8"))
 
 
 ENDS = [
@@ -81,7 +81,7 @@ def test_what_has_changed_since_an_unfinished_run_is_told(config: Config) -> Non
     before = {**asdict(config), "seed": 7}
     Path("run").mkdir()
     record = {"status": "stopped", "stage": config.stage, "config": before}
-    Path("run/run.json").write_text(json.dumps(record))
+    Path("run/run.json").write_text(json.dumps(record), encoding="utf-8")
     with status.told(config):
         pass
     assert written()["changed"] == ["seed: 7 -> 42"]

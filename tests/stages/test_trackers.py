@@ -60,7 +60,7 @@ def logged(path: Path) -> tuple[Curves, dict[str, Any]]:
 
 def own_curves(path: Path) -> Curves:
     curves: Curves = {}
-    for step, metric, value in list(csv.reader(path.open()))[1:]:
+    for step, metric, value in list(csv.reader(path.open(encoding="utf-8")))[1:]:
         curves.setdefault(metric, {})[int(step)] = float(value)
     return curves
 

@@ -27,7 +27,7 @@ def damages(path: Path, older: bytes | None = None) -> Iterator[tuple[str, bytes
         "a bit flipped in the last byte": _flipped(content, len(content) - 1),
         "the last 1,000 bytes zeroed": content[:-1000] + bytes(min(1000, len(content))),
         "half of it cut off": content[:middle],
-        "the last byte cut off": content[:-1],
+        "the end cut off": content.rstrip(b"\n")[:-1],  # a line's end alone may mean nothing
         "emptied": b"",
         "two words swapped": _words_swapped(content),
         **_rewritten(path.name, content),

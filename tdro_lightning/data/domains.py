@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tdro_lightning.data.examination import examined
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.randomness import generator
-from tdro_lightning.data.tables import cached_table, without_bars
+from tdro_lightning.data.tables import cached_rows, cached_table
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -102,8 +102,7 @@ class Domain:
             return self
         kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
         skipped = [Skipped(self.place, self.table[int(row)]["line"], kind, message) for row in bare]
-        with without_bars():
-            table = self.table.select(np.delete(np.arange(len(self)), bare)).flatten_indices()
+        table = cached_rows(self.table, np.delete(np.arange(len(self)), bare))
         skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
         return replace(self, table=table, skipped=tuple(skipped))
 
@@ -178,10 +177,8 @@ def _part(
     """So many rows of a table in its order, drawn by the domain's name alone."""
     if not 1 <= count <= len(table):
         raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
-    drawn = sorted(generator(0, f"rows {name}").permutation(len(table))[:count].tolist())
-    with without_bars():
-        kept = table.select(drawn).flatten_indices()
-    return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
+    drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
+    return cached_rows(table, drawn), hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
 
 
 def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
@@ -256,9 +253,7 @@ def _file_table(
     table = table.remove_columns(list(_FAULTS))
     if skipped:
         lines = table.data.column("line").to_numpy()
-        with without_bars():
-            kept = np.flatnonzero(~np.isin(lines, [one.line for one in skipped]))
-            table = table.select(kept).flatten_indices()
+        table = cached_rows(table, np.flatnonzero(~np.isin(lines, [r.line for r in skipped])))
     return table, content, tuple(skipped)
 
 

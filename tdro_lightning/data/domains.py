@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pyarrow.compute as pc
 
+from tdro_lightning.data.domain_files import domain_file
 from tdro_lightning.data.examination import examined
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.randomness import generator
@@ -208,32 +208,6 @@ def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Ro
     """
     path, place = domain_file(file, root, hub)
     return fingerprint(path), (row for _, row in _rows(path, place))
-
-
-def domain_file(file: str, root: str, hub: str | None) -> tuple[Path, str]:
-    """A domain's file on this machine, downloaded where need be, and how messages call it.
-
-    Raises:
-        DataError: there is none, or it is a folder.
-    """
-    if hub is None:
-        path, place = Path(root) / file, str(Path(root) / file)
-    elif Path(hub).is_dir():
-        path, place = Path(hub) / file, f"{hub}:{file}"
-    else:
-        try:
-            found = huggingface_hub.hf_hub_download(hub, file, repo_type="dataset")
-        except (OSError, ValueError) as error:  # all of the library's own are one of these
-            first_line = str(error).strip().partition("\n")[0]
-            raise DataError(f"domains.hub={hub}: cannot read {file} ({first_line})") from None
-        path, place = Path(found), f"{hub}:{file}"
-    if path.is_dir():
-        raise DataError(f"{place}: is a folder; a domain is one .jsonl or .jsonl.gz file")
-    if not path.exists():
-        key = "domains.root to the folder" if hub is None else "domains.hub to the dataset"
-        pattern = " (a domain is one file, not a pattern)" if "*" in file else ""
-        raise DataError(f"{place}: no such file{pattern}; set {key} of the domain files")
-    return path, place
 
 
 def _file_table(

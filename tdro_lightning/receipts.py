@@ -41,10 +41,11 @@ def write_receipt(
 
 
 def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of finished work, None where there is no receipt, or one of other work.
+    """The result of finished work, None where there is no receipt.
 
     Raises:
-        DataError: the receipt or a file of it is damaged or missing.
+        DataError: the work was made from something else, or the receipt or a file of it is damaged
+            or missing.
     """
     if not path.is_file():
         return None
@@ -52,8 +53,10 @@ def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | N
     given = content.pop("checksum", None) if isinstance(content, dict) else None
     if given is None or given != _checksum(content):
         raise DataError(f"{path}: is not as it was written")
-    if content["made_from"] != json.loads(json.dumps(made_from)):
-        return None
+    now, then = json.loads(json.dumps(made_from)), content["made_from"]
+    if now != then:
+        others = [key for key in {**now, **then} if now.get(key, "") != then.get(key, "")]
+        raise DataError(f"{path}: was made with another {', '.join(others)}")
     for name, expected in content["files"].items():
         file = Path(os.path.normpath(path.parent / name))
         if fingerprint(file) != expected:
@@ -62,7 +65,7 @@ def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def finished(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of finished work, None where the work must be done; damage is logged."""
+    """The result of finished work, None where it must be done; a warning says why, where it was."""
     try:
         return read_receipt(path, made_from)
     except DataError as error:

@@ -34,12 +34,26 @@ def test_the_result_comes_back_also_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"rows": "2e"}, {"none": 0}, {"settings": {"k": [2, 1], "margin": 0.1}}, {"new": 1}]
+    ("changed", "named"),
+    [
+        ({"rows": "2e"}, "rows"),
+        ({"none": 0}, "none"),
+        ({"settings": {"k": [2, 1], "margin": 0.1}}, "settings"),
+        ({"new": None, "rows": "2e"}, "rows, new"),
+    ],
 )
-def test_other_work_is_not_taken_up_and_no_damage(tmp_path: Path, changed: dict, caplog) -> None:
-    assert finished(made(tmp_path), MADE_FROM | changed) is None
+def test_other_work_is_not_taken_up(tmp_path: Path, changed: dict, named: str, caplog) -> None:
+    receipt = made(tmp_path)
+    assert finished(receipt, MADE_FROM | changed) is None
+    assert caplog.messages == [f"{receipt}: was made with another {named}; made again"]
+    write_receipt(receipt, MADE_FROM | {"new": 1}, [])
+    with pytest.raises(DataError, match="was made with another new$"):
+        read_receipt(receipt, MADE_FROM)
+
+
+def test_work_that_was_never_done_says_nothing(tmp_path: Path, caplog) -> None:
     assert finished(tmp_path / "none.json", MADE_FROM) is None
-    assert not caplog.records
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("name", ["receipts/one.json", "out/a.bin", "out/b.json"])

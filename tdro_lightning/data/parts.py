@@ -87,7 +87,6 @@ def _begin(folder: Path, manifest: Mapping[str, object]) -> None:
     if finished(path, manifest) is not None:
         return
     if folder.exists():
-        logger.warning("%s: made from something else; made again", folder)
         shutil.rmtree(folder)
     write_receipt(path, manifest, [])
 

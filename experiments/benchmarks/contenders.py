@@ -94,7 +94,7 @@ def cache_case(bench: Workbench) -> Case:
     module = bench.tdro(settings, DOMAINS)
     assert module.reference is not None
     known = loss_fingerprint(module.reference, TEMPERATURE, settings.precision)
-    cache = module.reference_cache = ReferenceLosses(bench.folder / "losses", known)
+    cache = module.reference_cache = ReferenceLosses(bench.folder / "losses", known, TEMPERATURE)
     batch = bench.batch(bench.examples(bench.choice.tdro_batch, NEGATIVES["tdro"], DOMAINS))
     cache.add(
         row_keys(batch.queries, batch.passages, known),

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pyarrow.compute as pc
 
+from tdro_lightning.data.domain_files import domain_file
 from tdro_lightning.data.examination import examined
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.randomness import generator
-from tdro_lightning.data.tables import cached_table, without_bars
+from tdro_lightning.data.tables import cached_rows, cached_table
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
@@ -102,8 +102,7 @@ class Domain:
             return self
         kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
         skipped = [Skipped(self.place, self.table[int(row)]["line"], kind, message) for row in bare]
-        with without_bars():
-            table = self.table.select(np.delete(np.arange(len(self)), bare)).flatten_indices()
+        table = cached_rows(self.table, np.delete(np.arange(len(self)), bare))
         skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
         return replace(self, table=table, skipped=tuple(skipped))
 
@@ -178,10 +177,8 @@ def _part(
     """So many rows of a table in its order, drawn by the domain's name alone."""
     if not 1 <= count <= len(table):
         raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
-    drawn = sorted(generator(0, f"rows {name}").permutation(len(table))[:count].tolist())
-    with without_bars():
-        kept = table.select(drawn).flatten_indices()
-    return kept, hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
+    drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
+    return cached_rows(table, drawn), hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
 
 
 def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
@@ -213,32 +210,6 @@ def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Ro
     return fingerprint(path), (row for _, row in _rows(path, place))
 
 
-def domain_file(file: str, root: str, hub: str | None) -> tuple[Path, str]:
-    """A domain's file on this machine, downloaded where need be, and how messages call it.
-
-    Raises:
-        DataError: there is none, or it is a folder.
-    """
-    if hub is None:
-        path, place = Path(root) / file, str(Path(root) / file)
-    elif Path(hub).is_dir():
-        path, place = Path(hub) / file, f"{hub}:{file}"
-    else:
-        try:
-            found = huggingface_hub.hf_hub_download(hub, file, repo_type="dataset")
-        except (OSError, ValueError) as error:  # all of the library's own are one of these
-            first_line = str(error).strip().partition("\n")[0]
-            raise DataError(f"domains.hub={hub}: cannot read {file} ({first_line})") from None
-        path, place = Path(found), f"{hub}:{file}"
-    if path.is_dir():
-        raise DataError(f"{place}: is a folder; a domain is one .jsonl or .jsonl.gz file")
-    if not path.exists():
-        key = "domains.root to the folder" if hub is None else "domains.hub to the dataset"
-        pattern = " (a domain is one file, not a pattern)" if "*" in file else ""
-        raise DataError(f"{place}: no such file{pattern}; set {key} of the domain files")
-    return path, place
-
-
 def _file_table(
     path: Path, place: str, skip: bool
 ) -> tuple[datasets.Dataset, str, tuple[Skipped, ...]]:
@@ -256,9 +227,7 @@ def _file_table(
     table = table.remove_columns(list(_FAULTS))
     if skipped:
         lines = table.data.column("line").to_numpy()
-        with without_bars():
-            kept = np.flatnonzero(~np.isin(lines, [one.line for one in skipped]))
-            table = table.select(kept).flatten_indices()
+        table = cached_rows(table, np.flatnonzero(~np.isin(lines, [r.line for r in skipped])))
     return table, content, tuple(skipped)
 
 

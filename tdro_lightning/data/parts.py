@@ -1,4 +1,4 @@
-"""Rows mined in parts, which all processes share; a broken run goes on with what is missing."""
+"""Rows mined in parts, which all processes share; a broken run mines what is missing."""
 
 import logging
 import shutil
@@ -11,8 +11,8 @@ from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.data.mining import Miner
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import read_json, write_json
 from tdro_lightning.processes import barrier
+from tdro_lightning.receipts import finished, read_receipt, write_receipt
 from tdro_lightning.retrieval.distributed import rank, world_size
 
 PART_ROWS = 2048
@@ -36,7 +36,7 @@ def mine_in_parts(
         made_from: fingerprints of everything that the mined rows depend on.
 
     Raises:
-        DataError: as `Miner.choose`, or no row is left.
+        DataError: as `Miner.choose`, no row is left, or a part was damaged meanwhile.
     """
     manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
     if rank() == 0:
@@ -46,7 +46,11 @@ def mine_in_parts(
         range(start, min(start + PART_ROWS, len(miner.rows)))
         for start in range(0, len(miner.rows), PART_ROWS)
     ]
-    own = [n for n in range(rank(), len(parts), world_size()) if not _counts(folder, n).exists()]
+    own = [
+        number
+        for number in range(rank(), len(parts), world_size())
+        if finished(_receipt(folder, number), _part(manifest, number)) is None
+    ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
         logger.info("%s: searching", folder)
@@ -56,12 +60,16 @@ def mine_in_parts(
         found = slice(start, start := start + len(parts[number]))
         mined, counts = miner.choose(parts[number], (scores[found], places[found]))
         write_rows(_rows(folder, number), mined)
-        write_json(_counts(folder, number), dict(counts))  # tells that the part is whole
+        files = [_rows(folder, number)]
+        write_receipt(_receipt(folder, number), _part(manifest, number), files, dict(counts))
         logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
     barrier()
     total = Counter[str]()
     for number in range(len(parts)):
-        total.update(read_json(_counts(folder, number)))
+        counted = read_receipt(_receipt(folder, number), _part(manifest, number))
+        if counted is None:
+            raise DataError(f"{_receipt(folder, number)}: is gone; run the command again")
+        total.update(counted)
     if total["rows"] == total["without"]:
         raise DataError(
             f"none of the {total['rows']} rows keeps a negative; "
@@ -76,12 +84,11 @@ def mine_in_parts(
 
 def _begin(folder: Path, manifest: Mapping[str, object]) -> None:
     path = folder / MANIFEST
-    if path.is_file() and read_json(path) == manifest:
+    if finished(path, manifest) is not None:
         return
     if folder.exists():
-        logger.warning("%s: made from something else, begun anew", folder)
         shutil.rmtree(folder)
-    write_json(path, manifest)
+    write_receipt(path, manifest, [])
 
 
 def _merged(folder: Path, parts: int) -> Iterator[Row]:
@@ -93,5 +100,9 @@ def _rows(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.jsonl"
 
 
-def _counts(folder: Path, number: int) -> Path:
+def _receipt(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.json"
+
+
+def _part(manifest: Mapping[str, object], number: int) -> dict[str, object]:
+    return {**manifest, "part": number}

@@ -1,13 +1,22 @@
 """Rows as memory-mapped Arrow tables in the cache of `datasets`, keyed by content, not by time."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
+import filelock
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from tdro_lightning.errors import DataError
+from tdro_lightning.files import fingerprint, whole_file
+from tdro_lightning.receipts import finished, write_receipt
+
+FOLDER = "tdro_lightning"  # in the cache of `datasets`
+ROWS_AT_ONCE = 1000
 
 
 def text_columns(*names: str) -> datasets.Features:
@@ -21,10 +30,10 @@ def cached_table(
     features: datasets.Features,
     content: str,
 ) -> datasets.Dataset:
-    """The table of some rows, from the cache where it is there.
+    """The table of some rows, from the cache where it is there as it was written.
 
     A table is written row by row, and is in the cache once it is whole. Where several processes
-    want it, one writes it and the others wait.
+    want it, one writes it and the others wait. A damaged one is made again, and a warning names it.
 
     Args:
         rows: yields the rows; it may raise a DataError.
@@ -35,27 +44,50 @@ def cached_table(
     Raises:
         DataError: as `rows` does; nothing is cached then.
     """
-    try:
-        with without_bars():
-            return datasets.Dataset.from_generator(
-                rows,
-                features=features,
-                gen_kwargs=arguments,
-                fingerprint=hashlib.sha256(f"{content} {features}".encode()).hexdigest()[:32],
-            )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
+
+    def parts() -> Iterator[pa.Table]:
+        remaining = rows(**arguments)
+        while some := list(islice(remaining, ROWS_AT_ONCE)):
+            yield pa.Table.from_pylist(some, features.arrow_schema)
+
+    return _cached(parts(), features, content)
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep the library's progress bars off the terminal."""
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
+def cached_rows(table: datasets.Dataset, chosen: NDArray[np.int64]) -> datasets.Dataset:
+    """The table of some rows of a cached table, as in `cached_table`.
+
+    Args:
+        table: the whole.
+        chosen: indices [R] of its rows, in the order that they have then.
+    """
+    source = "".join(fingerprint(Path(file["filename"])) for file in table.cache_files)
+    content = f"{source} {hashlib.sha256(chosen.tobytes()).hexdigest()}"
+    rows = table.select(chosen).with_format("arrow")
+    starts = range(0, len(chosen), ROWS_AT_ONCE)
+    parts = (rows[start : start + ROWS_AT_ONCE].combine_chunks() for start in starts)
+    return _cached(parts, table.features, content)
+
+
+def _cached(
+    parts: Iterable[pa.Table], features: datasets.Features, content: str
+) -> datasets.Dataset:
+    """The table of some parts, which are not asked for where it is in the cache."""
+    made_from = {"content": content, "features": str(features)}
+    key = hashlib.sha256(f"{content} {features}".encode()).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / f"{key}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_suffix(".lock")):
+        if finished(path.with_suffix(".json"), made_from) is None:
+            _write(parts, features.arrow_schema, path)
+            write_receipt(path.with_suffix(".json"), made_from, [path])
+    return datasets.Dataset.from_file(str(path))
+
+
+def _write(parts: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     try:
-        yield
-    finally:
-        if progress:
-            datasets.enable_progress_bars()
+        with whole_file(path) as stream, pa.ipc.new_stream(stream, schema) as writer:
+            for part in parts:
+                writer.write_table(part.cast(schema))
+    finally:  # also what a killed process has left
+        for orphan in path.parent.glob(f".{path.name}.*.tmp"):
+            orphan.unlink()

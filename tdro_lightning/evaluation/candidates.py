@@ -14,9 +14,7 @@ from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.pool import Pool
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation import evaluate
-from tdro_lightning.evaluation.encode import MANIFEST
 from tdro_lightning.evaluation.shards import Shards
-from tdro_lightning.files import fingerprint
 from tdro_lightning.processes import barrier
 from tdro_lightning.retrieval.bm25 import BM25
 from tdro_lightning.retrieval.cross_encoder import CrossEncoder
@@ -118,7 +116,7 @@ class Dense:
         passages = self.encoder.encoded_documents(pool.texts, folder, "passages")
         if not self.approximate:
             return DensePool(self, pool, passages, None)
-        index = folder / f"{fingerprint(passages.folder / MANIFEST)}.ivf"
+        index = folder / f"{passages.digest}.ivf"
         if rank() == 0:
             write_ivf(passages, index)
         barrier()

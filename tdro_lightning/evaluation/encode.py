@@ -1,4 +1,4 @@
-"""Embeddings of many texts in files, made by all processes together; a broken run goes on."""
+"""Embeddings of many texts in files, made by all processes together and kept by content."""
 
 import hashlib
 import json
@@ -37,6 +37,8 @@ def encode(
     announce: Callable[[Forecast], None] | None = None,
 ) -> Shards:
     """Embed texts shard by shard into files; what an earlier run finished is not done again.
+
+    A file that has changed since it was written is made again, and a warning names it.
 
     Called by all processes together; shard i is embedded by process i mod world size. They all must
     see the same file system. Embeddings of a million texts or more are stored in float16, of fewer

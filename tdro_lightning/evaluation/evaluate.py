@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
+from tdro_lightning.evaluation.content import Content
 from tdro_lightning.evaluation.encode import HALF_FROM, SHARD_TEXTS, encode
 from tdro_lightning.evaluation.forecast import Forecast
 from tdro_lightning.evaluation.shards import Shards
@@ -121,7 +122,8 @@ def evaluate(
 
     Called by all processes together: they share the encoding, the first alone searches and writes.
     Writes `metrics.json` (averages over the queries of each set, and as in `mean_over_sets` over
-    the sets that have the metric) and `per_query/<label>/<set>.json` to the folder `output`.
+    the sets that have the metric; of each set the digest of its `Content`) and
+    `per_query/<label>/<set>.json` to the folder `output`.
     Embeddings lie in its folder `embeddings` until all is done; a run that was interrupted goes on
     from them.
 
@@ -141,9 +143,11 @@ def evaluate(
     folders = _slugs(list(retrievers), "retriever")
     files = _slugs(sets.names, "evaluation set")
     scores: dict[str, dict[str, dict[str, float]]] = {label: {} for label in retrievers}
-    queries: dict[str, int] = {}
+    described: dict[str, dict[str, Any]] = {}
+    content = Content()
     for one in sets:
-        queries[one.name] = len(one.query_ids)
+        sha256 = from_first(content.of(one) if rank() == 0 else "")
+        described[one.name] = {"sha256": sha256, "queries": len(one.query_ids)}
         for label, retriever in retrievers.items():
             try:
                 logger.info("%s on %s", label, one.name)
@@ -161,12 +165,14 @@ def evaluate(
         del one, search  # or the documents stay in memory while the next ones are loaded
     results = {
         label: {
-            "sets": {name: by_set[name] | {"queries": queries[name]} for name in by_set},
+            "sets": {
+                name: by_set[name] | {"queries": described[name]["queries"]} for name in by_set
+            },
             "average": _averages(by_set),
         }
         for label, by_set in scores.items()
     }
-    metrics: dict[str, Any] = {"retrievers": results}
+    metrics: dict[str, Any] = {"retrievers": results, "sets": described}
     if rank() == 0:
         write_json(output / "metrics.json", metrics)
         if (output / EMBEDDINGS).exists():

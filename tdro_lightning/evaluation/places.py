@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.hub_cache import require_undamaged
+from tdro_lightning.processes import is_first_process
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def files(place: Place) -> Path:
     """The folder that holds the files; those on the hub are downloaded, or taken from the cache.
 
     Raises:
-        DataError: there is no such folder, or the hub does not give the files.
+        DataError: there is no such folder, the hub does not give the files, or one has changed in
+            its cache.
     """
     if place.folder is not None:
         folder = place.folder / (place.part or "")
@@ -50,6 +53,8 @@ def files(place: Place) -> Path:
             raise DataError(f"{folder}: no such folder")
         return folder
     folder = _snapshot(place) / (place.part or "")
+    if is_first_process():
+        require_undamaged(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; the download was cut off")
     return folder

@@ -1,5 +1,6 @@
-"""Embeddings in files of equal height, each whole or not there."""
+"""Embeddings in files of equal height, each with its checksum beside it."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import whole_file
+from tdro_lightning.files import fingerprint, whole_file
+from tdro_lightning.receipts import finished, read_receipt, write_receipt
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ class Shards:
     """Embeddings [N, D] in memory-mapped files; a slice of rows reads those rows only.
 
     Attributes:
-        folder: of the files.
+        folder: of the files; its name says what they are embeddings of.
         rows: N.
         shard_rows: rows in each file but the last.
         dtype: `float16` or `float32`.
@@ -33,12 +35,18 @@ class Shards:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and dimension."""
-        return self.rows, self._mapped(0).shape[1]
+        return self.rows, self._read(0).shape[1]
 
     @property
     def count(self) -> int:
         """Number of files."""
         return -(-self.rows // self.shard_rows)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the checksums of all files, which must be there."""
+        checksums = (fingerprint(self._receipt(shard)) for shard in range(self.count))
+        return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.rows
@@ -47,7 +55,7 @@ class Shards:
         """Rows of a slice of step 1 that holds at least one, [R, D].
 
         Raises:
-            DataError: a file is missing or broken.
+            DataError: a file is missing or damaged.
         """
         first, last, _ = rows.indices(self.rows)
         parts = []
@@ -60,7 +68,7 @@ class Shards:
         """Some rows [R] in the order given, [R, D] float32; of each file only these are read.
 
         Raises:
-            DataError: a file is missing or broken.
+            DataError: a file is missing or damaged.
         """
         taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
         shards = rows // self.shard_rows
@@ -74,16 +82,12 @@ class Shards:
         return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
     def has(self, shard: int) -> bool:
-        """Whether a file is there and whole; one that is not whole is reported."""
-        path = self._file(shard)
-        if not path.exists():
-            return False
-        try:
-            self._mapped(shard)
-        except ValueError as error:
-            logger.warning("%s: encoded again (%s)", path, error)
-            return False
-        return True
+        """Whether a file is there as it was written; one that is not is reported."""
+        if finished(self._receipt(shard), self._made_from(shard)) is not None:
+            return True
+        if self._file(shard).exists() and not self._receipt(shard).exists():
+            logger.warning("%s: has no checksum; made again", self._file(shard))
+        return False
 
     def write(self, shard: int, embeddings: NDArray[np.floating[Any]]) -> None:
         """Write a file; it appears under its name once it is whole and on the disk.
@@ -96,27 +100,20 @@ class Shards:
             raise ValueError(f"{rows.stop - rows.start} texts have embeddings {embeddings.shape}")
         with whole_file(path) as stream:
             np.save(stream, embeddings.astype(self.dtype, copy=False))
+        write_receipt(self._receipt(shard), self._made_from(shard), [path])
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:06d}.npy"
 
-    def _read(self, shard: int) -> NDArray[np.floating[Any]]:
-        try:
-            return self._mapped(shard)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self._file(shard)}: the embeddings cannot be read ({error})"
-            ) from None
+    def _receipt(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.json"
 
-    def _mapped(self, shard: int) -> NDArray[np.floating[Any]]:
-        """A file as a memory map; ValueError where it is not whole or not of its height."""
-        path, span = self._file(shard), self.span(shard)
-        rows = span.stop - span.start
-        values = np.lib.format.open_memmap(path, mode="r")
-        if values.dtype != self.dtype or values.ndim != 2 or len(values) != rows:
-            raise ValueError(
-                f"expected {rows} rows of {self.dtype}, found {values.dtype} {values.shape}"
-            )
-        if values.offset + values.nbytes != path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size} bytes are more than the embeddings take")
-        return values
+    def _made_from(self, shard: int) -> dict[str, Any]:
+        return {"embeddings": self.folder.name, "shard": shard}
+
+    def _read(self, shard: int) -> NDArray[np.floating[Any]]:
+        """A file as a memory map, once its checksum is found to be right."""
+        path = self._file(shard)
+        if read_receipt(self._receipt(shard), self._made_from(shard)) is None:
+            raise DataError(f"{path}: these embeddings have no checksum; run the command again")
+        return np.lib.format.open_memmap(path, mode="r")

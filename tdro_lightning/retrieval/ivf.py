@@ -7,7 +7,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.errors import DataError
 from tdro_lightning.files import whole_file
+from tdro_lightning.receipts import finished, read_receipt, write_receipt
 from tdro_lightning.retrieval.search import Rows
 
 LIST_VECTORS = 64  # vectors a list learns from
@@ -21,13 +23,14 @@ def write_ivf(vectors: Rows, path: Path) -> None:
     """Write faiss's inverted-file index of N unit vectors, 2 bytes a value.
 
     There are about 4 √N lists, of which a query looks at 128. The whole index is in memory while it
-    is built (23 GB for 30 million vectors of 384 values), and is left alone where it exists.
+    is built (23 GB for 30 million vectors of 384 values). One that is there is left alone, but
+    made again where it was damaged.
 
     Args:
         vectors: [N, D].
-        path: appears when the index is complete, and on the disk.
+        path: its name says which vectors these are; a file with its checksum appears beside it.
     """
-    if path.exists():
+    if finished(_receipt(path), {"index": path.name}) is not None:
         return
     count, size = vectors.shape
     lists = max(1, min(round(4 * count**0.5), count // LIST_VECTORS))
@@ -39,6 +42,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
         index.add(np.ascontiguousarray(vectors[start : start + ROWS_AT_ONCE], dtype=np.float32))
     with whole_file(path) as stream:
         faiss.write_index(index, stream.name)
+    write_receipt(_receipt(path), {"index": path.name}, [path])
 
 
 def ivf_search(
@@ -57,7 +61,12 @@ def ivf_search(
     Returns:
         Scores [Q, depth] and indices [Q, depth]; where fewer are found the last columns hold index
         -1 and score 0.
+
+    Raises:
+        DataError: the index is damaged.
     """
+    if read_receipt(_receipt(path), {"index": path.name}) is None:
+        raise DataError(f"{path}: this index has no checksum; run the command again")
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     scores, indices = index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
     order = np.lexsort((indices, -scores), axis=-1)
@@ -65,6 +74,10 @@ def ivf_search(
     indices = np.take_along_axis(indices, order, axis=1)
     scores[indices < 0] = 0
     return scores, indices
+
+
+def _receipt(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def _sample(vectors: Rows, wanted: int) -> NDArray[np.float32]:

@@ -89,6 +89,15 @@ def _digest(started: "hashlib.blake2b", parts: Iterable[memoryview]) -> bytes:
     return started.digest()
 
 
+def largest_loss(temperature: float) -> float:
+    """More than a row's loss can be: a wrong writer's records have valid checksums too.
+
+    The scores of unit vectors differ by 2 at most (a little more where they are rounded to half
+    precision), and the logarithm of the number of passages is below 24.
+    """
+    return 2.1 / temperature + 24
+
+
 class ReferenceLosses:
     """Known losses by key: those found on disk at the start, and those that this process adds.
 
@@ -98,12 +107,13 @@ class ReferenceLosses:
     Args:
         folder: of all references; made where it is missing.
         fingerprint: of this reference, from `loss_fingerprint`; it names the folder inside.
+        temperature: softmax temperature of the loss, which says how large a loss can be.
 
     Raises:
         ConfigError: the folder is a file.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, temperature: float) -> None:
         self.folder = folder / fingerprint[:16]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +122,7 @@ class ReferenceLosses:
                 f"module.reference_cache={folder}: a file stands there; name a folder"
             ) from None
         self.fingerprint = fingerprint
+        self.largest = largest_loss(temperature)
         # Random, since a number of an ended process may come again after a record cut short.
         self._own = self.folder / f"rank{rank()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.losses"
         self._known: dict[bytes, float] = {}
@@ -129,7 +140,7 @@ class ReferenceLosses:
         return losses, losses.isnan().nonzero().flatten()
 
     def add(self, keys: Sequence[bytes], losses: Tensor) -> None:
-        """Keep new losses, in memory and on disk; NaN and infinite ones are not kept.
+        """Keep new losses, in memory and on disk; what no loss can be is not kept.
 
         Args:
             keys: R keys; those known already are passed over.
@@ -137,7 +148,7 @@ class ReferenceLosses:
         """
         content = bytearray()
         for key, loss in zip(keys, losses.tolist(), strict=True):
-            if math.isfinite(loss) and key not in self._known:
+            if 0 <= loss <= self.largest and key not in self._known:
                 self._known[key] = loss
                 record = CONTENT.pack(key, loss)
                 content += record + zlib.crc32(record).to_bytes(4, "little")
@@ -177,17 +188,24 @@ class ReferenceLosses:
         return losses, float(gather_rows(found.double()).mean())
 
     def _load(self, path: Path) -> None:
-        """Read another process's records; damaged ones, and one cut short, are left out."""
+        """Read another process's records, and leave out those that cannot be right."""
         content = memoryview(path.read_bytes())
         count, rest = divmod(len(content), RECORD.size)
-        damaged = int(rest > 0)
+        damaged, absurd = int(rest > 0), 0
         for number, (key, loss, check) in enumerate(
             RECORD.iter_unpack(content[: count * RECORD.size])
         ):
             start = number * RECORD.size
-            if zlib.crc32(content[start : start + CONTENT.size]) == check and math.isfinite(loss):
+            if zlib.crc32(content[start : start + CONTENT.size]) != check:
+                damaged += 1
+            elif 0 <= loss <= self.largest:
                 self._known[key] = loss
             else:
-                damaged += 1
+                absurd += 1
         if damaged:
             logger.warning("%s: %d damaged records, which are not used", path, damaged)
+        if absurd:
+            logger.warning(
+                "%s: %d losses outside 0 to %.0f, the largest at this temperature, are not used",
+                *(path, absurd, self.largest),
+            )

@@ -9,19 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning import __version__
 from tdro_lightning.data.decontamination import decontaminate
 from tdro_lightning.data.domains import chosen_domains, domain_rows
 from tdro_lightning.data.near_duplicates import EvaluationIndex, EvaluationText
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
-from tdro_lightning.files import fingerprint, read_json, write_json, write_text
+from tdro_lightning.files import write_json, write_text
+from tdro_lightning.receipts import finished, write_receipt
 from tdro_lightning.report.contamination import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
 from tdro_lightning.schema import Config, DecontaminateConfig
 from tdro_lightning.stages.benchmarks import benchmark_sets
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import domains_root
+
+FORMAT = 1  # another number where equal rows and settings give another result
 
 
 class Evaluation:
@@ -106,16 +108,13 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
             f"run_dir={output}: {clean} would be written over; choose another run_dir"
         )
     content, rows = domain_rows(file, root, hub)
-    made_from = {"rows": content, "evaluation": evaluation.fingerprint, "version": __version__}
+    made_from = {"rows": content, "evaluation": evaluation.fingerprint, "format": FORMAT}
     record = output / "domains" / f"{name}.json"
-    if record.is_file():
-        before = read_json(record)
-        files = {str(path): fingerprint(path) for path in (clean, dropped) if path.is_file()}
-        if before["made_from"] == made_from and before["files"] == files:
-            tell(f"  {name}: finished before, rows and evaluation unchanged")
-            return dict(before["counts"])
+    before = finished(record, made_from)
+    if before is not None:
+        tell(f"  {name}: finished before, rows and evaluation unchanged")
+        return before
     counts = decontaminate(rows, evaluation.index, clean, dropped)
-    files = {str(path): fingerprint(path) for path in (clean, dropped)}
-    write_json(record, {"made_from": made_from, "files": files, "counts": counts})
+    write_receipt(record, made_from, [clean, dropped], counts)
     tell(f"  {name}: {counts['kept']} of {counts['rows']} rows kept")
     return counts

@@ -132,7 +132,7 @@ def _reference_cache(
     if settings.reference_cache is None or reference is None:
         return None
     known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
-    return ReferenceLosses(Path(settings.reference_cache), known)
+    return ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
 
 
 def _train(

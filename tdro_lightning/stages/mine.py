@@ -1,21 +1,21 @@
 """Stage `mine`: hard negatives for every domain file of a folder."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning import __version__
 from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
 from tdro_lightning.data.mining import Miner, Scorer
 from tdro_lightning.data.parts import mine_in_parts
 from tdro_lightning.data.pool import Pool, corpus_pool, domain_pool
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.candidates import Dense, Lexical, PairScorer, Prepared, Retriever
-from tdro_lightning.files import fingerprint, read_json, write_json
+from tdro_lightning.files import fingerprint, write_json
 from tdro_lightning.processes import from_first, is_first_process
+from tdro_lightning.receipts import finished, write_receipt
 from tdro_lightning.report.mining import mining_table
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.retrieval.cross_encoder import (
@@ -29,6 +29,7 @@ from tdro_lightning.stages.encoders import configured_encoder
 from tdro_lightning.stages.evaluate import dense
 from tdro_lightning.values import mining_rule
 
+FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
 WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
@@ -111,7 +112,7 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
         raise ConfigError(f"run_dir={output}: {path} would be written over; choose another run_dir")
     made_from = _made_from(config, name, path, means)
     record = output / "domains" / f"{name}.json"
-    before = from_first(_finished(record, made_from, target) if is_first_process() else None)
+    before = from_first(finished(record, made_from) if is_first_process() else None)
     if before is not None:
         tell(f"  {name}: finished before, rows and settings unchanged")
         return before
@@ -122,8 +123,7 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
         message = str(error)
         raise DataError(message if str(path) in message else f"{path}: {message}") from None
     if is_first_process():
-        content = {"made_from": made_from, "sha256": fingerprint(target), "counts": counts}
-        write_json(record, content)
+        write_receipt(record, made_from, [target], counts)
         shutil.rmtree(work)
     tell(f"  {name}: {counts['rows']} rows mined")
     return counts
@@ -146,7 +146,7 @@ def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str,
         "prompt": _prompt(config, name) if prompted else None,
         "rule": asdict(mining_rule(config.mine)),
         "seed": config.seed,
-        "version": __version__,
+        "format": FORMAT,
     }
 
 
@@ -161,15 +161,6 @@ def _prompt(config: Config, name: str) -> str | None:
             f"it has {', '.join(prompts)}"
         )
     return next(iter(prompts[name]), None)
-
-
-def _finished(record: Path, made_from: Mapping[str, Any], target: Path) -> dict[str, int] | None:
-    """The counts of a finished domain, None where it must be mined."""
-    if not record.is_file() or not target.is_file():
-        return None
-    before = read_json(record)
-    unchanged = before["made_from"] == made_from and before["sha256"] == fingerprint(target)
-    return before["counts"] if unchanged else None
 
 
 def _mined(

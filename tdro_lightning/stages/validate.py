@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.domains import chosen_domains, domain_file
+from tdro_lightning.data.domain_files import domain_file
+from tdro_lightning.data.domains import chosen_domains
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError

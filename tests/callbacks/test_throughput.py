@@ -53,7 +53,7 @@ class Flops(Callback):
 
 def test_a_reference_counts_for_the_rows_it_is_run_for(parts, fit, tmp_path: Path) -> None:
     """Of the first step every other loss is cached, of the second none, of the third all."""
-    cache = ReferenceLosses(tmp_path, "5d" * 32)
+    cache = ReferenceLosses(tmp_path, "5d" * 32, 0.002)
     module = parts.tdro(reference_cache=cache)
     batches = list(parts.heterogeneous(module.proxy, steps=3).train_dataloader())
     missing = [torch.arange(1, 12, 2), torch.arange(12), torch.tensor([], dtype=torch.long)]

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -226,20 +225,6 @@ def test_missing_file_in_a_hub_layout(tmp_path: Path) -> None:
     message = f"{tmp_path}:one.jsonl: no such file; set domains.hub to the dataset"
     with pytest.raises(DataError, match=re.escape(message)):
         load(tmp_path, {"one": "one.jsonl"}, from_hub=True)
-
-
-@pytest.mark.parametrize("shown", [True, False])
-def test_progress_bars_are_left_as_they_were(tmp_path: Path, shown: bool) -> None:
-    was = datasets.is_progress_bar_enabled()
-    try:
-        (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
-        load_one(tmp_path, [row(0)])
-        assert datasets.is_progress_bar_enabled() == shown
-        with pytest.raises(DataError):
-            load_one(tmp_path, [row(0), row(0)])
-        assert datasets.is_progress_bar_enabled() == shown
-    finally:
-        (datasets.enable_progress_bars if was else datasets.disable_progress_bars)()
 
 
 def test_a_part_of_a_domain_is_the_same_whatever_else_is_loaded(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.evaluation.conftest import in_two_processes
 
 TEXTS = [f"text {i}" for i in range(23)]
 FILES = [f"00000{i}.npy" for i in range(5)]
+RECEIPTS = [f"00000{i}.json" for i in range(5)]
 
 
 def embedding(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -59,7 +60,8 @@ def test_shards_are_read_like_the_array(tmp_path: Path) -> None:
             strict=True,
         ):
             np.testing.assert_array_equal(mine, theirs)
-    assert sorted(p.name for p in shards.folder.iterdir()) == [*FILES, "manifest.json"]
+    names = sorted(p.name for p in shards.folder.iterdir())
+    assert names == sorted([*FILES, *RECEIPTS, "manifest.json"])
     assert shards.folder.parent == tmp_path / "e"
 
 
@@ -97,8 +99,25 @@ def test_broken_shards_are_encoded_again(tmp_path: Path, caplog: pytest.LogCaptu
     assert again.calls == ["text 0", "text 5", "text 10", "text 15", "text 20"]
     np.testing.assert_array_equal(shards[:], embedding(TEXTS).astype(np.float32))
     messages = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert [m.split(": encoded again")[0] for m in messages] == [str(p) for p in paths]
-    assert "expected 5 rows of float32, found float32 (4, 3)" in messages[3]
+    assert messages == [f"{path}: is not as it was written; made again" for path in paths]
+
+
+def test_shards_without_or_with_another_s_checksum_are_encoded_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = encoded(tmp_path, Counted()).folder
+    other = encoded(tmp_path, Counted(), encoder="b").folder
+    (folder / RECEIPTS[0]).unlink()
+    for kind in (FILES, RECEIPTS):  # the first two of them exchanged, and one of another encoder
+        for one, two in ((folder / kind[1], folder / kind[2]), (folder / kind[3], other / kind[3])):
+            content = one.read_bytes(), two.read_bytes()
+            one.write_bytes(content[1])
+            two.write_bytes(content[0])
+    again = Counted()
+    shards = encoded(tmp_path, again)
+    assert again.calls == ["text 0", "text 5", "text 10", "text 15"]
+    np.testing.assert_array_equal(shards[:], embedding(TEXTS).astype(np.float32))
+    assert f"{folder / FILES[0]}: has no checksum; made again" in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -181,11 +200,14 @@ def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
     shards = encoded(tmp_path, Counted())
     (shards.folder / FILES[2]).unlink()
     assert len(shards[:10]) == 10
-    with pytest.raises(DataError, match="000002.npy: the embeddings cannot be read"):
+    with pytest.raises(DataError, match=r"000002\.npy: no such file"):
         shards[9:11]
-    np.save(shards.folder / FILES[2], np.ones((4, 3), np.float32))
-    with pytest.raises(DataError, match=r"000002.npy: .*expected 5 rows of float32, found .*4, 3"):
+    np.save(shards.folder / FILES[2], np.ones((5, 3), np.float32))
+    with pytest.raises(DataError, match=r"000002\.npy: is not as it was written"):
         shards[:]
+    (shards.folder / RECEIPTS[2]).unlink()
+    with pytest.raises(DataError, match=r"000002\.npy: these embeddings have no checksum"):
+        shards.take(np.array([11]))
     with pytest.raises(ValueError, match=r"5 texts have embeddings \(4, 3\)"):
         encoded(tmp_path / "wrong", lambda texts: embedding(texts)[1:])
 

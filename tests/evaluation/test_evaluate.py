@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
+from tdro_lightning.evaluation.content import Content
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Search, evaluate
 from tdro_lightning.retrieval.distributed import rank
 from tests.evaluation.conftest import in_two_processes
@@ -54,7 +55,9 @@ def test_files_and_numbers_for_bm25(tmp_path: Path, capfd: pytest.CaptureFixture
     second = 1 / np.log2(3)
     ranked = {"ndcg@10": pytest.approx(second / 2), "recall@100": 0.5, "mrr@10": 0.25}
     accuracy = {"accuracy@10": 0.5, "accuracy@100": 0.5}
+    described = {"sha256": Content().of(ANIMALS), "queries": 2}
     assert metrics == {
+        "sets": {"animals": described, "plain": {"sha256": Content().of(PLAIN), "queries": 2}},
         "retrievers": {
             "BM25": {
                 "sets": {
@@ -63,7 +66,7 @@ def test_files_and_numbers_for_bm25(tmp_path: Path, capfd: pytest.CaptureFixture
                 },
                 "average": {**ranked, **accuracy},
             }
-        }
+        },
     }
     per_query = json.loads((tmp_path / "per_query/BM25/plain.json").read_text())
     assert per_query == {

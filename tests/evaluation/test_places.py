@@ -15,6 +15,7 @@ from tests.evaluation.hub_copies import (
     write_mkqa,
 )
 from tests.evaluation.test_published import expected_ndcg, scores
+from tests.made_hub import hub_cache, snapshot
 
 REVISION = "d56462d0e63a25450459c4f213e49ffdb866f7f9"
 
@@ -176,3 +177,19 @@ def test_a_set_that_is_on_no_hub_names_the_key(evaluated, tmp_path: Path) -> Non
     )
     ended = evaluated("tdro_mini", "benchmark.root=null")
     assert ended.err.startswith("error: benchmark.sets.agnews_heldout: the set needs `hub`")
+
+
+def test_a_set_that_changed_in_the_hub_s_cache_is_refused(
+    evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hub_lines(tmp_path / "set")
+    paths = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    files = {str(path.relative_to(tmp_path / "set")): path.read_bytes() for path in paths}
+    blobs = snapshot(hub_cache(tmp_path / "hub", monkeypatch), "mteb/scifact", files)
+    only = without("beir_fast", "scifact")
+    assert evaluated("beir_fast", *only).code == 0
+    blob = blobs["qrels/test.jsonl"]
+    blob.write_bytes(blob.read_bytes().replace(b'"score": 2', b'"score": 1', 1))
+    ended = evaluated("beir_fast", *only, "run_dir=again")
+    assert ended.code == 3
+    assert f"is not as the hub gave it; delete {blob}, and it is downloaded" in ended.err

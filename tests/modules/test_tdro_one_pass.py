@@ -113,10 +113,10 @@ def test_a_shared_reference_stays_what_it_was(
     known = encoder_fingerprint(module.reference)
     assert known == encoder_fingerprint(alone(parts, adapter))
     assert known != encoder_fingerprint(module.proxy)
-    module.reference_cache = ReferenceLosses(tmp_path, known)
+    module.reference_cache = ReferenceLosses(tmp_path, known, module.temperature)
     trainer = fit(module, parts.heterogeneous(module.proxy))
     assert encoder_fingerprint(module.reference) == known
-    assert len(ReferenceLosses(tmp_path, known)) == STEPS * 12
+    assert len(ReferenceLosses(tmp_path, known, module.temperature)) == STEPS * 12
     trainer.save_checkpoint(tmp_path / "step-0000006")
     saved = read_checkpoint(tmp_path / "step-0000006")["state_dict"]
     assert all(".default." in name for name in saved)

@@ -30,7 +30,7 @@ STEPS, ROWS = 6, 12
 
 
 def cache(folder: Path) -> ReferenceLosses:
-    return ReferenceLosses(folder, KNOWN)
+    return ReferenceLosses(folder, KNOWN, 0.002)
 
 
 def passes(module: TDROModule) -> list[int]:

@@ -3,6 +3,7 @@ import logging
 import math
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.contrastive import hard_negative_losses
 from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
+from tdro_lightning.retrieval.reference_cache import (
+    ReferenceLosses,
+    largest_loss,
+    loss_fingerprint,
+    row_keys,
+)
 from tdro_lightning.retrieval.tokens import Tokens
 from tests.evaluation.conftest import in_two_processes
 
 ONE, OTHER = "1f" * 32, "2e" * 32
 SIZE = 28  # bytes of a record
+TEMPERATURE = 0.02  # at which a loss is 129 at most
 Row = list[list[int]]  # a query, then its passages
 
 TEXT = st.lists(st.integers(0, 2), min_size=1, max_size=3)
@@ -99,34 +107,34 @@ def test_the_reference_temperature_and_precision_are_in_the_fingerprint(
     assert loss_fingerprint(load("qwen2", chunk_tokens=9), 0.02, "32-true") in found
 
 
-@given(st.lists(st.floats(width=64), max_size=9))
+@given(st.lists(st.floats(width=64) | st.floats(0, 129), max_size=9))
 def test_losses_come_back_bit_for_bit(tmp_path_factory, values: list[float]) -> None:
     folder = tmp_path_factory.mktemp("cache")
     losses = torch.tensor(values, dtype=torch.float64)
-    cache = ReferenceLosses(folder, ONE)
+    cache = ReferenceLosses(folder, ONE, TEMPERATURE)
     cache.add(made(len(values)), losses)
-    finite = [n for n, value in enumerate(values) if math.isfinite(value)]
-    for known in (cache, ReferenceLosses(folder, ONE)):
+    possible = [n for n, value in enumerate(values) if 0 <= value <= 129]
+    for known in (cache, ReferenceLosses(folder, ONE, TEMPERATURE)):
         found, missing = known.lookup(made(len(values)))
-        assert len(known) == len(finite)
-        assert missing.tolist() == [n for n in range(len(values)) if n not in finite]
-        assert torch.equal(found[finite], losses[finite])
+        assert len(known) == len(possible)
+        assert missing.tolist() == [n for n in range(len(values)) if n not in possible]
+        assert torch.equal(found[possible], losses[possible])
         assert found[missing].isnan().all()
     files = list(cache.folder.iterdir())
-    assert [file.stat().st_size for file in files] == [SIZE * len(finite)] * bool(finite)
+    assert [file.stat().st_size for file in files] == [SIZE * len(possible)] * bool(possible)
 
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
     """The only file of a folder with six losses: 0, 1, ... 5."""
-    cache = ReferenceLosses(tmp_path, ONE)
+    cache = ReferenceLosses(tmp_path, ONE, TEMPERATURE)
     cache.add(made(6), torch.arange(6.0))
     (file,) = cache.folder.iterdir()
     return file
 
 
 def assert_known(file: Path, numbers: list[int]) -> None:
-    losses, missing = ReferenceLosses(file.parents[1], ONE).lookup(made(6))
+    losses, missing = ReferenceLosses(file.parents[1], ONE, TEMPERATURE).lookup(made(6))
     assert missing.tolist() == [n for n in range(6) if n not in numbers]
     assert losses[numbers].tolist() == numbers
 
@@ -153,11 +161,36 @@ def test_a_file_cut_short_anywhere_keeps_what_is_whole(filled: Path, caplog) -> 
 
 def test_a_file_cut_short_is_not_continued(filled: Path) -> None:
     filled.write_bytes(filled.read_bytes()[: 2 * SIZE + 5])
-    cache = ReferenceLosses(filled.parents[1], ONE)
+    cache = ReferenceLosses(filled.parents[1], ONE, TEMPERATURE)
     cache.add(made(6), torch.arange(6.0))
     assert filled.stat().st_size == 2 * SIZE + 5
     assert_known(filled, list(range(6)))
     assert len(list(filled.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("loss", [-1e-9, -3.0, 129.1, 1e9, math.inf, -math.inf, math.nan])
+def test_what_no_loss_can_be_is_not_used(filled: Path, loss: float, caplog) -> None:
+    """Of a wrong writer, whose records have valid checksums."""
+    whole = filled.read_bytes()
+    record = struct.pack("<16sd", made(6)[2], loss)
+    record += struct.pack("<I", zlib.crc32(record))
+    filled.write_bytes(whole[: 2 * SIZE] + record + whole[3 * SIZE :])
+    assert_known(filled, [0, 1, 3, 4, 5])
+    told = f"{filled}: 1 losses outside 0 to 129, the largest at this temperature, are not used"
+    assert caplog.messages == [told]
+
+
+@given(st.floats(0.001, 1), st.integers(2, 200), st.booleans())
+def test_every_loss_of_unit_vectors_can_be(temperature: float, passages: int, half: bool) -> None:
+    """Also the worst: the positive opposite the query, and all negatives equal to it."""
+    query = torch.nn.functional.normalize(torch.linspace(-1, 1, 96), dim=0)
+    found = query.expand(passages, -1).clone()
+    found[0] *= -1
+    dtype = torch.bfloat16 if half else torch.float32
+    worst = hard_negative_losses(query[None].to(dtype), found[None].to(dtype), temperature)
+    best = hard_negative_losses(-query[None].to(dtype), found[None].to(dtype), temperature)
+    assert 0 <= best <= worst <= largest_loss(temperature)
+    assert worst > 0.9 * 2 / temperature
 
 
 @pytest.mark.parametrize(
@@ -170,19 +203,19 @@ def test_foreign_content_is_not_used(filled: Path, content: bytes, caplog) -> No
     (filled.parents[1] / "foreign.losses").write_bytes(content)
     assert_known(filled, list(range(6)))
     assert len(caplog.records) == bool(content)
-    assert len(ReferenceLosses(filled.parents[1], ONE)) == 6
+    assert len(ReferenceLosses(filled.parents[1], ONE, TEMPERATURE)) == 6
 
 
 def test_files_of_another_reference_give_nothing(tmp_path: Path) -> None:
     """Even where they were copied into this one's folder."""
     rows = [[[n], [n + 1]] for n in range(4)]
-    theirs = ReferenceLosses(tmp_path, OTHER)
+    theirs = ReferenceLosses(tmp_path, OTHER, TEMPERATURE)
     theirs.completed(*tokens(rows), lambda chosen: chosen.double())
-    ours = ReferenceLosses(tmp_path, ONE)
+    ours = ReferenceLosses(tmp_path, ONE, TEMPERATURE)
     assert len(ours) == 0
     (file,) = theirs.folder.iterdir()
     shutil.copy(file, ours.folder)
-    ours = ReferenceLosses(tmp_path, ONE)
+    ours = ReferenceLosses(tmp_path, ONE, TEMPERATURE)
     assert len(ours) == 4
     losses, share = ours.completed(*tokens(rows), lambda chosen: 10 + chosen.double())
     assert losses.tolist() == [10, 11, 12, 13]
@@ -193,7 +226,7 @@ def test_files_of_another_reference_give_nothing(tmp_path: Path) -> None:
 def test_a_file_in_the_folder_s_place_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"module\.reference_cache=.*file.*name a folder"):
-        ReferenceLosses(tmp_path / place, ONE)
+        ReferenceLosses(tmp_path / place, ONE, TEMPERATURE)
 
 
 class Fresh:
@@ -210,7 +243,7 @@ class Fresh:
 
 def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
     rows = [[[n], [5], [6, 7]] for n in range(6)]
-    fresh, cache = Fresh(rows), ReferenceLosses(tmp_path, ONE)
+    fresh, cache = Fresh(rows), ReferenceLosses(tmp_path, ONE, TEMPERATURE)
     asked = [[1, 3], [0, 1, 2, 3, 5], [3, 5]]
     shares = []
     for numbers in asked:
@@ -222,16 +255,18 @@ def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
         shares.append(share)
     assert fresh.calls == [[0, 1], [0, 2, 4]]
     assert shares == [0, 2 / 5, 1]
-    assert len(ReferenceLosses(tmp_path, ONE)) == 5
+    assert len(ReferenceLosses(tmp_path, ONE, TEMPERATURE)) == 5
 
 
 def test_a_loss_that_is_not_finite_is_handed_on_and_not_kept(tmp_path: Path) -> None:
     rows = [[[n], [5]] for n in range(3)]
     given = torch.tensor([1.0, math.nan, math.inf])
-    losses, _ = ReferenceLosses(tmp_path, ONE).completed(*tokens(rows), lambda chosen: given)
+    losses, _ = ReferenceLosses(tmp_path, ONE, TEMPERATURE).completed(
+        *tokens(rows), lambda chosen: given
+    )
     torch.testing.assert_close(losses, given.double(), equal_nan=True)
     again = Fresh(rows)
-    ReferenceLosses(tmp_path, ONE).completed(*tokens(rows), again)
+    ReferenceLosses(tmp_path, ONE, TEMPERATURE).completed(*tokens(rows), again)
     assert again.calls == [[1, 2]]
 
 
@@ -240,16 +275,16 @@ STEPS, EACH = 60, 7
 
 def write(number: int, folder: Path) -> None:
     """Steps of two processes of one number of rows; half of the keys are the other's too."""
-    cache = ReferenceLosses(folder, ONE)
+    cache = ReferenceLosses(folder, ONE, TEMPERATURE)
     for step in range(STEPS):
         rows = [[[step, n], [number if n % 2 else 9]] for n in range(EACH)]
         cache.completed(*tokens(rows), lambda chosen, step=step: step + chosen / 16)
-        ReferenceLosses(folder, ONE)  # a run that starts while others write
+        ReferenceLosses(folder, ONE, TEMPERATURE)  # a run that starts while others write
 
 
 def test_two_processes_may_write_at_once(tmp_path: Path, caplog) -> None:
     mp.spawn(write, args=(tmp_path,), nprocs=2)
-    cache = ReferenceLosses(tmp_path, ONE)
+    cache = ReferenceLosses(tmp_path, ONE, TEMPERATURE)
     assert len(list(cache.folder.iterdir())) == 2
     assert not caplog.records
     for number in range(2):
@@ -263,7 +298,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path, caplog) -> None:
 def together(folder: Path) -> None:
     """Three times five rows a rank, of which four of rank 0's are known at first."""
     rows = [[[10 * rank() + n], [5]] for n in range(5)]
-    cache = ReferenceLosses(folder, ONE)
+    cache = ReferenceLosses(folder, ONE, TEMPERATURE)
     asked: list[tuple[list[int], int]] = []
 
     def fresh(chosen: Tensor) -> Tensor:
@@ -276,7 +311,7 @@ def together(folder: Path) -> None:
 
 def test_a_collective_is_run_by_all_or_none(tmp_path: Path) -> None:
     rows = [[[n], [5]] for n in range(4)]
-    ReferenceLosses(tmp_path, ONE).completed(*tokens(rows), Fresh(rows))
+    ReferenceLosses(tmp_path, ONE, TEMPERATURE).completed(*tokens(rows), Fresh(rows))
     in_two_processes(together, tmp_path)
     expected = [[0, 0.1, 0.2, 0.3, 100.4], [101 + n / 10 for n in range(5)]]
     for number, order in enumerate([[4, 0, 1, 2, 3], [0, 1, 2, 3, 4]]):

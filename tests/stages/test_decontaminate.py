@@ -10,6 +10,7 @@ import pytest
 
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tests.command import Ended, run
+from tests.damage import damages
 from tests.made_up import rows, write_domain_option, write_domains
 
 PLANTED = "The quiet harbour of Ystad was painted by many artists in the summer of 1907"
@@ -120,14 +121,19 @@ def test_finished_domains_are_not_done_again(command, folder: Path) -> None:
     assert (folder / "run/decontamination.json").read_bytes() == report
 
 
+def swap_counts(record: Path) -> None:
+    record.write_bytes(dict(damages(record))["two values (int) swapped"])
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda folder: plant(folder / "rows/easy.jsonl", {1: {"query": "something else"}}),
         lambda folder: (folder / "run/train/easy.jsonl").write_text(""),
         lambda folder: (folder / "run/dropped/easy.jsonl.gz").unlink(),
+        lambda folder: swap_counts(folder / "run/domains/easy.json"),
     ],
-    ids=["rows", "output", "list"],
+    ids=["rows", "output", "list", "record"],
 )
 def test_what_has_changed_is_done_again(command, folder: Path, change) -> None:
     assert command().code == 0
@@ -136,6 +142,8 @@ def test_what_has_changed_is_done_again(command, folder: Path, change) -> None:
     assert ended.code == 0, ended.err
     assert "easy: 18 of 20 rows kept" in ended.out
     assert ended.out.count("finished before") == 2
+    assert "easy.json" in ended.out
+    assert ended.out.count("made again") == 1
 
 
 def test_another_evaluation_does_all_again(command, folder: Path) -> None:

@@ -22,6 +22,7 @@ from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.loading import load_encoder
 from tests.command import Ended, free_port, run
+from tests.damage import damages
 from tests.made_up import (
     cross_encoder_model,
     rows,
@@ -150,6 +151,14 @@ def test_finished_domains_are_not_mined_again(command, folder: Path) -> None:
     assert [first[name] == second[name] for name in sorted(first)] == [True, False, True]
     ended = command("+experiment=mine_bm25", *SMALL, "seed=7")
     assert "finished before" not in ended.out
+    assert ended.out.count("was made with another seed; made again") == 3
+    report = (folder / "run/mining.json").read_bytes()
+    record = folder / "run/domains/easy.json"
+    record.write_bytes(dict(damages(record))["two values (int) swapped"])
+    ended = command("+experiment=mine_bm25", *SMALL, "seed=7")
+    assert "run/domains/easy.json: is not as it was written; made again" in ended.out
+    assert ended.out.count("finished before") == 2
+    assert (folder / "run/mining.json").read_bytes() == report
     assert not (folder / "run/unfinished").exists()
 
 

@@ -36,7 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "deep_model": str(Path(__file__).with_name("deep.yaml")),
         "tdro_batch": 25,
         "finetune_batch": 128,
-        "deep_batch": 8,
+        "deep_batch": 6,
         "texts": 512,
         "chunk_tokens": 512,
         "kept_tokens": 10**9,

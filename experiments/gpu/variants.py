@@ -1,7 +1,4 @@
-"""Microseconds a token of one chunk, forwards and backwards, as it is and with single changes.
-
-Beside what is measured stands what the counted kernels need at the GPU's data sheet.
-"""
+"""Microseconds a token of one chunk, forwards and backwards, as it is and with single changes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tdro_lightning.callbacks.throughput import useful_flops
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.tokens import Tokens
-from tdro_lightning.roofline import GPUS, passes, seconds
+from tdro_lightning.roofline import GPUS, Rates
 
 TINY = {
     "model_type": "qwen2",
@@ -76,9 +73,9 @@ def measure(probe: Probe, name: str) -> None:
 
 
 def _measured(probe: Probe, variant: Variant) -> dict[str, float]:
-    chunk, length = (128, 32) if probe.dry else (16_384, 256)
-    texts = chunk // length
-    made = _encoder(probe, variant, chunk)
+    texts, length = chunk_size(probe)
+    chunk = texts * length
+    made = made_encoder(probe, variant)
     tokens = Tokens(torch.randint(2000, (chunk,)), torch.full((texts,), length)).to(probe.device)
     rows = torch.arange(texts)
     if not probe.dry:
@@ -95,20 +92,25 @@ def _measured(probe: Probe, variant: Variant) -> dict[str, float]:
     found = {"forward_us_token": _microseconds(probe, torch.no_grad()(forward), chunk)}
     if variant.trained:
         found["both_us_token"] = _microseconds(probe, both, chunk)
-    found |= _counted(made, texts, length)
     if not probe.dry:
         found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if variant.trained:
             useful = useful_flops(made, 0) / (found["both_us_token"] / 1e6)
-            found["mfu"] = useful / _data_sheet().half
+            found["mfu"] = useful / data_sheet().half
     return found
 
 
-def _encoder(probe: Probe, variant: Variant, chunk: int) -> Encoder:
+def chunk_size(probe: Probe) -> tuple[int, int]:
+    """Texts in a chunk, and tokens of each."""
+    return (4, 32) if probe.dry else (64, 256)
+
+
+def made_encoder(probe: Probe, variant: Variant) -> Encoder:
+    """The encoder of a variant, on the probe's device."""
     from steps import Settings, encoder, shape
 
     settings = Settings(
-        full=variant.full, lora_dropout=variant.dropout, device=probe.device, chunk_tokens=chunk
+        full=variant.full, lora_dropout=variant.dropout, device=probe.device, chunk_tokens=16_384
     )
     model: dict[str, Any] = {"architecture": TINY} if probe.dry else shape("qwen05b")
     made = encoder(
@@ -134,18 +136,7 @@ def _microseconds(probe: Probe, work: Callable[[], object], tokens: int) -> floa
     return probe.seconds(work) * 1e6 / tokens
 
 
-def _counted(made: Encoder, texts: int, length: int) -> dict[str, float]:
-    """The roofline of the layers at the data sheet's rates; the last layer is counted whole."""
-    both = passes(made.backbone, texts, length, mixed=True)
-    forward, backward = (seconds(kernels, _data_sheet()) for kernels in both)
-    scale = 1e6 / (texts * length)
-    return {
-        "counted_forward_us_token": forward * scale,
-        "counted_both_us_token": (forward + backward) * scale,
-    }
-
-
-def _data_sheet() -> Any:
+def data_sheet() -> Rates:
     """Rates of this GPU; of an H100 where there is none that we know."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((rates for known, rates in GPUS.items() if known in name), GPUS["H100"])

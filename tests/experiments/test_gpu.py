@@ -67,8 +67,10 @@ def test_every_part_runs_dry(script: ModuleType, tmp_path: Path) -> None:
     checks = [v for v in found["correctness"].values() if "agrees" in v]
     assert len(checks) == 11
     assert all(check["agrees"] for check in checks)
-    lora = found["variants"]["lora, float32 base"]
-    assert lora["counted_both_us_token"] > lora["counted_forward_us_token"] > 0
+    assert found["variants"]["lora, float32 base"]["both_us_token"] > 0
+    counted = found["counted"]["lora, float32 base"]
+    assert counted["backward"]["kb_token"] > counted["forward"]["kb_token"] > 0
+    assert set(found["counted"]["reference, bf16"]) == {"forward"}
     assert found["profile"]["tdro, lora"]["slowest"]
     assert found["environment"]["rates"]["memory"] > 0
 

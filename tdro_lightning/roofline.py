@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -105,6 +107,18 @@ def seconds(kernels: Iterable[Kernel], rates: Rates) -> float:
     )
 
 
+class FusedAttention(TorchFunctionMode):
+    """Leaves the dropout of attention out: on a GPU it is inside the kernel, as on no CPU."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            given = given | {"dropout_p": 0.0}
+        return func(*args, **given)
+
+
 def passes(
     backbone: PreTrainedModel | PeftModel, texts: int, tokens: int, *, mixed: bool
 ) -> tuple[list[Kernel], list[Kernel]]:
@@ -119,7 +133,7 @@ def passes(
         tokens: of each text, L.
         mixed: whether the forward pass computes in bfloat16 whatever the parameters are.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(), FusedAttention():
         held = (*backbone.named_parameters(), *backbone.named_buffers())
         made = {
             name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)

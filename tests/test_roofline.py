@@ -68,6 +68,17 @@ def test_a_reference_has_no_backward_pass() -> None:
     assert sum(kernel.flops for kernel in forward) > 0
 
 
+def test_the_dropout_of_attention_moves_nothing() -> None:
+    """On a GPU it is inside the kernel; a CPU would write the scores of all pairs of tokens."""
+    shape = SMALL | {"model_type": "bert", "hidden_dropout_prob": 0.0}
+    del shape["num_key_value_heads"]
+    moves = []
+    for share in (0.0, 0.1):
+        backbone = from_architecture(shape | {"attention_probs_dropout_prob": share}, "meta")
+        moves.append(passes(backbone.train(), 3, 30, mixed=False))
+    assert moves[0] == moves[1]
+
+
 def test_known_gpus_have_a_memory_that_feeds_few_operations() -> None:
     for name, gpu in GPUS.items():
         assert gpu.half > gpu.single > gpu.memory, name

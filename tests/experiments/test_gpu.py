@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,14 @@ ONLY_ON_A_GPU = ("No viable backend", "Could not run")  # what a CPU says of som
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return loaded("gpu/run.py")
+
+
+@pytest.fixture
+def patient(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script with limits that a busy processor keeps, too."""
+    parts = tuple(replace(part, seconds=600.0) for part in script.PARTS)
+    monkeypatch.setattr(script, "PARTS", parts)
+    return script
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,7 @@ def errors(found: Any) -> list[str]:
 
 def dry(script: ModuleType, folder: Path, *arguments: str) -> dict[str, Any]:
     """What each part has found, after all of them ended as they should."""
-    summary = script.main(["--dry", f"--output={folder}", *arguments])
+    summary = script.main(["--dry", "--seconds=6000", f"--output={folder}", *arguments])
     assert json.loads((folder / "summary.json").read_text()) == summary
     for part in summary:
         log = (folder / f"{part['part']}.log").read_text()
@@ -41,8 +50,8 @@ def dry(script: ModuleType, folder: Path, *arguments: str) -> dict[str, Any]:
     return {p["part"]: json.loads((folder / f"{p['part']}.json").read_text()) for p in summary}
 
 
-def test_attention_and_a_step_run_dry(script: ModuleType, tmp_path: Path) -> None:
-    found = dry(script, tmp_path, "--parts", "steps_finetune", "attention")
+def test_attention_and_a_step_run_dry(patient: ModuleType, tmp_path: Path) -> None:
+    found = dry(patient, tmp_path, "--parts", "steps_finetune", "attention")
     assert list(found) == ["steps_finetune", "attention"]
     assert errors(found["steps_finetune"]) == []
     step = found["steps_finetune"]["steps_finetune"]
@@ -57,10 +66,10 @@ def test_attention_and_a_step_run_dry(script: ModuleType, tmp_path: Path) -> Non
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
-def test_every_part_runs_dry(script: ModuleType, tmp_path: Path) -> None:
-    found = dry(script, tmp_path)
-    assert list(found) == [part.name for part in script.PARTS]
+@pytest.mark.timeout(1800)
+def test_every_part_runs_dry(patient: ModuleType, tmp_path: Path) -> None:
+    found = dry(patient, tmp_path)
+    assert list(found) == [part.name for part in patient.PARTS]
     for name, part in found.items():
         wrong = [t for t in errors(part) if not any(known in t for known in ONLY_ON_A_GPU)]
         assert wrong == [], name
@@ -98,7 +107,7 @@ def test_a_part_that_fails_or_hangs_stops_no_other(
         "    probe.attempt('wrong', lambda: 1 / 0)\n"
         "    probe.attempt('right', lambda: 2)\n"
     )
-    limits = {"failing": 60.0, "working": 60.0, "hanging": 20.0, "late": 1.0}
+    limits = {"failing": 60.0, "working": 60.0, "hanging": 30.0, "late": 1.0}
     parts = tuple(script.Part(name, name, seconds) for name, seconds in limits.items())
     monkeypatch.setattr(script, "PARTS", parts)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -106,7 +115,7 @@ def test_a_part_that_fails_or_hangs_stops_no_other(
     assert ended == {
         "failing": "exit code 3",
         "working": "finished",
-        "hanging": "time limit of 20 s",
+        "hanging": "time limit of 30 s",
         "late": "no time left",
     }
     working = json.loads((tmp_path / "working.json").read_text())

@@ -172,11 +172,12 @@ class WorkspaceConfig:
 class PlanConfig:
     """What stage=plan reckons with: the GPU, the share of its peak in use, and its price an hour.
 
-    `tokens_per_second` of one device goes before GPU and share.
+    Without a share the speed is counted; `tokens_per_second` of one device goes before GPU and
+    share.
     """
 
     gpu: str = MISSING
-    mfu: float = MISSING
+    mfu: float | None = None
     tokens_per_second: float | None = None
     price: float = MISSING
 

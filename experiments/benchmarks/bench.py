@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import CASES, TUNING
+from contenders import CASES, ROOFLINE
+from rates import counted_seconds, measured_rates, roofline_table
 from results import comparison_table, comparisons, notes, surroundings
 from rounds import growth
 from scaling import scaled, scaling_table
@@ -25,14 +26,17 @@ from workbench import Case, Choice, Workbench
 
 from tdro_lightning.report.tables import markdown_table
 from tdro_lightning.retrieval.tokens import length_chunks, padded_tokens
+from tdro_lightning.roofline import Kernels
 from tdro_lightning.stages.console import quiet_libraries
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
         "model": str(Path(__file__).with_name("small.yaml")),
         "lora_model": str(Path(__file__).with_name("wide.yaml")),
+        "deep_model": str(Path(__file__).with_name("deep.yaml")),
         "tdro_batch": 25,
         "finetune_batch": 128,
+        "deep_batch": 6,
         "texts": 512,
         "chunk_tokens": 512,
         "kept_tokens": 10**9,
@@ -40,8 +44,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cuda": {
         "model": "qwen05b",
         "lora_model": "qwen05b",
+        "deep_model": str(Path(__file__).with_name("deep.yaml")),
         "tdro_batch": 256,
         "finetune_batch": 2048,
+        "deep_batch": 512,
         "texts": 20_000,
         "chunk_tokens": 8192,
         "kept_tokens": 32_768,
@@ -72,12 +78,16 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             tables = [scaling_table(title, fit) for title, fit in found["scaling"].items()]
         else:
             found = compared(bench, given, peaks=options.peaks)
-            tables = [comparison_table(found["comparisons"])]
-    names = {"model": Path(choice.model).name, "lora_model": Path(choice.lora_model).name}
+            tables = [
+                comparison_table(found["comparisons"]),
+                roofline_table(found["roofline"], found["seconds"]),
+            ]
+    names = {key: Path(getattr(choice, key)).name for key in ("model", "lora_model", "deep_model")}
     found["settings"] = asdict(choice) | names
     found |= surroundings()
     print("\n\n".join(markdown_table(table) for table in tables), end="\n\n")
-    print(notes({k: v for k, v in found.items() if k not in ("comparisons", "seconds", "scaling")}))
+    shown = ("comparisons", "roofline", "seconds", "scaling")
+    print(notes({k: v for k, v in found.items() if k not in shown}))
     if options.output is not None:
         with options.output.open("a", encoding="utf-8") as stream:
             stream.write(f"{json.dumps(found)}\n")
@@ -93,7 +103,9 @@ def compared(bench: Workbench, given: list[str], *, peaks: bool) -> dict[str, An
         peaks: whether memory is measured.
     """
     taken: dict[str, list[float]] = {}
-    found: dict[str, Any] = {"padding": {}, "difference": {}, "other_settings": {}}
+    found: dict[str, Any] = {"padding": {}, "difference": {}, "other_settings": {}, "roofline": {}}
+    rates = measured_rates(bench.choice.device)
+    found["rates"] = asdict(rates)
     for make, names in CASES.items():
         case = make(bench)
         if case.checked is not None:
@@ -104,9 +116,13 @@ def compared(bench: Workbench, given: list[str], *, peaks: bool) -> dict[str, An
         tokens = padded_tokens(case.lengths, chunks)
         found["padding"][names[0]] = 1 - int(case.lengths.sum()) / tokens
         if case.setting is not None:
-            option = "mini-batch-tokens" if TUNING in names else "encode-batch"
-            found["other_settings"][option] = case.setting
-            given = [*given, f"--{option}={case.setting}"]
+            option, value = case.setting
+            found["other_settings"][option] = value
+            given = [*given, f"--{option.replace('_', '-')}={value}"]
+        for name in (name for name in names if name in ROOFLINE):
+            with Kernels() as counted:
+                bench.seconds(case, 1, [name])
+            found["roofline"][name] = counted_seconds(counted.found, rates)
         print(f"{names[0]}: timed", file=sys.stderr, flush=True)
     memory = {name: _peak_of(name, given) for name in taken} if peaks else {}
     return {"comparisons": comparisons(taken, memory), **found, "seconds": taken}
@@ -150,14 +166,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--model", help="as of gpu_step.py; default small.yaml, on a GPU qwen05b")
     add("--lora-model", help="the same, of the two runs; default wide.yaml, on a GPU qwen05b")
+    add("--deep-model", help="the same, of the deep fine-tuning step; default deep.yaml")
     add("--lora", action="store_true", help="train a LoRA instead of every weight")
     add("--tdro-batch", type=int, help="queries, each with 7 hard negatives")
     add("--finetune-batch", type=int, help="queries, each with 1 hard negative")
+    add("--deep-batch", type=int, help="the same, of the deep model")
     add("--texts", type=int, help="passages that are encoded")
     add("--chunk-tokens", type=int, help="padded tokens in one of our forward passes")
     add("--kept-tokens", type=int, help="padded tokens of which our tDRO step keeps activations")
-    add("--mini-batch-tokens", type=int, help="of sentence-transformers; default the fastest")
-    add("--encode-batch", type=int, help="of sentence-transformers; default the fastest")
+    for option, what in (
+        ("--padded-batch", "texts in a mini-batch of the padded step"),
+        ("--mini-batch-tokens", "of sentence-transformers"),
+        ("--deep-mini-batch-tokens", "the same, with the deep model"),
+        ("--encode-batch", "texts in a batch of sentence-transformers"),
+    ):
+        add(option, type=int, help=f"{what}; default the fastest")
     add("--repeats", type=int, default=5)
     add("--seed", type=int, default=0)
     add("--no-peaks", dest="peaks", action="store_false", help="do not measure memory")

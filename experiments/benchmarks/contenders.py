@@ -1,5 +1,7 @@
 """The steps and encodings that are compared, by name, on the same rows and the same weights."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 from workbench import Case, Workbench
 
 from tdro_lightning.data.collator import Batch
+from tdro_lightning.data.example import Example
+from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.parallel import checkpoint_activations
 from tdro_lightning.retrieval.contrastive import all_passage_losses, hard_negative_losses
 from tdro_lightning.retrieval.encoder import Encoder
@@ -19,24 +23,37 @@ from tdro_lightning.retrieval.tokens import Tokens, length_chunks
 TDRO, TDRO_FLOOR, PADDED = "tDRO step", "tDRO floor", "padded tDRO step"
 TUNING, TUNING_FLOOR = "fine-tuning step", "fine-tuning floor"
 THEIR_STEP, THEIR_BEST = "sentence-transformers step", "sentence-transformers best step"
+DEEP, THEIR_DEEP = "deep fine-tuning step", "sentence-transformers best deep step"
 ENCODING, THEIR_ENCODING = "encoding", "sentence-transformers encoding"
 FIRST_RUN, SECOND_RUN = "first run's step", "second run's step"
 
+ROOFLINE = (TDRO, TUNING, THEIR_BEST, DEEP, THEIR_DEEP)  # whose kernels are counted
+
+PADDED_BATCHES = (8, 16, 32)  # texts, tried for the padded step
 MINI_BATCH_TOKENS = {  # tried for sentence-transformers' best step
     "cpu": (128, 256, 512, 1024),
     "cuda": (4096, 8192, 16_384, 32_768, 65_536),
 }
+DEEP_MINI_BATCH_TOKENS = {"cpu": (256, 512), "cuda": (8192, 16_384, 32_768)}
 ENCODE_BATCHES = (32, 64, 128)  # tried for its encoding
 
 
 def tdro_case(bench: Workbench) -> Case:
-    """Our tDRO step, its floor, and a step padded to the longest text."""
+    """Our tDRO step, its floor, and a step of padded mini-batches."""
     settings = bench.settings("tdro", bench.choice.kept_tokens)
-    ours, padded = bench.tdro(settings, DOMAINS), bench.tdro(settings, DOMAINS)
-    if settings.device == "cuda":
-        checkpoint_activations(padded.proxy)  # or it fits on no GPU
+    ours = bench.tdro(settings, DOMAINS)
     batch = bench.batch(bench.examples(bench.choice.tdro_batch, NEGATIVES["tdro"], DOMAINS))
-    theirs = PaddedStep(settings, padded, batch)
+
+    def padded() -> PaddedStep:
+        made = bench.tdro(settings, DOMAINS)
+        if settings.device == "cuda":
+            checkpoint_activations(made.proxy)  # or it fits on no GPU
+        return PaddedStep(settings, made, batch)
+
+    trial = padded()  # it trains
+    best = bench.choice.padded_batch or fastest(trial.tune, trial, PADDED_BATCHES)
+    theirs = padded()
+    theirs.tune(best)
     assert ours.reference is not None
     floor = _floor(settings, ours.proxy, batch.texts, ours.reference)
     return Case(
@@ -45,19 +62,16 @@ def tdro_case(bench: Workbench) -> Case:
         others={TDRO_FLOOR: floor, PADDED: theirs},
         lengths=batch.texts.lengths,
         checked=(partial(_hard_negative_loss, ours.proxy, batch), theirs.loss),
+        setting=("padded_batch", best),
     )
 
 
 def tuning_case(bench: Workbench) -> Case:
     """Our fine-tuning step with its gradient cache, its floor, and sentence-transformers' step."""
     settings, choice = bench.settings("finetune"), bench.choice
-    ours = bench.finetune(settings)
     rows = bench.examples(choice.finetune_batch, NEGATIVES["finetune"], 1)
-    batch = bench.batch(rows)
-    make = partial(SentenceTransformersStep, settings, bench.saved, rows, ours.optimisation)
-    trial, tried = make(), MINI_BATCH_TOKENS[settings.device]  # a trial trains
-    best = choice.mini_batch_tokens or fastest(trial.tune, trial, tried)
-    theirs = make()
+    tried = MINI_BATCH_TOKENS[settings.device]
+    ours, batch, theirs, best = _tuned(bench, settings, rows, choice.mini_batch_tokens or tried)
     return Case(
         module=ours,
         batches={TUNING: [batch] * (1 + choice.repeats)},
@@ -68,8 +82,39 @@ def tuning_case(bench: Workbench) -> Case:
         },
         lengths=batch.texts.lengths,
         checked=(partial(_all_passage_loss, ours.encoder, batch), theirs.loss),
-        setting=best,
+        setting=("mini_batch_tokens", best),
     )
+
+
+def deep_case(bench: Workbench) -> Case:
+    """Fine-tuning of every weight of a deep model, ours and sentence-transformers'."""
+    choice = bench.choice
+    settings = replace(bench.settings("finetune", model=choice.deep_model), full=True)
+    rows = bench.examples(choice.deep_batch, NEGATIVES["finetune"], 1)
+    tried = choice.deep_mini_batch_tokens or DEEP_MINI_BATCH_TOKENS[settings.device]
+    ours, batch, theirs, best = _tuned(bench, settings, rows, tried)
+    return Case(
+        module=ours,
+        batches={DEEP: [batch] * (1 + choice.repeats)},
+        others={THEIR_DEEP: partial(theirs.tuned, best)},
+        lengths=batch.texts.lengths,
+        checked=(partial(_all_passage_loss, ours.encoder, batch), theirs.loss),
+        setting=("deep_mini_batch_tokens", best),
+    )
+
+
+def _tuned(
+    bench: Workbench, settings: Settings, rows: list[Example], tried: int | Sequence[int]
+) -> tuple[FinetuneModule, Batch, SentenceTransformersStep, int]:
+    """Our module and batch, sentence-transformers' step, and its fastest mini-batch in tokens."""
+    ours = bench.finetune(settings)
+    saved = bench.saved(settings)
+    make = partial(SentenceTransformersStep, settings, saved, rows, ours.optimisation)
+    if isinstance(tried, int):
+        return ours, bench.batch(rows), make(), tried
+    trial = make()  # it trains
+    best = fastest(trial.tune, trial, tried)
+    return ours, bench.batch(rows), make(), best
 
 
 def encoding_case(bench: Workbench) -> Case:
@@ -77,20 +122,21 @@ def encoding_case(bench: Workbench) -> Case:
     settings, choice = bench.settings("finetune"), bench.choice
     texts = [row.passages[0] for row in bench.examples(choice.texts, 0, 1)]
     ours = partial(bench.encoder(settings, trained=False).embed_passages, texts)
-    theirs = SentenceTransformersEncoding(settings, bench.saved, texts)
+    theirs = SentenceTransformersEncoding(settings, bench.saved(settings), texts)
     best = choice.encode_batch or fastest(theirs.tune, theirs, ENCODE_BATCHES)
     theirs.tune(best)
     return Case(
         others={ENCODING: ours, THEIR_ENCODING: theirs},
         lengths=bench.tokenizer(texts, settings.passage_tokens).lengths,
         checked=(ours, theirs),
-        setting=best,
+        setting=("encode_batch", best),
     )
 
 
 def cache_case(bench: Workbench) -> Case:
     """A tDRO step with a LoRA, as in the paper, without and with the reference's losses on disk."""
-    settings = bench.settings("tdro", bench.choice.kept_tokens, lora=True)
+    choice = bench.choice
+    settings = bench.settings("tdro", choice.kept_tokens, model=choice.lora_model, lora=True)
     module = bench.tdro(settings, DOMAINS)
     assert module.reference is not None
     known = loss_fingerprint(module.reference, TEMPERATURE, settings.precision)
@@ -116,6 +162,7 @@ def cache_case(bench: Workbench) -> Case:
 CASES = {
     tdro_case: (TDRO, TDRO_FLOOR, PADDED),
     tuning_case: (TUNING, TUNING_FLOOR, THEIR_STEP, THEIR_BEST),
+    deep_case: (DEEP, THEIR_DEEP),
     encoding_case: (ENCODING, THEIR_ENCODING),
     cache_case: (FIRST_RUN, SECOND_RUN),
 }

@@ -19,10 +19,11 @@ import torch
 import transformers
 from steps import NEGATIVES, Settings, batches, encoder, module, shape, trained
 
-from tdro_lightning.callbacks.throughput import PEAK_TFLOPS, useful_flops
+from tdro_lightning.callbacks.throughput import useful_flops
 from tdro_lightning.memory import GIGA, estimate
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
 from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.roofline import GPUS
 from tdro_lightning.stages.plan_memory import counted
 
 
@@ -62,7 +63,7 @@ def measured(stage: str, settings: Settings, model: dict[str, Any]) -> dict[str,
     timed = made[settings.warmup :]
     tokens = statistics.mean(len(b.queries.ids) + len(b.passages.ids) for b in timed)
     hardware = _hardware(settings.device)
-    known = (peak for name, peak in PEAK_TFLOPS.items() if name in hardware)
+    known = (gpu.half / 1e12 for name, gpu in GPUS.items() if name in hardware)
     peak = settings.peak_tflops or next(known, None)
     return {
         "stage": stage,

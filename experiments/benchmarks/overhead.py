@@ -84,8 +84,8 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
     """Ratios of steps with all checks to steps without, the share spent in them, a save's time."""
     defaults = DEFAULTS["cpu"] | {"tdro_batch": batch_size}
     choice = Choice(
-        device="cpu", lora=False, mini_batch_tokens=None, encode_batch=None, repeats=pairs,
-        seed=0, **defaults,
+        device="cpu", lora=False, padded_batch=None, mini_batch_tokens=None,
+        deep_mini_batch_tokens=None, encode_batch=None, repeats=pairs, seed=0, **defaults,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         bench = Workbench(choice, Path(folder))

@@ -1,5 +1,6 @@
 """The same work done otherwise: a step padded to the longest text, and sentence-transformers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +29,28 @@ Padded = tuple[Tensor, Tensor]  # ids and mask, each [N, longest]
 
 
 class PaddedStep:
-    """tDRO as usually written: one forward for all queries, one for all passages, both padded.
+    """tDRO as usually written: mini-batches of texts in their order, each padded to its longest.
 
     Args:
         settings: of the run.
         module: its encoders, domain weights and optimisation are used, and its proxy trains.
-        batch: what is trained on; it is padded here, before any time counts.
+        batch: what is trained on.
     """
 
     def __init__(self, settings: Settings, module: TDROModule, batch: Batch) -> None:
         self._settings, self._module = settings, module
         self._domain = batch.domain.to(settings.device)
-        self._queries = _whole(batch.queries, settings.device)
-        self._passages = _whole(batch.passages, settings.device)
+        self._texts = batch.queries, batch.passages
+        self.tune(32)
         self._optimiser = module.configure_optimizers()
         module.proxy.train()
+
+    def tune(self, texts: int) -> None:
+        """Take mini-batches of so many texts, padded before any time counts, from now on."""
+        self._queries, self._passages = (
+            [_padded(tokens, rows, self._settings.device) for rows in _rows(tokens, texts)]
+            for tokens in self._texts
+        )
 
     def __call__(self) -> None:
         """One step, in the order of ours."""
@@ -64,7 +72,10 @@ class PaddedStep:
         return float(self._losses(self._module.proxy).mean())
 
     def _losses(self, encoder: Encoder) -> Tensor:
-        queries, passages = (_embedded(encoder, p) for p in (self._queries, self._passages))
+        queries, passages = (
+            torch.cat([_embedded(encoder, padded) for padded in batches])
+            for batches in (self._queries, self._passages)
+        )
         rows = passages.view(len(queries), -1, passages.shape[-1])
         return hard_negative_losses(queries, rows, TEMPERATURE)
 
@@ -166,8 +177,12 @@ def sentence_transformer(settings: Settings, folder: Path) -> SentenceTransforme
     return SentenceTransformer(modules=modules, device=settings.device)
 
 
-def _whole(tokens: Tokens, device: str) -> Padded:
-    ids, mask = tokens.padded(torch.arange(len(tokens)))
+def _rows(tokens: Tokens, texts: int) -> Sequence[Tensor]:
+    return torch.arange(len(tokens)).split(texts)
+
+
+def _padded(tokens: Tokens, rows: Tensor, device: str) -> Padded:
+    ids, mask = tokens.padded(rows)
     return ids.to(device), mask.to(device)
 
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -62,15 +63,25 @@ class Rounds(Callback):
             self._open = None
 
 
-def fastest(tune: Callable[[int], None], work: Work, settings: Sequence[int]) -> int:
-    """The setting with which some work takes the least time, each tried once after a warm-up."""
+def fastest(
+    tune: Callable[[int], None], work: Work, settings: Sequence[int], repeats: int = 3
+) -> int:
+    """The setting with which some work has the least median, over repeats of all settings in turn.
 
-    def tried(setting: int) -> float:
-        tune(setting)
-        return seconds(work)
-
-    tried(settings[0])
-    return min(settings, key=tried)
+    Args:
+        tune: takes a setting.
+        work: what is timed with it, once before any time counts.
+        settings: what is tried.
+        repeats: of each setting.
+    """
+    taken: dict[int, list[float]] = {setting: [] for setting in settings}
+    tune(settings[0])
+    work()
+    for _ in range(repeats):
+        for setting in settings:
+            tune(setting)
+            taken[setting].append(seconds(work))
+    return min(settings, key=lambda setting: median(taken[setting]))
 
 
 def seconds(work: Work) -> float:

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +36,17 @@ class Choice:
     device: str
     model: str
     lora_model: str
+    deep_model: str
     lora: bool
     tdro_batch: int
     finetune_batch: int
+    deep_batch: int
     texts: int
     chunk_tokens: int
     kept_tokens: int
+    padded_batch: int | None
     mini_batch_tokens: int | None
+    deep_mini_batch_tokens: int | None
     encode_batch: int | None
     repeats: int
     seed: int
@@ -59,7 +62,7 @@ class Case:
         module: what trains on the batches.
         lengths: [N] of the texts in one round's batch.
         checked: what must agree, computed by two of the contenders: mean losses, or vectors.
-        setting: the other library's fastest setting, in tokens or texts.
+        setting: the field of `Choice` that sets how the other works, and the fastest value.
     """
 
     batches: dict[str, list[Batch]] = field(default_factory=dict)
@@ -67,7 +70,7 @@ class Case:
     module: Module | None = None
     lengths: torch.Tensor = field(default_factory=lambda: torch.ones(1))
     checked: tuple[Computed, Computed] | None = None
-    setting: int | None = None
+    setting: tuple[str, int] | None = None
 
 
 class Workbench:
@@ -84,17 +87,20 @@ class Workbench:
         self.tokenizer = made_tokenizer(shape(choice.model)["architecture"]["vocab_size"])
         self.words = single_tokens(self.tokenizer)
 
-    def settings(self, stage: Stage, kept_tokens: int = 0, *, lora: bool = False) -> Settings:
+    def settings(
+        self, stage: Stage, kept_tokens: int = 0, *, model: str | None = None, lora: bool = False
+    ) -> Settings:
         """Those of a stage, without dropout, so that all contenders compute the same.
 
         Args:
             stage: what trains.
             kept_tokens: padded tokens that keep their activations.
-            lora: train an adapter whatever the choice is, on the model chosen for that.
+            model: another one than the choice's.
+            lora: train an adapter whatever the choice is.
         """
         choice = self.choice
         return Settings(
-            model=choice.lora_model if lora else choice.model,
+            model=model or choice.model,
             stage=stage,
             full=not (lora or choice.lora),
             lora_dropout=0.0,
@@ -144,11 +150,11 @@ class Workbench:
         assert isinstance(made, FinetuneModule)
         return made
 
-    @cached_property
-    def saved(self) -> Path:
-        """A folder with the encoder's model."""
-        folder = self.folder / "encoder"
-        self.encoder(self.settings("finetune"), trained=False).save(folder)
+    def saved(self, settings: Settings) -> Path:
+        """A folder with the encoder's model, written once."""
+        folder = self.folder / "encoders" / Path(settings.model).stem
+        if not folder.exists():
+            self.encoder(settings, trained=False).save(folder)
         return folder
 
     def seconds(self, case: Case, rounds: int, names: Collection[str]) -> dict[str, list[float]]:

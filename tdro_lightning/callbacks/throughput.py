@@ -18,9 +18,7 @@ from tdro_lightning.data.collator import Batch
 from tdro_lightning.memory import GIGA
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.tokens import Tokens, length_chunks, padded_tokens
-
-# Dense bf16 teraflops a second, from the makers' data sheets.
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2}
+from tdro_lightning.roofline import GPUS
 
 
 class Throughput(Callback):
@@ -94,9 +92,9 @@ class Throughput(Callback):
         if torch.cuda.is_available():
             figures["peak_memory_gb"] = torch.cuda.max_memory_allocated() / GIGA
             name = torch.cuda.get_device_name()
-            for known, teraflops in PEAK_TFLOPS.items():
+            for known, gpu in GPUS.items():
                 if known in name:
-                    figures["mfu"] = self.flops / seconds / (teraflops * 1e12)
+                    figures["mfu"] = self.flops / seconds / gpu.half
         elif peak := process_peak():
             figures["peak_process_gb"] = peak / GIGA
         named = {f"speed/{name}": value for name, value in figures.items()}

@@ -1,15 +1,14 @@
 """Stage `plan`: what a training stage reads, takes and costs; weights are not even downloaded."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 
-from tdro_lightning.callbacks.throughput import PEAK_TFLOPS, flops_per_token
+from tdro_lightning.callbacks.throughput import flops_per_token
 from tdro_lightning.config import checked
-from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import write_json
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.retrieval.last_layer import last_layer
@@ -18,6 +17,7 @@ from tdro_lightning.stages.chain import step_overrides
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.inputs import require_intact_training
 from tdro_lightning.stages.modules import reference_path
+from tdro_lightning.stages.plan_cost import Cost, cost_lines, costed
 from tdro_lightning.stages.plan_data import (
     data_table,
     histogram,
@@ -44,24 +44,6 @@ WITHOUT_TRAINING = (  # sections of stages that train nothing
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Time and money of the planned steps on the GPUs that `plan` names.
-
-    Attributes:
-        tokens: in a global batch, without padding.
-        flops: useful ones of all steps, as `speed/mfu` counts them where no loss is cached.
-        hours: on so many devices.
-        price: of all devices' hours together.
-    """
-
-    tokens: float
-    flops: float
-    devices: int
-    hours: float
-    price: float
-
-
 def run(config: Config) -> None:
     """Write `plan.json` and print what it says.
 
@@ -71,6 +53,8 @@ def run(config: Config) -> None:
     """
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # What cannot be counted ends in an error of ours.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     output = Path(config.run_dir) / "plan.json"
     if config.chain is not None:
         plans = _chain(config)
@@ -131,7 +115,7 @@ def _planned(config: Config) -> dict[str, Any]:
     tell(terminal_table(data_table(config, domains)) + "\n")
     tell(terminal_table(memory_table(memory)))
     tell(caption(config) + "\n")
-    tell(_cost_lines(config, cost, flops) + _trial_line(trial, here))
+    tell(cost_lines(config, cost, flops) + _trial_line(trial, here))
     for note in notes:
         tell(f"Not on this machine: {note}")
     limit = config.data.passage_tokens
@@ -160,30 +144,6 @@ def _planned(config: Config) -> dict[str, Any]:
     }
 
 
-def costed(config: Config, flops: int, tokens: float) -> Cost:
-    """Hours and money of the configured steps.
-
-    Args:
-        config: its steps, devices and `plan`.
-        flops: useful ones of a token.
-        tokens: in a global batch.
-
-    Raises:
-        ConfigError: the GPU is not known.
-    """
-    given, devices = config.plan, config.trainer.devices or 1
-    if given.gpu not in PEAK_TFLOPS:
-        known_ones = ", ".join(PEAK_TFLOPS)
-        raise ConfigError(
-            f"plan.gpu={given.gpu!r} must be one of {known_ones}; or give "
-            "plan.tokens_per_second of any device"
-        )
-    speed = given.tokens_per_second or given.mfu * PEAK_TFLOPS[given.gpu] * 1e12 / flops
-    steps = config.trainer.steps
-    hours = steps * tokens / (speed * devices) / 3600
-    return Cost(tokens, steps * tokens * flops, devices, hours, hours * devices * given.price)
-
-
 def _here(config: Config, cost: Cost, trial: Trial) -> dict[str, float | None] | None:
     """The whole run on this machine, where whole steps were tried."""
     if not trial.whole:
@@ -202,22 +162,6 @@ def _not_here(config: Config) -> list[str]:
     elif reference is not None and not Path(reference).is_dir():
         notes.append(f"module.reference={reference}: counted as one like the proxy")
     return notes
-
-
-def _cost_lines(config: Config, cost: Cost, flops: int) -> str:
-    given = config.plan
-    how = (
-        f"{given.tokens_per_second:,.0f} tokens a second and device (plan.tokens_per_second)"
-        if given.tokens_per_second
-        else f"{given.gpu}, {given.mfu:.0%} of its bf16 peak (plan.gpu, plan.mfu: assumed)"
-    )
-    devices = "1 device" if cost.devices == 1 else f"{cost.devices} devices"
-    return (
-        f"{config.trainer.steps:,} steps of {cost.tokens:,.0f} tokens: "
-        f"{cost.flops:.2e} useful FLOPs ({flops / 1e9:.3g} G a token)\n"
-        f"{cost.hours:.3g} hours on {devices}: {how}\n"
-        f"{cost.price:.2f} in money, at {given.price:g} a GPU hour (plan.price)\n"
-    )
 
 
 def _trial_line(trial: Trial, here: dict[str, float | None] | None) -> str:

@@ -1,7 +1,7 @@
 """What a training stage would need of each GPU's memory; nothing is loaded or downloaded."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,6 +58,21 @@ def shape(model: ModelConfig, device: str) -> PreTrainedModel:
             "config.json; give the shape (as conf/model/qwen05b.yaml does) or a local folder"
         )
     return from_config(tiny_config(**asdict(model.tiny)), device, dtype)
+
+
+def resized(model: ModelConfig, sizes: Mapping[str, int | None], device: str) -> PreTrainedModel:
+    """The configured kind of model with random weights and other sizes, of those that it has.
+
+    Raises:
+        ConfigError: a kind of model whose number of layers has another name.
+    """
+    config = shape(model, "meta").config
+    given = config.to_dict()
+    if "num_hidden_layers" not in given:
+        raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
+    given.pop("layer_types", None)  # made anew for fewer layers
+    given |= {key: size for key, size in sizes.items() if key in given}
+    return from_config(type(config).from_dict(given), device, getattr(torch, model.dtype))
 
 
 def counted(backbone: PreTrainedModel | PeftModel) -> Model:
@@ -118,7 +133,7 @@ def _held(config: Config, devices: int) -> tuple[int, int]:
     """Padded tokens with activations, and embeddings, that one device holds at once at most."""
     data, passages = config.data, 1 + config.data.negatives
     rows = math.ceil(data.batch_size / devices)
-    tokens = min(_batch_tokens(config, devices), _kept_tokens(config))
+    tokens = min(_batch_tokens(config, devices), kept_tokens(config))
     # Fine-tuning compares every query with the passages of all devices.
     everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
     return tokens, rows * (1 + passages) + everyone * passages
@@ -131,7 +146,8 @@ def _batch_tokens(config: Config, devices: int) -> int:
     return math.ceil(data.batch_size / devices) * texts
 
 
-def _kept_tokens(config: Config) -> int:
+def kept_tokens(config: Config) -> int:
+    """Padded tokens of a batch that keep their activations; a chunk at least."""
     return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
 
 
@@ -143,7 +159,7 @@ def _is_adapter(config: Config, model: Model) -> bool:
 
 def _gradients_apart(config: Config, model: Model, devices: int) -> int:
     """Domains that keep a gradient of their own, where a batch is run in one pass."""
-    fits = _batch_tokens(config, devices) <= _kept_tokens(config)
+    fits = _batch_tokens(config, devices) <= kept_tokens(config)
     if fits or not model.frozen or not isinstance(config.module, TDROConfig):
         return 0
     return len(config.domains.only or config.domains.catalogue)
@@ -199,7 +215,7 @@ def memory_table(found: list[Case]) -> Table:
 
 def caption(config: Config) -> str:
     """What the table's numbers are, and are not."""
-    held = _kept_tokens(config)
+    held = kept_tokens(config)
     return (
         "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
         f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"

@@ -15,9 +15,8 @@ from tdro_lightning.memory import GIGA
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.parallel import strategy
 from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.shapes import from_config
 from tdro_lightning.retrieval.tokens import Tokens
-from tdro_lightning.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.schema import Config, TDROConfig
 from tdro_lightning.stages.modules import (
     data_module,
     domain_weights,
@@ -26,11 +25,12 @@ from tdro_lightning.stages.modules import (
     tdro_module,
 )
 from tdro_lightning.stages.plan_data import Known
-from tdro_lightning.stages.plan_memory import adapted, shape
+from tdro_lightning.stages.plan_memory import adapted, resized, shape
 from tdro_lightning.watch import doing
 
 WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU
 STEPS, SECONDS = 8, 12.0  # of a whole trial, whichever comes first; never fewer than three steps
+WORDS = 1000  # of a small trial's vocabulary
 SMALL = {
     "num_hidden_layers": 2,
     "hidden_size": 64,
@@ -38,7 +38,8 @@ SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "vocab_size": 1000,
+    "vocab_size": WORDS,
+    **{f"{name}_token_id": None for name in ("pad", "bos", "eos")},  # beyond that vocabulary
 }
 ROWS, TEXT_TOKENS = 4, 16  # of a small trial
 
@@ -138,7 +139,7 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
 def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
     model, data = config.model, config.data
     return Encoder(
-        adapted(shape(model, "cpu") if whole else _small(model), model),
+        adapted(shape(model, "cpu") if whole else resized(model, SMALL, "cpu"), model),
         found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
         model.pooling,  # type: ignore[arg-type]
         data.query_tokens,
@@ -146,16 +147,6 @@ def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
         config.trainer.chunk_tokens,
         config.trainer.kept_tokens,
     )
-
-
-def _small(model: ModelConfig) -> Any:
-    """The model's kind, with few and narrow layers and few words."""
-    config = shape(model, "meta").config
-    given = config.to_dict()
-    given.pop("layer_types", None)  # made anew for fewer layers
-    beyond = {f"{name}_token_id": None for name in ("pad", "bos", "eos")}
-    small = given | {key: size for key, size in SMALL.items() if key in given} | beyond
-    return from_config(type(config).from_dict(small), "cpu", getattr(torch, model.dtype))
 
 
 def _module(
@@ -176,7 +167,7 @@ def _made_up(config: Config) -> DataLoader[Batch]:
     def texts(count: int) -> Tokens:
         lengths = torch.full((count,), TEXT_TOKENS)
         size = count * TEXT_TOKENS
-        return Tokens(torch.randint(SMALL["vocab_size"], (size,), generator=random), lengths)
+        return Tokens(torch.randint(WORDS, (size,), generator=random), lengths)
 
     domain = torch.arange(ROWS) % 2 if isinstance(config.module, TDROConfig) else torch.zeros(ROWS)
     passages = texts(ROWS * (1 + config.data.negatives))

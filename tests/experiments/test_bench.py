@@ -1,6 +1,7 @@
 """The comparison on a CPU, with a model of a few thousand parameters and few rows."""
 
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ COMPARISONS = {  # the contender above and the one below, and which of them is o
     "fine-tuning step / fine-tuning floor": 0,
     "sentence-transformers step / fine-tuning step": 1,
     "sentence-transformers best step / fine-tuning step": 1,
+    "sentence-transformers best deep step / deep fine-tuning step": 1,
     "padded tDRO step / tDRO step": 1,
     "sentence-transformers encoding / encoding": 1,
     "second run's step / first run's step": 0,
@@ -44,7 +46,9 @@ def measure(script: ModuleType, tmp_path: Path) -> Callable[..., dict[str, Any]]
 
     def run(*arguments: str) -> dict[str, Any]:
         sizes = ("--tdro-batch=3", "--finetune-batch=4", "--texts=6", "--repeats=2")
-        models = (f"--{option}={tmp_path / 'small.yaml'}" for option in ("model", "lora-model"))
+        sizes += ("--deep-batch=2",)
+        options = ("model", "lora-model", "deep-model")
+        models = (f"--{option}={tmp_path / 'small.yaml'}" for option in options)
         return script.main([*models, *sizes, *arguments])
 
     return run
@@ -66,14 +70,26 @@ def test_the_table_holds_every_comparison(
         ratios = [a / b for a, b in zip(above, below, strict=True)]
         assert (row["lowest"], row["highest"]) == (min(ratios), max(ratios))
         assert row["peak_mb"] is None
-    assert found["other_settings"]["mini-batch-tokens"] in (128, 256, 512, 1024)
-    assert found["other_settings"]["encode-batch"] == 64
+    chosen = found["other_settings"]
+    assert chosen["mini_batch_tokens"] in (128, 256, 512, 1024)
+    assert chosen["deep_mini_batch_tokens"] in (256, 512)
+    assert chosen["padded_batch"] in (8, 16, 32)
+    assert chosen["encode_batch"] == 64
     assert all(0 <= share < 1 for share in found["padding"].values())
-    assert set(found["difference"]) == {"tDRO step", "fine-tuning step", "encoding"}
+    assert set(found["difference"]) == {
+        *("tDRO step", "fine-tuning step", "deep fine-tuning step", "encoding")
+    }
     assert max(found["difference"].values()) < 1e-2  # a loss is about a hundred
     assert found["versions"]["torch"] == torch.__version__
     printed = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| ") for line in printed) == 2 + len(COMPARISONS)
+    assert sum(line.startswith("| ") for line in printed) == 2 + len(COMPARISONS) + 2 + 5
+    for name, counted in found["roofline"].items():
+        assert name in found["seconds"]
+        least = max(counted["flops_seconds"], counted["bytes_seconds"])
+        assert least <= counted["roofline_seconds"] * (1 + 1e-9)
+        assert counted["flops_seconds"] == pytest.approx(
+            counted["flops"] / found["rates"]["single"]
+        )
     for name in ("padding", "settings", "versions", "hardware", "threads", "commit"):
         assert any(line.startswith(f"* {name}") for line in printed)
 
@@ -102,6 +118,48 @@ def test_unequal_results_are_refused(script: ModuleType) -> None:
 def test_memory_of_one_contender(measure: Callable[..., Any], name: str) -> None:
     set_by_the_parent = ("--mini-batch-tokens=256", "--encode-batch=64")
     assert measure(f"--peak={name}", *set_by_the_parent)["peak_mb"] >= 0
+
+
+def test_every_setting_of_a_rival_is_tried_again(script: ModuleType) -> None:
+    """A setting that is slow once by chance is not thrown out, nor one that is fast once taken."""
+    rounds = importlib.import_module("rounds")
+    delays = {1: iter([9, 1, 5, 5]), 2: iter([9, 3, 3]), 3: iter([0, 8, 8])}
+    tried: list[int] = []
+    clock = 0.0
+
+    def work() -> None:
+        nonlocal clock
+        clock += next(delays[tried[-1]])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "now", lambda: clock)
+        assert rounds.fastest(tried.append, work, (1, 2, 3)) == 2
+    assert tried == [1, 1, 2, 3, 1, 2, 3, 1, 2, 3]
+
+
+def test_the_padded_step_pads_a_mini_batch_to_its_own_longest(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    workbench, contenders = (importlib.import_module(n) for n in ("workbench", "contenders"))
+    given = [f"--model={tmp_path / 'small.yaml'}", "--tdro-batch=3", "--padded-batch=5"]
+    bench = workbench.Workbench(script._choice(script._parser().parse_args(given)), tmp_path)
+    case = contenders.tdro_case(bench)
+    lengths = case.lengths.split([3, 24])
+    step = case.others["padded tDRO step"]
+    for batches, known in zip((step._queries, step._passages), lengths, strict=True):
+        parts = known.split(5)
+        assert [mask.shape[1] for _, mask in batches] == [int(part.max()) for part in parts]
+        assert [mask.sum().item() for _, mask in batches] == [int(part.sum()) for part in parts]
+    ours, theirs = (compute() for compute in case.checked)
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_rates_are_work_over_seconds(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, ticks = importlib.import_module("rates"), itertools.count()
+    monkeypatch.setattr(importlib.import_module("rounds"), "now", lambda: next(ticks) / 2)
+    found = rates.measured_rates("cpu", (10, 100))  # each call takes half a second
+    assert found == rates.Rates(half=4000.0, single=4000.0, memory=1600.0)
 
 
 def test_growth_is_what_the_work_adds(script: ModuleType) -> None:

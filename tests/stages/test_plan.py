@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.memory import Memory
+from tdro_lightning.schema import ModelConfig
+from tdro_lightning.stages.plan_memory import resized
 from tests.command import Ended, run
 from tests.made_up import tiny_model, write_domain_option, write_domains
 
 Planned = Callable[..., tuple[Ended, dict[str, Any]]]
+FAST = "plan.mfu=0.3"  # where no time is asked for, no kernels are counted
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def plan(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Planned:
 
 
 def test_a_tdro_stage_without_a_reference_yet(plan: Planned, tmp_path: Path) -> None:
-    ended, content = plan("tdro_qwen05b", "model=llama8b")
+    ended, content = plan("tdro_qwen05b", "model=llama8b", FAST)
     assert ended.code == 0, ended.err
     assert content["model"] == "meta-llama/Meta-Llama-3-8B"
     assert content["module"] == "tdro"
@@ -59,7 +63,7 @@ def test_a_tdro_stage_without_a_reference_yet(plan: Planned, tmp_path: Path) -> 
 
 
 def test_all_weights_need_16_bytes_each(plan: Planned) -> None:
-    ended, content = plan("finetune_top70", "model=full/llama8b", "trainer.precision=32-true")
+    ended, content = plan("finetune_top70", "model=full/llama8b", "trainer.precision=32-true", FAST)
     assert ended.code == 0, ended.err
     single = content["cases"][0]["bytes"]
     held = single["parameters"] + single["gradients"] + single["optimiser"]
@@ -70,7 +74,7 @@ def test_all_weights_need_16_bytes_each(plan: Planned) -> None:
 
 
 def test_the_configuration_s_devices_and_tokens_are_used(plan: Planned) -> None:
-    small = ("trainer.chunk_tokens=2000", "trainer.kept_tokens=3000", "data.batch_size=64")
+    small = ("trainer.chunk_tokens=2000", "trainer.kept_tokens=3000", "data.batch_size=64", FAST)
     _, content = plan("tdro_qwen05b", "trainer.devices=4", *small)
     assert [case["devices"] for case in content["cases"]] == [1, 1, 4, 4, 4, 4]
     assert {case["tokens"] for case in content["cases"]} == {3000}
@@ -80,13 +84,13 @@ def test_the_configuration_s_devices_and_tokens_are_used(plan: Planned) -> None:
 
 
 def test_no_reference_is_counted_where_the_measurement_needs_none(plan: Planned) -> None:
-    ended, content = plan("tdro_qwen05b", "module=group_dro")
+    ended, content = plan("tdro_qwen05b", "module=group_dro", FAST)
     assert ended.code == 0, ended.err
     assert {case["bytes"]["reference"] for case in content["cases"]} == {0}
 
 
 def test_fine_tuning_holds_the_passages_of_all_devices(plan: Planned) -> None:
-    cases = plan("finetune_uniform", "data.batch_size=800")[1]["cases"]
+    cases = plan("finetune_uniform", "data.batch_size=800", FAST)[1]["cases"]
     single, ddp = cases[0]["bytes"], cases[2]["bytes"]
     vectors = {1: 800 * 3, 8: 100 * 3 + 800 * 2}
     difference = 2 * 4 * 1024 * (vectors[1] - vectors[8])
@@ -144,6 +148,65 @@ def test_the_paper_s_run_in_epochs_hours_and_money(plan: Planned) -> None:
     assert not content["trial"]["whole"]
     ended, content = plan("tdro_qwen05b", "trainer.devices=8", "plan.tokens_per_second=1e6")
     assert content["cost"]["hours"] == pytest.approx(1000 * tokens / 8e6 / 3600)
+
+
+def test_the_speed_of_a_small_lora_model_is_counted_by_bytes(plan: Planned) -> None:
+    """Bytes of Qwen1.5-0.5B's 24 layers a token, as its operations moved them when run on a CPU."""
+    ended, content = plan("tdro_qwen05b")
+    assert ended.code == 0, ended.err
+    cost = content["cost"]
+    moved = 24 * (774e3 - 143e3 + 980e3 + 298e3)  # forward less two kernels of dropout, backward,
+    slowest = 1 / (moved / (0.9 * 3.35e12))  # and reference, at an H100's bandwidth
+    assert 0.7 * slowest < cost["tokens_per_second"] < 1.0 * slowest
+    assert cost["mfu"] == pytest.approx(
+        content["flops_per_token"] * cost["tokens_per_second"] / 989e12
+    )
+    assert cost["hours"] == pytest.approx(
+        1000 * cost["tokens"] / cost["tokens_per_second"] / 3600, rel=1e-9
+    )
+    for words in (
+        f"{cost['tokens_per_second']:,.0f} tokens a second and device, {cost['mfu']:.1%} of its",
+        "Counted, not measured",
+        "60% of the data sheet's FLOPs and 90% of its bandwidth (assumed)",
+    ):
+        assert words in ended.out
+    _, assumed = plan("tdro_qwen05b", FAST)
+    assert 2.5 < cost["hours"] / assumed["cost"]["hours"] < 5
+
+
+def test_what_runs_twice_takes_time(plan: Planned) -> None:
+    """A part of a step is run again without room for its activations, or to save their room."""
+    small = ("data.batch_size=16", "trainer.chunk_tokens=4096", "model=full/qwen05b")
+    room = "trainer.kept_tokens=100000"
+    speed = {
+        changes: plan("finetune_uniform", *small, *changes)[1]["cost"]["tokens_per_second"]
+        for changes in (
+            (room,), ("trainer.kept_tokens=0",), (room, "strategy.activation_checkpointing=true"),
+        )
+    }  # fmt: skip
+    whole, cached, checkpointed = (1 / value for value in speed.values())
+    tokens = 16 * (128 + 2 * 512)
+    assert (cached - whole) / (checkpointed - whole) == pytest.approx(1 - 4096 / tokens)
+    # Of a forward and a backward pass (twice as long, or a little more) one is run again.
+    assert 0.25 < (checkpointed - whole) / whole < 0.4
+
+
+def test_kernels_that_cannot_be_counted_are_named(plan: Planned) -> None:
+    kind = "model.architecture.model_type=qwen3_moe"
+    ended, _ = plan("finetune_uniform", "model=full/qwen05b", kind)
+    assert ended.code == 2
+    assert "stage=plan cannot count the kernels of a qwen3_moe (" in ended.err
+    assert "give plan.mfu or plan.tokens_per_second" in ended.err
+
+
+def test_layers_inside_a_section_of_their_own_are_refused() -> None:
+    """Models of texts and images nest their shapes."""
+    text = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300_000}
+    shape = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 144}}
+    model = ModelConfig("", "last", "float32", "auto", architecture=shape)
+    with pytest.raises(ConfigError, match="cannot count the layers of a gemma3"):
+        resized(model, {"num_hidden_layers": 2}, "meta")
 
 
 def test_an_unknown_gpu_is_refused(plan: Planned) -> None:

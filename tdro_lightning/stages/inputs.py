@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.jsonl import domain_files
 from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
@@ -13,6 +14,8 @@ from tdro_lightning.files import fingerprint
 from tdro_lightning.runs.outputs import require_intact
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.benchmarks import benchmark_places
+
+READ_DOMAINS = ("decontaminate", "init_model", "fit")  # stages that fail without one of them
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:
@@ -38,7 +41,8 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "chain": _nothing,
         "workspace": _nothing,
     }[config.stage](config)
-    return {label: _described(label, path) for label, path in paths.items()}
+    described = {label: _described(label, path) for label, path in paths.items()}
+    return described | (_hub_domains(config) if config.stage in READ_DOMAINS else {})
 
 
 def require_intact_training(config: Config) -> None:
@@ -66,13 +70,31 @@ def _nothing(config: Config) -> dict[str, str]:
     return {}
 
 
+def _domain_files(config: Config) -> dict[str, str]:
+    names, known = config.domains.only or config.domains.catalogue, config.domains.catalogue
+    return {name: known[name].file for name in names if name in known}
+
+
+def _is_on_hub(config: Config) -> bool:
+    return bool(config.domains.hub) and not Path(config.domains.hub or "").is_dir()
+
+
 def _domains(config: Config) -> dict[str, str]:
-    if config.domains.hub:
+    if _is_on_hub(config):
         return {}
-    names = config.domains.only or list(config.domains.catalogue)
-    root = Path(config.domains.root or ".")
-    found = {n: config.domains.catalogue[n] for n in names if n in config.domains.catalogue}
-    return {f"domain {name}": str(root / entry.file) for name, entry in found.items()}
+    root = Path(config.domains.hub or config.domains.root or ".")
+    return {f"domain {name}": str(root / file) for name, file in _domain_files(config).items()}
+
+
+def _hub_domains(config: Config) -> dict[str, dict[str, str | None]]:
+    """The domains' files of a hub dataset, by its revision; they are downloaded where need be."""
+    if not _is_on_hub(config):
+        return {}
+    assert config.domains.hub is not None
+    found = hub_content(config.domains.hub, _domain_files(config))
+    return {
+        label: {"path": name, "sha256": fingerprint(path)} for label, (name, path) in found.items()
+    }
 
 
 def _domains_there(config: Config) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 
 from tdro_lightning.callbacks.throughput import flops_per_token
 from tdro_lightning.config import checked
@@ -38,11 +39,6 @@ from tdro_lightning.stages.plan_memory import (
 )
 from tdro_lightning.stages.trial import Trial, tried
 
-WITHOUT_TRAINING = (  # sections of stages that train nothing
-    *("source", "harvest", "mine", "decontaminate", "evaluate", "simulate"),
-    *("report", "export", "workspace"),
-)
-
 
 def run(config: Config) -> None:
     """Write `plan.json` and print what it says.
@@ -59,12 +55,19 @@ def run(config: Config) -> None:
     if config.chain is not None:
         plans = _chain(config)
         write_json(output, {"steps": plans, "total": _total(plans)})
-    elif any(getattr(config, section) is not None for section in WITHOUT_TRAINING):
+    elif _own_stage() not in ("fit", "plan"):
         tell(f"{config.name}: its settings are right, and it trains nothing: no more to plan")
         return
     else:
         write_json(output, _planned(config))
     tell(f"All numbers: {output}")
+
+
+def _own_stage() -> str:
+    """The stage that the experiment runs without `stage=plan`."""
+    given = HydraConfig.get().overrides.task
+    overrides = [one for one in given if one.lstrip("+").partition("=")[0] != "stage"]
+    return str(compose("config", overrides).stage)
 
 
 def _chain(config: Config) -> dict[str, Any]:

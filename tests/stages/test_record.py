@@ -16,10 +16,14 @@ from tests.test_configs import composed
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A tDRO stage that has run, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name in ("reference", "run"):
+    for name in ("reference", "run", "rows"):
         Path(name).mkdir()
-    Path("reference/config.json").write_text("{}", encoding="utf-8")
-    config = composed("+experiment=tdro_qwen05b", "module.reference=reference", "domains.hub=h/d")
+    Path("reference/config.json").write_text("{}")
+    Path("rows/nq.jsonl.gz").write_text("rows")
+    config = composed(
+        *("+experiment=tdro_qwen05b", "module.reference=reference"),
+        *("domains.hub=rows", "domains.only=[nq]"),
+    )
     with recorded(config, "python -m tdro_lightning ..."):
         pass
     return config
@@ -48,9 +52,13 @@ def test_what_changes_speed_only_does_not(config: Config) -> None:
     assert reason_to_run(longer) == "trainer.steps changed from 1000 to 9"
 
 
-def test_an_input_that_changed_is_noticed(config: Config) -> None:
-    Path("reference/config.json").write_text("[]", encoding="utf-8")
-    assert reason_to_run(config) == "input reference changed"
+@pytest.mark.parametrize(
+    ("file", "label"), [("reference/config.json", "reference"), ("rows/nq.jsonl.gz", "domain nq")]
+)
+def test_an_input_that_changed_is_noticed(config: Config, file: str, label: str) -> None:
+    """Also a domain of a local folder that is given as a hub dataset."""
+    Path(file).write_text("[]")
+    assert reason_to_run(config) == f"input {label} changed"
 
 
 def test_a_new_version_runs_nothing_again_unless_the_format_changed(config: Config) -> None:

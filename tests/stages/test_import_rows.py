@@ -202,7 +202,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "prompts": (["source.layout=beir", "source.prompts=[]"], "source.prompts is not set; stage"),
     "corpus": (["source.layout=beir", "source.corpus=x"], "source.corpus is for source.layout=tev"),
     "path": (["source.layout=tevatron", "source.path=gone.jsonl"], "gone.jsonl: no such file or"),
-    "beir": (["source.layout=beir"], "data/corpus.jsonl: no such file, nor corpus.jsonl.gz; get"),
+    "beir": (["source.layout=beir"], "data/corpus.jsonl: no such file, nor corpus.jsonl.gz; the"),
     "other": (["source.layout=flag_embedding"], "`pos` is missing; the fields are"),
 }
 

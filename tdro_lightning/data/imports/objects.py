@@ -1,6 +1,8 @@
-"""JSON objects from a file, a folder of files, or a hub dataset."""
+"""Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
+import csv
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +11,18 @@ from typing import Any
 
 import datasets
 
-from tdro_lightning.data.jsonl import read_objects
+from tdro_lightning.data.jsonl import read_lines, read_objects
+from tdro_lightning.data.tables import without_bars
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+JSON = (".jsonl", ".jsonl.gz", ".json")
+SUFFIXES = (*JSON, ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arrow")
 SPLITS = ("train", "validation", "valid", "dev", "test")
+# Of folders that `save_to_disk` of `datasets` writes: a table, and splits of it.
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+ROWS_AT_ONCE = 1000
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:.+)?")
 
@@ -27,7 +35,7 @@ class Source:
 
     Attributes:
         inputs: SHA-256 of each file, or the fingerprint of a hub dataset.
-        read: yields each object with its place, for messages: file or dataset, and line.
+        read: yields each object with its place, for messages: file or dataset, and line or row.
     """
 
     inputs: dict[str, str]
@@ -38,25 +46,32 @@ def source(path: str, split: str) -> Source:
     """The objects of a file, of a folder's files, or of a hub dataset.
 
     Args:
-        path: a file of JSON lines (also gzipped) or a parquet file; a folder of such files, where
-            files named after a split (`train-00000.parquet`) are read for theirs only; or a hub
-            dataset `OWNER/NAME`, with `:CONFIG` or `:FILE` where it has several.
+        path: a file of JSON lines, a table with a header (`.csv`, `.tsv`), each also gzipped, a
+            `.parquet` or `.arrow` file; a folder of such files of one kind, where files named after
+            a split (`train-00000.parquet`) are read for theirs only; a folder that `save_to_disk`
+            has written; or a hub dataset `OWNER/NAME`, with `:CONFIG` or `:FILE` where it has
+            several.
         split: of the hub dataset or folder.
 
     Raises:
         DataError: nothing of the kind is there, or it cannot be read.
     """
     local = Path(path)
+    if local.is_dir() and (local / SAVED_SPLITS).is_file():
+        return _saved(_saved_split(local, split))
+    if local.is_dir() and (local / SAVED).is_file():
+        return _saved(local)
     if local.is_file():
         files = [local]
+        if not local.name.endswith(SUFFIXES):
+            raise DataError(f"{path}: is no file of the kinds {', '.join(SUFFIXES)}")
     elif local.is_dir():
         files = _files(local, split)
     elif _HUB_NAME.fullmatch(path) and not path.partition(":")[0].endswith(SUFFIXES):
         return _hub(path, split)
     else:
         raise DataError(f"{path}: no such file or folder, and no hub dataset (OWNER/NAME)")
-    inputs = {str(file): fingerprint(file) for file in files}
-    return Source(inputs, partial(_read_files, files))
+    return Source({str(file): fingerprint(file) for file in files}, partial(_read_files, files))
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -69,16 +84,78 @@ def _files(folder: Path, split: str) -> list[Path]:
             f"{folder}: no {', '.join(SUFFIXES)} file of the split {split!r} (source.split); "
             f"the folder holds {held}"
         )
+    kinds = {p.name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json") for p in found}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder}: holds files of several kinds, perhaps the same rows: "
+            f"{', '.join(p.name for p in found[:5])}; name one of them, or a folder of one kind"
+        )
     return found
 
 
 def _read_files(files: list[Path]) -> Objects:
     for file in files:
-        if file.suffix == ".parquet":
+        kind = file.name.removesuffix(".gz").rpartition(".")[2]
+        if kind == "parquet":
             yield from _rows(_load("parquet", str(file), data_files=str(file)), str(file))
+        elif kind == "arrow":
+            table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
+            yield from _rows(table, str(file))
+        elif kind in ("csv", "tsv"):
+            yield from _cells(file, "," if kind == "csv" else "\t")
         else:
             for number, value in read_objects(file):
                 yield f"{file}:{number}", value
+
+
+def _cells(file: Path, delimiter: str) -> Objects:
+    """The rows of a table with a header, every cell a text; one in quotes may have several lines.
+
+    Read without `datasets`, which would make numbers of ids and null of "NA".
+    """
+    csv.field_size_limit(sys.maxsize)
+    lines = (line for _, line in read_lines(file))
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for cells in table:
+            place, start = f"{file}:{start}", table.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                if len(set(header)) < len(header) or not all(header):
+                    raise DataError(f"{place}: columns must have different names, are {header}")
+            elif len(cells) != len(header):
+                raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
+            else:
+                yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}:{start}: no valid table ({error})") from None
+
+
+def _saved_split(folder: Path, split: str) -> Path:
+    held = sorted(p.name for p in folder.iterdir() if (p / SAVED).is_file())
+    if split not in held:
+        raise DataError(
+            f"{folder}: no split {split!r} (source.split); it has {', '.join(held) or 'none'}"
+        )
+    return folder / split
+
+
+def _saved(folder: Path) -> Source:
+    """A table that `save_to_disk` has written; none of its files may lie elsewhere."""
+
+    def read() -> Objects:
+        table = _opened(str(folder), lambda: datasets.load_from_disk(str(folder)))
+        for file in table.cache_files:
+            if Path(file["filename"]).resolve().parent != folder.resolve():
+                raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
+        yield from _rows(table, str(folder))
+
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return Source({str(file): fingerprint(file) for file in files}, read)
 
 
 def _hub(path: str, split: str) -> Source:
@@ -91,13 +168,26 @@ def _hub(path: str, split: str) -> Source:
 
 
 def _load(builder: str, place: str, **arguments: Any) -> datasets.Dataset:
+    return _opened(place, lambda: datasets.load_dataset(builder, **{"split": "train", **arguments}))
+
+
+def _opened(place: str, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(builder, **{"split": "train", **arguments})
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with without_bars():
+            return load()
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{place}: cannot be read as a dataset ({reason})") from None
 
 
 def _rows(table: datasets.Dataset, place: str) -> Objects:
-    for number, value in enumerate(table, start=1):
-        yield f"{place}:{number}", value
+    """The rows as they are stored: nothing is decoded, and no format of the dataset is applied."""
+    number = 0
+    try:
+        for part in table.with_format("arrow").iter(ROWS_AT_ONCE):
+            for value in part.to_pylist():
+                number += 1
+                yield f"{place}:{number}", value
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{place}: damaged after row {number} ({reason})") from None

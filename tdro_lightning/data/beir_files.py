@@ -68,12 +68,21 @@ def read_judgements(path: Path) -> list[Judgement]:
         cells = line.split("\t")
         if len(cells) != 3:
             raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
-        if not (cells[0] and cells[1]):
-            raise DataError(f"{place}: an id is empty in {line!r}")
-        judgements.append(Judgement(place, cells[0], cells[1], grade(cells[2], place)))
+        judgements.append(judgement(place, *cells))
     if not judgements:
         raise DataError(f"{path}: no judgements in it")
     return judgements
+
+
+def judgement(place: str, query: str, document: str, given: str) -> Judgement:
+    """The judgement in the cells of a table.
+
+    Raises:
+        DataError: an id is empty, or as in `grade`.
+    """
+    if not (query and document):
+        raise DataError(f"{place}: an id is empty, query {query!r} or document {document!r}")
+    return Judgement(place, query, document, grade(given, place))
 
 
 def graded(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tdro_lightning.data.beir_files import Judgement
-from tdro_lightning.data.fields import grade
+from tdro_lightning.data.beir_files import judgement
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.beir import document
@@ -66,8 +65,8 @@ def miracl_questions(folder: Path, language: str, split: str) -> Questions:
             raise DataError(f"{place}: query {query!r} has no text")
         queries[query] = text
     judgements = [
-        Judgement(place, query, document, grade(given, place))
-        for place, (query, _, document, given) in _cells(qrels, 4)
+        judgement(place, query, document, grade)
+        for place, (query, _, document, grade) in _cells(qrels, 4)
     ]
     return checked_questions(Questions(queries, judgements, {}), str(folder))
 

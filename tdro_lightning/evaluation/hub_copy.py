@@ -76,8 +76,16 @@ def hub_rows(
     """
     import datasets
 
+    from tdro_lightning.data.tables import text_files
+    from tdro_lightning.data.text_tables import text_objects
+
     number = 0
     try:
+        found = text_files(str(folder), split, name=table)
+        if found is not None:
+            for file in found.files.values():
+                yield from text_objects(file, found.delimiter)
+            return
         splits = datasets.load_dataset(str(folder), table, streaming=True)
         chosen = split if split in splits else next(iter(splits))
         if split not in splits and len(splits) > 1:

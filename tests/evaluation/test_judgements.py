@@ -1,6 +1,8 @@
 """Every reader of judgements decides alike, and nothing ends the process."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from tdro_lightning.data.imports.beir import beir, beir_files
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.beir import beir_questions
-from tdro_lightning.evaluation.hub_copy import hub_questions
+from tdro_lightning.evaluation.hub_copy import hub_questions, hub_rows
 from tdro_lightning.evaluation.miracl import miracl_questions
 from tests.evaluation.conftest import without
 from tests.evaluation.hub_copies import README, write_beir, write_lines, write_miracl
@@ -99,7 +101,10 @@ def test_a_grade_is_read_alike_by_all(
     if grade is None:
         with pytest.raises(DataError) as caught:
             read(tmp_path, [("q", "d", given)])
-        assert ": the score must be a whole number up to 100, is" in str(caught.value)
+        refused = (
+            r": the score must be a whole number up to 100, is |(NaN|Infinity) is not a JSON num"
+        )
+        assert re.search(refused, str(caught.value))
     else:
         found = read(tmp_path, [("q", "d", given)])
         assert found == {("q", "d"): min(grade, 1) if read is by_import else grade}
@@ -121,6 +126,28 @@ def test_contradictions_repetitions_and_ids_are_read_alike(
         read(tmp_path / "c", [("0", "d", 1)])
     with pytest.raises(DataError, match=r"id is empty|`corpus-id` is empty"):
         read(tmp_path / "d", [("q", "", 1)])
+
+
+IDS = ["007", 5, "0", "2020-01-01", "1.0", "NA", "true", 0]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".parquet"])
+def test_the_ids_of_a_copy_of_the_hub_s_are_not_cast(tmp_path: Path, suffix: str) -> None:
+    """`datasets` would make "007" beside 5, or in a table of text, 7."""
+    given = IDS if "json" in suffix else [one for one in IDS if isinstance(one, str)]
+    objects = [{"_id": one, "text": f"text {i}"} for i, one in enumerate(given)]
+    path = tmp_path / f"queries{suffix}"
+    if suffix == ".parquet":
+        datasets.Dataset.from_list(objects).to_parquet(path)
+    elif suffix == ".csv":
+        path.write_text("_id,text\n" + "".join(f"{o['_id']},{o['text']}\n" for o in objects))
+    else:
+        write_lines(path, objects)
+    (tmp_path / "qrels").mkdir()
+    for other in ("corpus", "qrels/test"):
+        shutil.copy(path, tmp_path / f"{other}{suffix}")
+    (tmp_path / "README.md").write_text(README.format(split="test", suffix=suffix))
+    assert [row for _, row in hub_rows(tmp_path, "queries")] == objects
 
 
 def write_fiqa(folder: Path, judged: str) -> None:

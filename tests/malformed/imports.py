@@ -213,7 +213,11 @@ SENTENCE_TRANSFORMERS = [
        "x: holds files of several kinds, perhaps the same rows: train.jsonl, train.parquet; name ..."),
     st("a file of another kind", raw("x.txt", b"q\tp\n"), "x.txt", "x.txt: is no file of the kinds ..."),
     st("one JSON list for a file", raw("x.json", json.dumps([TRIPLET]).encode()), "x.json",
-       "x.json:1: not valid JSON (the file is one list; write one object a line)"),
+       [READ]),
+    st("a JSON list of lists", raw("x.json", b"\n [[1]]"), "x.json",
+       "x.json: item 1: expected a JSON object, got list"),
+    st("a JSON list that is cut off", raw("x.json", b'[{"query": "q"},'), "x.json",
+       "x.json: not valid JSON (...)"),
 ]  # fmt: skip
 
 

@@ -1,23 +1,21 @@
 """Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
-import csv
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 
-from tdro_lightning.data.jsonl import read_lines, read_objects
-from tdro_lightning.data.tables import without_bars
+from tdro_lightning.data.tables import TextFiles, text_files, without_bars
+from tdro_lightning.data.text_tables import SUFFIXES as TEXT
+from tdro_lightning.data.text_tables import text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 
-JSON = (".jsonl", ".jsonl.gz", ".json")
-SUFFIXES = (*JSON, ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arrow")
+SUFFIXES = (*TEXT, ".parquet", ".arrow")
 SPLITS = ("train", "validation", "valid", "dev", "test")
 # Of folders that `save_to_disk` of `datasets` writes: a table, and splits of it.
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
@@ -26,6 +24,7 @@ ROWS_AT_ONCE = 1000
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:.+)?")
 
+T = TypeVar("T")
 Objects = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -46,11 +45,11 @@ def source(path: str, split: str) -> Source:
     """The objects of a file, of a folder's files, or of a hub dataset.
 
     Args:
-        path: a file of JSON lines, a table with a header (`.csv`, `.tsv`), each also gzipped, a
-            `.parquet` or `.arrow` file; a folder of such files of one kind, where files named after
-            a split (`train-00000.parquet`) are read for theirs only; a folder that `save_to_disk`
-            has written; or a hub dataset `OWNER/NAME`, with `:CONFIG` or `:FILE` where it has
-            several.
+        path: a file of JSON lines, a JSON list, a table with a header (`.csv`, `.tsv`), each also
+            gzipped, a `.parquet` or `.arrow` file; a folder of such files of one kind, where files
+            named after a split (`train-00000.parquet`) are read for theirs only; a folder that
+            `save_to_disk` has written; or a hub dataset `OWNER/NAME`, with `:CONFIG` or `:FILE`
+            where it has several.
         split: of the hub dataset or folder.
 
     Raises:
@@ -101,38 +100,8 @@ def _read_files(files: list[Path]) -> Objects:
         elif kind == "arrow":
             table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
             yield from _rows(table, str(file))
-        elif kind in ("csv", "tsv"):
-            yield from _cells(file, "," if kind == "csv" else "\t")
         else:
-            for number, value in read_objects(file):
-                yield f"{file}:{number}", value
-
-
-def _cells(file: Path, delimiter: str) -> Objects:
-    """The rows of a table with a header, every cell a text; one in quotes may have several lines.
-
-    Read without `datasets`, which would make numbers of ids and null of "NA".
-    """
-    csv.field_size_limit(sys.maxsize)
-    lines = (line for _, line in read_lines(file))
-    table = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in table:
-            place, start = f"{file}:{start}", table.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-                if len(set(header)) < len(header) or not all(header):
-                    raise DataError(f"{place}: columns must have different names, are {header}")
-            elif len(cells) != len(header):
-                raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
-            else:
-                yield place, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{file}:{start}: no valid table ({error})") from None
+            yield from text_objects(file)
 
 
 def _saved_split(folder: Path, split: str) -> Path:
@@ -160,18 +129,26 @@ def _saved(folder: Path) -> Source:
 
 def _hub(path: str, split: str) -> Source:
     name, _, part = path.partition(":")
+    chosen: dict[str, Any] = {"name": part or None}
     if part.endswith(SUFFIXES):
-        table = _load(name, path, data_files=part)
-    else:
-        table = _load(name, path, name=part or None, split=split)
-    return Source({path: table._fingerprint}, partial(_rows, table, path))
+        chosen, split = {"data_files": part}, "train"
+    found: TextFiles | None = _opened(path, partial(text_files, name, split, **chosen))
+    if found is None:
+        table = _load(name, path, split=split, **chosen)
+        return Source({path: table._fingerprint}, partial(_rows, table, path))
+
+    def read() -> Objects:
+        for file in found.files.values():
+            yield from text_objects(file, found.delimiter)
+
+    return Source({name: fingerprint(file) for name, file in found.files.items()}, read)
 
 
 def _load(builder: str, place: str, **arguments: Any) -> datasets.Dataset:
     return _opened(place, lambda: datasets.load_dataset(builder, **{"split": "train", **arguments}))
 
 
-def _opened(place: str, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
+def _opened(place: str, load: Callable[[], T]) -> T:
     try:
         with without_bars():
             return load()

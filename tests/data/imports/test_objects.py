@@ -66,9 +66,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hub_dataset_s_configuration_or_file(hub: None) -> None:
     given = source("owner/name:triplet", "train")
-    assert list(given.read()) == [("owner/name:triplet:1", {"config": "triplet"})]
-    assert list(given.inputs) == ["owner/name:triplet"]
-    assert given.inputs["owner/name:triplet"]
+    ((place, value),) = given.read()
+    assert value == {"config": "triplet"}
+    assert place.endswith("owner/name/triplet/train.jsonl:1")
+    assert given.inputs == {place[:-2]: fingerprint(Path("owner/name/triplet/train.jsonl"))}
     (found,) = source("owner/name:pair/train.jsonl", "train").read()
     assert found[1] == {"config": "pair"}
 
@@ -76,3 +77,17 @@ def test_a_hub_dataset_s_configuration_or_file(hub: None) -> None:
 def test_what_the_hub_does_not_have_is_named(hub: None) -> None:
     with pytest.raises(DataError, match=r"owner/name:other: cannot be read as a dataset \("):
         source("owner/name:other", "train")
+
+
+def test_a_hub_dataset_s_ids_are_not_cast(hub: None, tmp_path: Path) -> None:
+    """`datasets` makes 7 and 5 of these, and would read "007" of a table as 7."""
+    write_rows(tmp_path / "owner/name/pair/train.jsonl", [{"id": "007"}, {"id": 5}])
+    found = source("owner/name:pair", "train").read()
+    assert [value for _, value in found] == [{"id": "007"}, {"id": 5}]
+    (tmp_path / "owner/name/pair/train.csv").write_text("id,text\n007,NA\n")
+    ((_, value),) = source("owner/name:pair/train.csv", "train").read()
+    assert value == {"id": "007", "text": "NA"}
+    table = datasets.Dataset.from_list([{"id": "007"}])
+    table.to_parquet(tmp_path / "owner/name/pair/train.parquet")
+    ((_, value),) = source("owner/name:pair/train.parquet", "train").read()
+    assert value == {"id": "007"}

@@ -166,7 +166,7 @@ def load_domains(
         if rows and name in rows:
             table, content = _part(name, table, content, rows[name])
         prompts = tuple(entry["prompts"])
-        symmetric = bool(entry["symmetric"])
+        symmetric: bool = entry["symmetric"]
         loaded.append(Domain(name, place, prompts, symmetric, table, content, skipped))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded

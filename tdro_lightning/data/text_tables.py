@@ -69,7 +69,9 @@ def _cells(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if header is None:
                 header = cells
                 if len(set(header)) < len(header) or not all(header):
-                    raise DataError(f"{place}: columns must have different names, are {header}")
+                    raise DataError(
+                        f"{place}: columns must have names, all different, are {header}"
+                    )
             elif len(cells) != len(header):
                 raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
             else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tdro_lightning.data.beir_files import Judgement, graded
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
+from tdro_lightning.retrieval.characters import is_blank
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +68,15 @@ def checked_questions(questions: Questions, place: str) -> Questions:
     """The questions, once they are found to fit each other.
 
     Raises:
-        DataError: there is no query, judgement or answer, a judgement names an unknown query or
-            contradicts another one, or only some of the judged queries have answers.
+        DataError: there is no query, judgement or answer, a query is empty, a judgement names an
+            unknown query or contradicts another one, or only some of the judged queries have
+            answers.
     """
     if not questions.queries:
         raise DataError(f"{place}: no queries in it")
+    empty = next((query for query, text in questions.queries.items() if is_blank(text)), None)
+    if empty is not None:
+        raise DataError(f"{place}: the text of query {empty!r} is empty")
     if not questions.judgements and not questions.answers:
         raise DataError(f"{place}: no judgements in it")
     for judgement in questions.judgements:

@@ -14,7 +14,6 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.beir import document
 from tdro_lightning.evaluation.benchmark import Questions, checked_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
-from tdro_lightning.retrieval.characters import is_blank
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
 
@@ -58,9 +57,6 @@ def hub_questions(folder: Path, split: str) -> Questions:
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
     kept = {query: text for query, text in queries.items() if query in judged}
-    for query, text in kept.items():
-        if is_blank(text):
-            raise DataError(f"{folder}: `text` of query {query!r} is empty")
     return checked_questions(Questions(kept, judgements, {}), str(folder))
 
 

@@ -15,8 +15,17 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.beir import beir_questions
 from tdro_lightning.evaluation.hub_copy import hub_questions, hub_rows
 from tdro_lightning.evaluation.miracl import miracl_questions
+from tests.evaluation import hub_copies
 from tests.evaluation.conftest import without
-from tests.evaluation.hub_copies import README, write_beir, write_lines, write_miracl
+from tests.evaluation.hub_copies import (
+    README,
+    write_beir,
+    write_hub_lines,
+    write_hub_tables,
+    write_lines,
+    write_miracl,
+    write_mkqa,
+)
 
 Pairs = list[tuple[Any, Any, Any]]
 DOCUMENT = {"_id": "d", "title": "", "text": "x"}
@@ -148,6 +157,24 @@ def test_the_ids_of_a_copy_of_the_hub_s_are_not_cast(tmp_path: Path, suffix: str
         shutil.copy(path, tmp_path / f"{other}{suffix}")
     (tmp_path / "README.md").write_text(README.format(split="test", suffix=suffix))
     assert [row for _, row in hub_rows(tmp_path, "queries")] == objects
+
+
+@pytest.mark.parametrize("write", [write_beir, write_hub_lines, write_hub_tables, write_mkqa])
+def test_a_query_that_cannot_be_seen_is_refused(
+    evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
+) -> None:
+    hidden = "\u200b\u00ad\u3164"
+    monkeypatch.setitem(hub_copies.QUERIES[1], "text", hidden)
+    first = (*hub_copies.MKQA[0][:2], hidden, hidden)
+    monkeypatch.setattr(hub_copies, "MKQA", [first, *hub_copies.MKQA[1:]])
+    if write is write_mkqa:
+        write(tmp_path / "data")
+        ended = evaluated("mkqa", "benchmark.root=data", *without("mkqa", "mkqa-de"))
+    else:
+        write(tmp_path / "data/fiqa")
+        ended = evaluated(*FIQA)
+    assert ended.code == 3
+    assert re.search("`?text`? of query '(q2|11)' is empty", ended.err)
 
 
 def write_fiqa(folder: Path, judged: str) -> None:

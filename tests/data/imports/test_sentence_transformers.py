@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tdro_lightning.data.imports import ROLES
 from tdro_lightning.data.imports.objects import Objects
 from tdro_lightning.data.imports.sentence_transformers import NAMES, sentence_transformers
 from tdro_lightning.errors import DataError
@@ -88,6 +89,10 @@ def test_given_columns_decide_and_others_are_left_out() -> None:
     assert found["query_id"] == "7"
     with pytest.raises(DataError, match=r"file:1: `b` is missing; .*\(source.columns\)"):
         read({"query": "p", "text": "q", "c": "n"}, columns=columns)
+
+
+def test_the_configuration_knows_the_roles() -> None:
+    assert tuple(NAMES) == ROLES
 
 
 names = st.fixed_dictionaries({role: st.sampled_from(known) for role, known in NAMES.items()})

@@ -1,13 +1,15 @@
 """Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tdro_lightning.data.tables import TextFiles, text_files, without_bars
 from tdro_lightning.data.text_tables import SUFFIXES as TEXT
@@ -96,10 +98,12 @@ def _read_files(files: list[Path]) -> Objects:
     for file in files:
         kind = file.name.removesuffix(".gz").rpartition(".")[2]
         if kind == "parquet":
-            yield from _rows(_load("parquet", str(file), data_files=str(file)), str(file))
+            # Not by `load_dataset`, whose cache knows a file by its size and time.
+            parquet = _opened(str(file), partial(pq.ParquetFile, file))
+            yield from _rows(parquet.iter_batches(ROWS_AT_ONCE), str(file))
         elif kind == "arrow":
             table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
-            yield from _rows(table, str(file))
+            yield from _rows(_stored(table), str(file))
         else:
             yield from text_objects(file)
 
@@ -121,7 +125,7 @@ def _saved(folder: Path) -> Source:
         for file in table.cache_files:
             if Path(file["filename"]).resolve().parent != folder.resolve():
                 raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
-        yield from _rows(table, str(folder))
+        yield from _rows(_stored(table), str(folder))
 
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return Source({str(file): fingerprint(file) for file in files}, read)
@@ -135,7 +139,7 @@ def _hub(path: str, split: str) -> Source:
     found: TextFiles | None = _opened(path, partial(text_files, name, split, **chosen))
     if found is None:
         table = _load(name, path, split=split, **chosen)
-        return Source({path: table._fingerprint}, partial(_rows, table, path))
+        return Source({path: table._fingerprint}, lambda: _rows(_stored(table), path))
 
     def read() -> Objects:
         for file in found.files.values():
@@ -157,11 +161,15 @@ def _opened(place: str, load: Callable[[], T]) -> T:
         raise DataError(f"{place}: cannot be read as a dataset ({reason})") from None
 
 
-def _rows(table: datasets.Dataset, place: str) -> Objects:
-    """The rows as they are stored: nothing is decoded, and no format of the dataset is applied."""
+def _stored(table: datasets.Dataset) -> Iterator[pa.Table]:
+    """The table as it is stored: nothing is decoded, and no format of the dataset is applied."""
+    return iter(table.with_format("arrow").iter(ROWS_AT_ONCE))
+
+
+def _rows(parts: Iterable[pa.Table | pa.RecordBatch], place: str) -> Objects:
     number = 0
     try:
-        for part in table.with_format("arrow").iter(ROWS_AT_ONCE):
+        for part in parts:
             for value in part.to_pylist():
                 number += 1
                 yield f"{place}:{number}", value

@@ -1,4 +1,6 @@
+import os
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -23,6 +25,29 @@ def test_a_file_can_be_read_twice(tmp_path: Path, name: str) -> None:
     for _ in range(2):
         assert list(given.read()) == [(f"{path}:{i}", o) for i, o in enumerate(OBJECTS, start=1)]
     assert given.inputs == {str(path): fingerprint(path)}
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.jsonl", "x.csv", "x"])
+def test_another_content_of_the_same_size_and_time_is_seen(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    found = []
+    for text in ("one", "two"):
+        table = datasets.Dataset.from_list([{"a": text}])
+        if name.endswith(("x", "arrow")):
+            table.save_to_disk(tmp_path / text)
+            shutil.rmtree(path, ignore_errors=True)
+            if name == "x":
+                shutil.copytree(tmp_path / text, path)
+            else:
+                shutil.copy(tmp_path / text / "data-00000-of-00001.arrow", path)
+        elif name == "x.parquet":
+            table.to_parquet(path)
+        else:
+            path.write_text(f"a\n{text}\n" if name == "x.csv" else f'{{"a": "{text}"}}\n')
+        for file in (path, *path.rglob("*")):
+            os.utime(file, ns=(10**18, 10**18))
+        found += [value["a"] for _, value in source(str(path), "train").read()]
+    assert found == ["one", "two"]
 
 
 def test_a_folder_gives_the_files_of_the_split_in_order(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _line(content: bytes, number: int, place: str) -> Line | None:
 
 
 def _passages(value: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
-    """The passages of a checked row; null stands for none."""
+    """The passages of a checked row; null is none of them."""
     passages = value.get(part)
     return [] if passages is None else list(passages)
 

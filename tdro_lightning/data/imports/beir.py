@@ -16,7 +16,7 @@ def beir_files(folder: Path, split: str) -> dict[str, Path]:
     """The corpus, queries and judgements of a folder, each plain or gzipped.
 
     Raises:
-        DataError: one is missing, or there twice; the message says how to get the set.
+        DataError: one is missing, or both plain and gzipped; the message says how to get the set.
     """
     names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": f"qrels/{split}.tsv"}
     try:

@@ -229,6 +229,7 @@ class SourceConfig:
     layout: str = MISSING
     path: str | None = None
     corpus: str | None = None
+    columns: dict[str, str] | None = None
     split: str = MISSING
     name: str | None = None
     language: str = MISSING

@@ -278,6 +278,30 @@ def _check_source(source: SourceConfig) -> list[str]:
         wrong.append(f"source.name={source.name!r} must be letters, digits, `_`, `.` and `-`")
     if source.corpus is not None and source.layout != "tevatron":
         wrong.append(f"source.corpus is for source.layout=tevatron, not {source.layout}")
+    if source.columns is not None:
+        wrong += _check_columns(source.layout, source.columns)
+    return wrong
+
+
+def _check_columns(layout: str, columns: dict[str, str]) -> list[str]:
+    wrong = []
+    if layout != "sentence_transformers":
+        wrong.append(f"source.columns is for source.layout=sentence_transformers, not {layout}")
+    wrong += [
+        f"source.columns.{role}: must be {', '.join(imports.ROLES)}, negative, negative_1, ..."
+        for role in columns
+        if role not in imports.ROLES and not re.fullmatch(r"negative(_\d+)?", role, re.ASCII)
+    ]
+    wrong += [
+        f"source.columns.{role} is not set; it is the column of the {role}"
+        for role in ("query", "positive")
+        if not columns.get(role)
+    ]
+    wrong += [
+        f"source.columns: the column {column!r} has {count} roles, and must have one"
+        for column, count in Counter(columns.values()).items()
+        if count > 1
+    ]
     return wrong
 
 

@@ -39,7 +39,7 @@ FEATURES = datasets.Features(
     }
 )
 # Of what is made of a line: tables in the cache that were made otherwise are not used.
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 _FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
 
 
@@ -165,7 +165,7 @@ def load_domains(
         if rows and name in rows:
             table, content = _part(name, table, content, rows[name])
         prompts = tuple(entry["prompts"])
-        symmetric = bool(entry["symmetric"])
+        symmetric: bool = entry["symmetric"]
         loaded.append(Domain(name, place, prompts, symmetric, table, content, skipped))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded

@@ -80,15 +80,21 @@ def _line(content: bytes, number: int, place: str) -> Line | None:
     except RowError as error:
         error.line = number
         return Line(number, fault=error)
-    given = len(value.get("negative_passages") or ())
-    return Line(number, row, None, _unread(value), given - len(row["negative_passages"]))
+    left_out = len(_passages(value, "negative_passages")) - len(row["negative_passages"])
+    return Line(number, row, None, _unread(value), left_out)
+
+
+def _passages(value: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """The passages of a checked row; null is none of them."""
+    passages = value.get(part)
+    return [] if passages is None else list(passages)
 
 
 def _unread(value: Mapping[str, Any]) -> tuple[str, ...]:
     found = list(value.keys() - ROW_KEYS)
     for part in ("positive_passages", "negative_passages"):
         keys: set[str] = set()
-        for passage in value.get(part) or ():
+        for passage in _passages(value, part):
             if not passage.keys() <= PASSAGE_KEYS:
                 keys |= passage.keys() - PASSAGE_KEYS
         found += [f"{part}[].{key}" for key in keys]

@@ -33,6 +33,6 @@ class Example:
 
 
 def passage_text(passage: Passage) -> str:
-    """Title and text joined by a space where there is a title, the text alone otherwise."""
-    title = passage.get("title", "")
-    return f"{title} {passage['text']}" if title else passage["text"]
+    """Title and text joined by a space where there are both, else the one that is there."""
+    title, text = passage.get("title", ""), passage["text"]
+    return f"{title} {text}" if title and text else title or text

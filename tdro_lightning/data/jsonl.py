@@ -88,6 +88,9 @@ def parsed_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
     try:
         return _object(text, place)
     except RowError as error:
+        if number == 1 and text.lstrip().startswith("["):
+            message = f"{place}: not valid JSON (the file is one list; write one object a line)"
+            raise RowError(message, "not JSON") from None
         if line.endswith(b"\n"):
             raise
         message = f"{error}; the file ends in this line: is it cut off?"

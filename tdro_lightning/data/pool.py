@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row, passage_text
+from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.row_format import check_passage
 from tdro_lightning.data.stored import Stored
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
+from tdro_lightning.retrieval.characters import is_blank
 
 
 class Places:
@@ -109,7 +111,7 @@ def corpus_pool(path: Path, content: str) -> Pool:
     for place, passage in enumerate(StoredPassages(table, np.arange(len(table)))):
         texts[place] = key_hash(normalise(passage_text(passage)))
         docids[place] = key_hash(passage["docid"])
-        whole[place] = bool(passage["text"].strip())
+        whole[place] = not is_blank(passage["text"])
     lines = np.flatnonzero(whole)
     if not len(lines):
         raise DataError(f"{path}: no passage with a text in it")
@@ -181,9 +183,9 @@ def _order(passage: Passage) -> tuple[bool, str, str, str]:
 def _corpus(path: str) -> Iterator[dict[str, Any]]:
     number = 0
     for number, value in read_objects(Path(path)):
-        given = {"docid": value.get("_id"), "title": value.get("title"), "text": value.get("text")}
-        if not given["docid"]:
-            raise DataError(f"{path}:{number}: `_id` must be a text, is {value.get('_id')!r}")
-        yield dict(check_passage(given, f"{path}:{number}", empty=True))
+        place = f"{path}:{number}"
+        docid = identifier(value, "_id", place)
+        given = {"docid": docid, "title": value.get("title"), "text": value.get("text")}
+        yield dict(check_passage(given, place, empty=True))
     if not number:
         raise DataError(f"{path}: no passages in it")

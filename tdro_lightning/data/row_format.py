@@ -7,6 +7,7 @@ from typing import Any
 
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import RowError
+from tdro_lightning.retrieval.characters import is_blank
 
 
 def check_row(value: Mapping[str, Any], place: str) -> Row:
@@ -34,15 +35,18 @@ def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) 
     """Return `value` as a passage without unknown keys.
 
     Args:
-        value: `docid`, `title`, `text` and `score`; only the text must be there.
+        value: `docid`, `title`, `text` and `score`; only the text must be there, and it may be
+            empty beside a title.
         place: file, line and field, for the message.
-        empty: whether the text may be empty.
+        empty: whether the text may be empty without a title too.
 
     Raises:
         RowError: a field is of the wrong type, or the text is missing or empty.
     """
     title = _optional(value, "title", place)
-    text = _text(value, "text", place, empty=empty)
+    text = _text(value, "text", place, empty=empty or not is_blank(title))
+    if title and is_blank(text) and not empty:
+        text = ""
     passage = Passage(docid=_optional(value, "docid", place), title=title, text=text)
     score = value.get("score")
     if score is not None:
@@ -64,7 +68,7 @@ def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = Fal
     if not isinstance(text, str):
         found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
         raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
-    if not empty and not text.strip():
+    if not empty and is_blank(text):
         raise RowError(f"{place}: `{field}` is empty", "empty")
     try:
         text.encode()

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import filelock
@@ -12,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tdro_lightning.data.text_tables import SUFFIXES
+from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, whole_file
 from tdro_lightning.receipts import finished, write_receipt
 
@@ -91,3 +94,49 @@ def _write(parts: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     finally:  # also what a killed process has left
         for orphan in path.parent.glob(f".{path.name}.*.tmp"):
             orphan.unlink()
+
+
+class TextFiles(NamedTuple):
+    """Local files of a dataset's split by their addresses, and what divides their cells if any."""
+
+    files: dict[str, Path]
+    delimiter: str | None
+
+
+def text_files(path: str, split: str | None, **chosen: Any) -> TextFiles | None:
+    """The JSON or `.csv` files of a split, for `text_objects`; None where it has other files.
+
+    Args:
+        path: folder or hub dataset, as `load_dataset` of `datasets` takes it.
+        split: of the dataset; its only one where that is not there or None.
+        chosen: `name` or `data_files`, as in `load_dataset`.
+
+    Raises:
+        DataError: there is no such split, and there are several.
+        OSError, ValueError: as in `load_dataset`.
+    """
+    builder = datasets.load_dataset_builder(path, **chosen)
+    kind = type(builder).__module__.rpartition(".")[2]
+    splits = builder.config.data_files
+    if kind not in ("json", "csv") or getattr(builder.config, "field", None) is not None:
+        return None
+    if split not in splits and len(splits) > 1:
+        raise DataError(f"{path}: there is no split {split!r}; it has {', '.join(splits)}")
+    addresses = list(map(str, splits[split if split in splits else next(iter(splits))]))
+    if not all(address.endswith(SUFFIXES) for address in addresses):
+        return None
+    local = datasets.DownloadManager().download(addresses)
+    delimiter = builder.config.sep if kind == "csv" and builder.config.sep != "," else None
+    return TextFiles(dict(zip(addresses, map(Path, local), strict=True)), delimiter)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the library's progress bars off the terminal."""
+    progress = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if progress:
+            datasets.enable_progress_bars()

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from tdro_lightning.data.beir_files import Judgement, graded
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
+from tdro_lightning.retrieval.characters import is_blank
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,6 @@ class Sets:
         return (load() for load in self.loaders.values())
 
 
-class Judgement(NamedTuple):
-    """The grade of a document for a query, and the file and line that say so."""
-
-    place: str
-    query: str
-    document: str
-    grade: int
-
-
 @dataclass(frozen=True)
 class Questions:
     """Queries by id, and their judged documents or their accepted answers."""
@@ -76,22 +68,23 @@ def checked_questions(questions: Questions, place: str) -> Questions:
     """The questions, once they are found to fit each other.
 
     Raises:
-        DataError: there is no query, judgement or answer, a judgement names an unknown query or
-            contradicts another one, or only some of the judged queries have answers.
+        DataError: there is no query, judgement or answer, a query is empty, a judgement names an
+            unknown query or contradicts another one, or only some of the judged queries have
+            answers.
     """
     if not questions.queries:
         raise DataError(f"{place}: no queries in it")
+    empty = next((query for query, text in questions.queries.items() if is_blank(text)), None)
+    if empty is not None:
+        raise DataError(f"{place}: the text of query {empty!r} is empty")
     if not questions.judgements and not questions.answers:
         raise DataError(f"{place}: no judgements in it")
-    grades: dict[tuple[str, str], int] = {}
-    for line, query, document, grade in questions.judgements:
-        if query not in questions.queries:
-            raise DataError(f"{line}: query {query!r} is not among the queries")
-        if grades.setdefault((query, document), grade) != grade:
+    for judgement in questions.judgements:
+        if judgement.query not in questions.queries:
             raise DataError(
-                f"{line}: query {query!r} and document {document!r} stand twice, with two grades"
+                f"{judgement.place}: query {judgement.query!r} is not among the queries"
             )
-    judged = dict.fromkeys(query for _, query, _, _ in questions.judgements)
+    judged = graded(questions.judgements)
     missing = [query for query in judged if query not in questions.answers]
     if missing and len(missing) < len(judged):
         raise DataError(
@@ -119,9 +112,7 @@ def joined(
     Raises:
         DataError: over 1 % of the relevant documents are not in the corpus.
     """
-    qrels: dict[str, dict[str, int]] = {}
-    for _, query, document, grade in questions.judgements:
-        qrels.setdefault(query, {})[document] = grade
+    qrels = graded(questions.judgements)
     relevants = [j for j in questions.judgements if j.grade > 0]
     known = corpus.ids.among(judgement.document for judgement in relevants)
     lost = [judgement for judgement in relevants if judgement.document not in known]

@@ -53,7 +53,7 @@ class Lexical:
     is built. Larger pools are for an encoder.
     """
 
-    fingerprint = "bm25"
+    fingerprint = "bm25 2"  # of the analysis of texts, too
 
     def prepare(self, pool: Pool, folder: Path) -> "LexicalPool":
         """Index the pool."""

@@ -18,10 +18,13 @@ from tdro_lightning.data.stored import Stored
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 from tdro_lightning.processes import from_first, is_first_process
+from tdro_lightning.retrieval.characters import is_blank
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Of what is refused and stored: tables in the cache that were made otherwise are not used.
+CORPUS_VERSION = 2
 BROKEN_SHARE = 0.01  # published sets have a few empty documents and dangling judgements; not more
 
 logger = logging.getLogger(__name__)
@@ -102,12 +105,14 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
         layout: how they are read from it.
 
     Raises:
-        DataError: an id stands twice, there are no documents, over 1 % of them are empty, or as
+        DataError: an id is a duplicate, there are no documents, over 1 % of them are empty, or as
             `documents` does.
     """
     from tdro_lightning.data.tables import cached_table, text_columns
 
-    content = from_first(f"{layout} {fingerprint(source)}" if is_first_process() else "")
+    content = from_first(
+        f"{layout} {CORPUS_VERSION} {fingerprint(source)}" if is_first_process() else ""
+    )
     arguments = {"documents": documents, "place": str(source)}
     features = text_columns("id", "title", "text")
     table = cached_table(_checked, arguments, features, content).data.table
@@ -118,7 +123,7 @@ def _checked(documents: Callable[[], Iterable[Document]], place: str) -> Iterato
     hashes, empty = array("q"), array("q")
     for number, document in enumerate(documents()):
         hashes.append(hash(document.id))
-        if not document_text(document.title, document.text):
+        if is_blank(document.title) and is_blank(document.text):
             empty.append(number)
         yield {"id": document.id, "title": document.title, "text": document.text}
     if not hashes:
@@ -142,5 +147,5 @@ def _refuse_twins(suspects: Iterable[Document]) -> None:
     seen: set[str] = set()
     for document in suspects:
         if document.id in seen:
-            raise DataError(f"{document.place}: document {document.id!r} stands twice")
+            raise DataError(f"{document.place}: document {document.id!r} is a duplicate")
         seen.add(document.id)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.data.beir_files import Judgement
+from tdro_lightning.data.fields import grade, identifier, new_identifier, string
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import document, new_id, string
-from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.beir import document
+from tdro_lightning.evaluation.benchmark import Questions, checked_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
@@ -28,7 +30,7 @@ def is_hub_copy(folder: Path) -> bool:
 
 
 def hub_corpus(folder: Path) -> Corpus:
-    """Read the table `corpus`: `_id` or `id`, `title` and `text`.
+    """Read the table `corpus`: `_id`, or `id` without it, `title` and `text`.
 
     Raises:
         DataError: a file is missing or damaged, or a row is malformed.
@@ -39,7 +41,7 @@ def hub_corpus(folder: Path) -> Corpus:
 
 def _documents(folder: Path) -> Iterator[Document]:
     for place, row in hub_rows(folder, "corpus"):
-        yield document(_with_text_id(row), "_id", place)
+        yield document(row, _id(row), place)
 
 
 def hub_questions(folder: Path, split: str) -> Questions:
@@ -50,8 +52,7 @@ def hub_questions(folder: Path, split: str) -> Questions:
     """
     queries: dict[str, str] = {}
     for place, row in hub_rows(folder, "queries"):
-        identifier = new_id(_with_text_id(row), "_id", queries, place)
-        queries[identifier] = string(row, "text", place)
+        queries[new_identifier(row, _id(row), queries, place)] = string(row, "text", place)
     table = "default" if "default" in _tables(folder) else "qrels"
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
@@ -71,8 +72,16 @@ def hub_rows(
     """
     import datasets
 
+    from tdro_lightning.data.tables import text_files
+    from tdro_lightning.data.text_tables import text_objects
+
     number = 0
     try:
+        found = text_files(str(folder), split, name=table)
+        if found is not None:
+            for file in found.files.values():
+                yield from text_objects(file, found.delimiter)
+            return
         splits = datasets.load_dataset(str(folder), table, streaming=True)
         chosen = split if split in splits else next(iter(splits))
         if split not in splits and len(splits) > 1:
@@ -106,7 +115,8 @@ def _judgement(row: dict[str, Any], place: str) -> Judgement:
     missing = [name for name in ("query-id", "corpus-id", "score") if row.get(name) is None]
     if missing:
         raise DataError(f"{place}: `{missing[0]}` is missing; the row holds {', '.join(row)}")
-    return Judgement(place, str(row["query-id"]), str(row["corpus-id"]), int(row["score"]))
+    query, document = (identifier(row, name, place) for name in ("query-id", "corpus-id"))
+    return Judgement(place, query, document, grade(row["score"], place))
 
 
 def _tables(folder: Path) -> list[str]:
@@ -116,5 +126,5 @@ def _tables(folder: Path) -> list[str]:
     return names
 
 
-def _with_text_id(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"_id": str(row.get("_id", row.get("id", "")))}
+def _id(row: dict[str, Any]) -> str:
+    return "_id" if "_id" in row else "id"

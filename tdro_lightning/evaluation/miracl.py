@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tdro_lightning.data.beir_files import judgement
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import document, whole_number
-from tdro_lightning.evaluation.benchmark import Judgement, Questions, checked_questions
+from tdro_lightning.evaluation.beir import document
+from tdro_lightning.evaluation.benchmark import Questions, checked_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
+from tdro_lightning.retrieval.characters import is_blank
 
 _SHARD = re.compile(r"docs-(\d+)\.jsonl\.gz")
 
@@ -35,7 +37,7 @@ def miracl_corpus(folder: Path) -> Corpus:
     """Read the passages of a language.
 
     Raises:
-        DataError: a shard is missing, damaged or malformed, or a docid stands twice.
+        DataError: a shard is missing, damaged or malformed, or a docid is a duplicate.
     """
     shards = miracl_shards(folder)
     return stored_corpus(lambda: _documents(shards), folder, "miracl")
@@ -58,12 +60,12 @@ def miracl_questions(folder: Path, language: str, split: str) -> Questions:
     queries: dict[str, str] = {}
     for place, (query, text) in _cells(topics, 2):
         if query in queries:
-            raise DataError(f"{place}: query {query!r} stands twice")
-        if not text.strip():
+            raise DataError(f"{place}: query {query!r} is a duplicate")
+        if is_blank(text):
             raise DataError(f"{place}: query {query!r} has no text")
         queries[query] = text
     judgements = [
-        Judgement(place, query, document, whole_number(grade, place))
+        judgement(place, query, document, grade)
         for place, (query, _, document, grade) in _cells(qrels, 4)
     ]
     return checked_questions(Questions(queries, judgements, {}), str(folder))

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.data.fields import listed, new_identifier, string
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import string
 from tdro_lightning.evaluation.benchmark import Questions, checked_questions
 from tdro_lightning.evaluation.hub_copy import hub_rows
+from tdro_lightning.retrieval.characters import is_blank
 
 FILE = "mkqa.jsonl.gz"
 # In the order of the numbers that stand for them in the hub's tables.
@@ -34,9 +35,7 @@ def mkqa_questions(folder: Path, language: str) -> Questions:
     queries: dict[str, str] = {}
     answers: dict[str, tuple[str, ...]] = {}
     for place, row in _rows(folder):
-        identifier = str(row.get("example_id"))
-        if identifier in queries:
-            raise DataError(f"{place}: `example_id` {identifier} stands twice")
+        identifier = new_identifier(row, "example_id", queries, place)
         wordings = row.get("queries")
         if not isinstance(wordings, dict) or language not in wordings:
             known = ", ".join(wordings) if isinstance(wordings, dict) else "nothing"
@@ -65,10 +64,13 @@ def _accepted(row: dict[str, Any], place: str) -> tuple[str, ...]:
     accepted: dict[str, None] = {}
     for answer in answers["en"]:
         kind = answer.get("type")
-        kind = TYPES[kind] if isinstance(kind, int) and 0 <= kind < len(TYPES) else kind
+        kind = TYPES[kind] if type(kind) is int and 0 <= kind < len(TYPES) else kind
         if kind not in TYPES:
             raise DataError(f"{place}: `type` {kind!r} must be one of {', '.join(TYPES)}")
         if kind not in LEFT_OUT:
-            texts = (answer.get("text"), *(answer.get("aliases") or ()))
-            accepted |= dict.fromkeys(text for text in texts if text and text.strip())
+            aliases = listed(answer, "aliases", place)
+            texts = [text for text in (answer.get("text"), *aliases) if text is not None]
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(f"{place}: answers must be strings, are {texts!r}"[:300])
+            accepted |= dict.fromkeys(text for text in texts if not is_blank(text))
     return tuple(accepted)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation.beir import beir_corpus, beir_questions, either
+from tdro_lightning.data.beir_files import either
+from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import Questions, RetrievalSet, Sets, joined
 from tdro_lightning.evaluation.corpus import Corpus
 from tdro_lightning.evaluation.hub_copy import (
@@ -148,6 +149,19 @@ def _corpus(one: PublishedSet) -> Corpus:
 
 
 def _questions(one: PublishedSet) -> Questions:
+    """The questions of a set, at least one of which has something to be found."""
+    questions = _read_questions(one)
+    grades = [judgement.grade for judgement in questions.judgements]
+    if grades and max(grades) < one.relevant:
+        raise DataError(
+            f"evaluation set {one.name!r}: none of its {len(grades)} judgements has a grade of "
+            f"{one.relevant} or more, so every score would be 0; leave the set out, or correct its "
+            f"judgements of the split {one.split!r} in {one.questions.name}"
+        )
+    return questions
+
+
+def _read_questions(one: PublishedSet) -> Questions:
     with mended_by_download(one.questions):
         folder = files(one.questions)
         if one.layout == "miracl":

@@ -13,7 +13,7 @@ import Stemmer
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.retrieval.characters import UNSPACED, WORD
+from tdro_lightning.retrieval.characters import IGNORABLE, UNSPACED, WORD
 
 K1 = 0.9
 B = 0.4
@@ -27,6 +27,9 @@ _STOP_WORDS = """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _TOKEN = re.compile(rf"([{UNSPACED}]+)|{WORD}")
+_IGNORABLE = re.compile(f"[{IGNORABLE}]")
+# Thai, Lao, Myanmar and Khmer have no spaces: a zero-width one divides their words.
+_DIVIDING = re.compile(r"(?<=[\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b")
 _STEMMER = Stemmer.Stemmer("english")
 
 logger = logging.getLogger(__name__)
@@ -39,8 +42,11 @@ def analyse(text: str) -> list[str]:
     """Split text into the terms that BM25 counts, in the order of the text.
 
     NFKC and lower case; words without English stop words, Snowball-stemmed; runs of Chinese,
-    Japanese, Korean or Thai characters as overlapping character bigrams.
+    Japanese, Korean or Thai characters as overlapping character bigrams. Characters of no width,
+    like a soft hyphen, are left out and divide no word.
     """
+    if not text.isascii():
+        text = _IGNORABLE.sub("", _DIVIDING.sub(" ", text))
     terms: list[str] = []
     for match in _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower()):
         token = match[0]

@@ -1,5 +1,6 @@
-"""Pieces of regular expressions for splitting text of any script into words."""
+"""Pieces of regular expressions for text of any script: words, and what cannot be seen."""
 
+import re
 import unicodedata
 
 # Scripts written without spaces between words, and Hangul, whose words carry particles. Bopomofo
@@ -23,3 +24,18 @@ _LETTERS = rf"[^\W_{UNSPACED}]"
 # One word: Python's `\w` stops at combining marks, which would cut Hindi, Khmer or Arabic apart.
 WORD = rf"{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*"
 INVISIBLE = r"\s\x00-\x1f\x7f" + _category_class(("Cc", "Cf"))
+# Characters of no width, which end no word: soft hyphen, joiners, marks of direction, variation
+# selectors, fillers of Hangul (Unicode's Default_Ignorable_Code_Point).
+IGNORABLE = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_BLANKS = r"\u2800\U0001d159"  # of width, and empty: Braille and musical notation
+
+_VISIBLE = re.compile(rf"[^{INVISIBLE}{IGNORABLE}{_BLANKS}]")
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: spaces, controls and invisible characters only."""
+    return _VISIBLE.search(text) is None

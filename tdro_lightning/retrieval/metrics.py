@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import ir_measures
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.retrieval import GREATEST_GRADE
 from tdro_lightning.retrieval.characters import INVISIBLE, UNSPACED, WORD
 
 MAIN_METRICS = ("ndcg@10", "accuracy@10")  # a set is summed up by the first one that it has
@@ -29,7 +30,7 @@ def score(
 
     Args:
         run: score of each found document, per query.
-        qrels: grade of each judged document, per query.
+        qrels: grade of each judged document, per query; a negative one is not relevant.
         relevant: lowest grade that counts as relevant in recall and reciprocal rank.
         depth: documents ranked for each query; from 1000 on, recall@1000 is returned too.
 
@@ -37,30 +38,49 @@ def score(
         Metric values (fractions) of each judged query.
 
     Raises:
-        DataError: a score is NaN.
+        DataError: a score is NaN, or a grade is no whole number or above 100.
     """
-    ranks: dict[str, dict[str, float]] = {}
-    for query in qrels:
-        found = run.get(query, {})
-        for document, value in found.items():
-            if math.isnan(value):
-                raise DataError(f"query {query!r}: the score of document {document!r} is NaN")
-        # The measures' own providers break ties by document id, and not all the same way.
-        order = sorted(found, key=found.__getitem__, reverse=True)
-        ranks[query] = {document: float(-rank) for rank, document in enumerate(order)}
+    level = min(relevant, GREATEST_GRADE + 1)
     measures = {
         "ndcg@10": ir_measures.nDCG @ 10,
-        "recall@100": ir_measures.R(rel=relevant) @ 100,
-        "mrr@10": ir_measures.RR(rel=relevant) @ 10,
+        "recall@100": ir_measures.R(rel=level) @ 100,
+        "mrr@10": ir_measures.RR(rel=level) @ 10,
     }
     if depth >= 1000:
-        measures["recall@1000"] = ir_measures.R(rel=relevant) @ 1000
+        measures["recall@1000"] = ir_measures.R(rel=level) @ 1000
     values = {query: dict.fromkeys(measures, 0.0) for query in qrels}
     names = {measure: name for name, measure in measures.items()}
-    grades = {query: dict(judged) for query, judged in qrels.items()}
+    grades: dict[str, dict[str, int]] = {}
+    ranks: dict[str, dict[str, float]] = {}
+    # The library below ends the process at negative and huge grades, and at ids that are no valid
+    # text or hold a NUL: it gets checked grades, and numbers for ids.
+    for number, (query, judged) in enumerate(qrels.items()):
+        # The measures' own providers break ties by document id, and not all the same way.
+        order = _ranked(query, run.get(query, {}))
+        ids = {document: str(place) for place, document in enumerate((*order, *judged))}
+        ranks[str(number)] = {ids[document]: float(-rank) for rank, document in enumerate(order)}
+        grades[str(number)] = {ids[d]: _checked(query, d, grade) for d, grade in judged.items()}
+    queries = list(qrels)
     for metric in ir_measures.iter_calc(list(names), grades, ranks):
-        values[metric.query_id][names[metric.measure]] = float(metric.value)
+        values[queries[int(metric.query_id)]][names[metric.measure]] = float(metric.value)
     return values
+
+
+def _ranked(query: str, found: Mapping[str, float]) -> list[str]:
+    for document, value in found.items():
+        if math.isnan(value):
+            raise DataError(f"query {query!r}: the score of document {document!r} is NaN")
+    return sorted(found, key=found.__getitem__, reverse=True)
+
+
+def _checked(query: str, document: str, grade: int) -> int:
+    """The grade, 0 for a negative one."""
+    if not isinstance(grade, int) or isinstance(grade, bool) or grade > GREATEST_GRADE:
+        raise DataError(
+            f"query {query!r}: the grade of document {document!r} must be a whole number up to "
+            f"{GREATEST_GRADE}, is {grade!r}"
+        )
+    return max(grade, 0)
 
 
 def answer_accuracy(

@@ -1,4 +1,4 @@
-"""Stage `harvest`: the demo's data from the user's own Python."""
+"""Stage `harvest`: the demo's data from the user's standard library."""
 
 from pathlib import Path
 

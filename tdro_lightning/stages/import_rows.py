@@ -7,17 +7,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tdro_lightning import __version__
 from tdro_lightning.data.domains import chosen_domains
 from tdro_lightning.data.imports import layouts
 from tdro_lightning.data.imports.beir import beir, beir_files
 from tdro_lightning.data.imports.layouts import Fields
 from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
+from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
 from tdro_lightning.files import fingerprint, read_json, write_json, write_text
 from tdro_lightning.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import domains_root
+
+FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
 
 
 def run(config: Config) -> None:
@@ -27,7 +29,7 @@ def run(config: Config) -> None:
     output = Path(config.run_dir)
     domains = {}
     for name, (given, entry) in _wanted(config, config.source).items():
-        counts = _imported(name, given, output)
+        counts = imported(name, given, output)
         domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
     option = config.source.name or "imported"
     path = output / "conf" / "domains" / f"{option}.yaml"
@@ -59,17 +61,22 @@ def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceCon
     return found
 
 
-def _imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
-    """Counts of a domain that is imported now, or was before from the same files."""
+def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
+    """Counts of a domain that is imported now, or was before from the same files.
+
+    Raises:
+        DataError: as `import_rows`, or the source cannot be read.
+    """
     rows, dropped = output / "train" / f"{name}.jsonl.gz", output / "dropped" / f"{name}.jsonl.gz"
     inputs, given = _read(settings)
     provenance = {
         "domain": name,
         "layout": settings.layout,
         "source": settings.path,
+        "columns": settings.columns,
         "split": settings.split,
         "inputs": inputs,
-        "version": __version__,
+        "format": FORMAT,
     }
     record = output / "train" / f"{name}.json"
     if record.is_file() and rows.is_file():
@@ -95,9 +102,7 @@ def _read(settings: SourceConfig) -> tuple[dict[str, str], Iterator[tuple[str, F
         corpus = source(settings.corpus, "train") if settings.corpus else None
         inputs = given.inputs | (corpus.inputs if corpus else {})
         return inputs, layouts.tevatron(corpus, given.read)
-    parse = {
-        "tdro": layouts.tdro,
-        "sentence_transformers": layouts.sentence_transformers,
-        "flag_embedding": layouts.flag_embedding,
-    }[settings.layout]
+    if settings.layout == "sentence_transformers":
+        return given.inputs, sentence_transformers(given.read(), settings.columns)
+    parse = {"tdro": layouts.tdro, "flag_embedding": layouts.flag_embedding}[settings.layout]
     return given.inputs, parse(given.read())

@@ -1,12 +1,10 @@
 """Which files and folders a stage reads, for lineage and for skipping what is finished."""
 
-import hashlib
-import sys
-from importlib.metadata import distributions
 from pathlib import Path
 
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.jsonl import domain_files
+from tdro_lightning.data.python_docs.sources import identity, standard_library
 from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
@@ -26,7 +24,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
             changed since.
     """
     if config.stage == "harvest":
-        return {"environment": {"path": sys.prefix, "sha256": _environment()}}
+        return {"standard library": _environment()}
     paths = {
         "import": _imported,
         "mine": _mined,
@@ -173,6 +171,6 @@ def _exported(config: Config) -> dict[str, str]:
     return paths
 
 
-def _environment() -> str:
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
-    return hashlib.sha256("\n".join([sys.version, *installed]).encode()).hexdigest()
+def _environment() -> dict[str, str | None]:
+    library = standard_library()
+    return {"path": str(library), "sha256": identity(library)}

@@ -88,7 +88,7 @@ def known(config: Config) -> Known:
         notes.append(f"{missing}: rows as catalogued, texts as long as the limits allow")
     sizes: dict[str, int | None] = {d.name: len(d) for d in domains}
     if not domains:
-        sizes = {n: (given.rows or {}).get(n) or given.catalogue[n].size for n in names}
+        sizes = {n: (given.rows or {}).get(n, given.catalogue[n].size) for n in names}
     folder = model_files(config.model.path, "tokenizer.json")
     if folder is None:
         how = f"{CHARACTERS_A_TOKEN} characters are counted as one" if domains else "not used yet"

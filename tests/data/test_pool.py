@@ -60,8 +60,13 @@ def test_a_large_corpus_is_read_in_batches(tmp_path: Path) -> None:
     [
         ([], "no passages in it"),
         ([{"_id": "a", "text": ""}], "no passage with a text in it"),
-        ([LINES[0], {"text": "x"}], r"corpus\.jsonl:2: `_id` must be a text, is None"),
-        ([{"_id": 7, "text": "x"}], r":1: `docid` must be a string"),
+        (
+            [LINES[0], {"text": "x"}],
+            r"corpus\.jsonl:2: `_id` must be a string or a whole number, is None",
+        ),
+        ([{"_id": 7.5, "text": "x"}], r":1: `_id` must be a string"),
+        ([{"_id": "", "text": "x"}], r":1: `_id` is empty"),
+        ([{"_id": "a", "text": "\u3164"}], "no passage with a text in it"),
         ([{"_id": "a", "title": "x"}], r":1: `text` must be a string, is"),
         ([{"_id": "a", "title": 3, "text": "x"}], r":1: `title` must be a string"),
     ],

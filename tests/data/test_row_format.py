@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.corpus import document_text
 from tests.data.test_jsonl import GOOD, POSITIVE, ROW, changed, written
 
 
@@ -62,7 +64,7 @@ def with_passage(**fields: Any) -> dict[str, Any]:
             with_passage(text=None),
             "in `positive_passages[1]`: `text` must be a string, is NoneType None",
         ),
-        (with_passage(text="\n "), "in `positive_passages[1]`: `text` is empty"),
+        (with_passage(title="\u2060", text="\n "), "in `positive_passages[1]`: `text` is empty"),
         (with_passage(text=12), "in `positive_passages[1]`: `text` must be a string, is int 12"),
         (with_passage(title=3), "in `positive_passages[1]`: `title` must be a string, is int 3"),
         (with_passage(docid=9), "in `positive_passages[1]`: `docid` must be a string, is int 9"),
@@ -100,6 +102,14 @@ def test_bad_scores(tmp_path: Path, score: str) -> None:
     message = r"scores\.jsonl:2: in `positive_passages\[1\]`: `score` must be a finite number, is "
     with pytest.raises(DataError, match=message):
         list(read_rows(path))
+
+
+def test_a_title_may_be_all_that_a_passage_has() -> None:
+    row = {"query_id": "q", "query": "x", "positive_passages": [{"title": "Faust", "text": " "}]}
+    (passage,) = check_row(row, "here")["positive_passages"]
+    assert passage == {"docid": "", "title": "Faust", "text": ""}
+    assert passage_text(passage) == "Faust"
+    assert document_text("Faust", " ") == "Faust"  # as in an evaluation set
 
 
 def test_what_may_be_left_out() -> None:

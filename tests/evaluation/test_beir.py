@@ -72,19 +72,19 @@ def test_sets_without_answers(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"documents": []}, r"corpus\.jsonl: no documents in it"),
-        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: document 'd1' stands twice"),
+        ({"documents": DOCUMENTS * 2}, r"corpus\.jsonl:5: document 'd1' is a duplicate"),
         (
             {"documents": [{"_id": "d1", "title": " ", "text": ""}]},
             r"corpus\.jsonl: document 'd1' has neither title nor text",
         ),
-        ({"documents": [{"_id": 7, "text": "x"}]}, r"corpus\.jsonl:1: `_id` must be a string"),
+        ({"documents": [{"_id": 7.5, "text": "x"}]}, r"corpus\.jsonl:1: `_id` must be a string"),
         ({"documents": [{"_id": "d1"}]}, r"corpus\.jsonl:1: `text` must be a string, is None"),
         (
             {"documents": [{"_id": "d1", "text": "\ud800"}]},
             r"corpus\.jsonl:1: `text` holds a lone surrogate",
         ),
         ({"queries": []}, r"queries\.jsonl: no queries in it"),
-        ({"queries": [*QUERIES, QUERIES[0]]}, r"queries\.jsonl:4: `_id` 'q2' stands twice"),
+        ({"queries": [*QUERIES, QUERIES[0]]}, r"queries\.jsonl:4: `_id` 'q2' is a duplicate"),
         ({"queries": [{"_id": "", "text": "x"}]}, r"queries\.jsonl:1: `_id` is empty"),
         ({"queries": [{"_id": "q1", "text": " "}]}, r"queries\.jsonl:1: `text` of query 'q1'"),
         (
@@ -109,7 +109,10 @@ def test_sets_without_answers(tmp_path: Path) -> None:
         ({"qrels": QRELS + "q1 d3 1\n"}, r"test\.tsv:5: expected 3 columns divided by tabs"),
         ({"qrels": QRELS + "q9\td1\t1\n"}, r"test\.tsv:5: query 'q9' is not among the queries"),
         ({"qrels": QRELS + "q1\td9\t1\n"}, r"test\.tsv:5: document 'd9' is not in the corpus"),
-        ({"qrels": QRELS + "q1\td1\t1\n"}, r"test\.tsv:5: .* stand twice, with two grades"),
+        (
+            {"qrels": QRELS + "q1\td1\t1\n"},
+            r"test\.tsv:5: query 'q1' and document 'd1' .* with grade 2 and not 1",
+        ),
         ({"qrels": QRELS + "q1\td3\t0.5\n"}, r"test\.tsv:5: the score must be a whole number"),
     ],
 )

@@ -71,7 +71,7 @@ def test_equal_ids_are_found_and_nothing_is_kept(tmp_path: Path) -> None:
     rows[31] = rows[31]._replace(id="d7")
     rows[22] = rows[22]._replace(id="d20")
     for _ in range(2):
-        with pytest.raises(DataError, match="file:23: document 'd20' stands twice"):
+        with pytest.raises(DataError, match="file:23: document 'd20' is a duplicate"):
             corpus(rows, tmp_path / "twins")
     with pytest.raises(DataError, match="empty: no documents in it"):
         corpus([], tmp_path / "empty")

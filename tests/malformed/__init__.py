@@ -13,6 +13,8 @@ from pathlib import Path
 GROUPS = {
     "rows": "Rows",
     "files": "Files of rows",
+    "imports": "Rows of other layouts",
+    "imports_by_id": "Rows of other layouts that name documents by id",
     "weights": "Weights files",
     "configs": "Configurations",
     "models": "Model folders",

@@ -74,7 +74,7 @@ CASES = [
         "one JSON list for a file",
         lambda f: loaded(f, b"[" + ROWS.replace(b"}\n{", b"},\n{") + b"]"),
         3,
-        "nq.jsonl:1: not valid JSON (...)",
+        "nq.jsonl:1: not valid JSON (the file is one list; write one object a line)",
     ),
     Case(
         "a run's input is missing", lambda f: fingerprint(f / "x"), 3, "x: no such file or folder"

@@ -86,6 +86,18 @@ _FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     ("query is an object", row(query={"text": "a"}), f"`query` {STRING} dict ..."),
     ("query is a list", row(query=["a"]), f"`query` {STRING} list ['a']"),
     ("query is empty", row(query=""), "`query` is empty"),
+    *(
+        (f"query is {what} only", row(query=text), "`query` is empty")
+        for what, text in {
+            "zero-width spaces": "\u200b\u200b",
+            "a byte-order mark": "\ufeff",
+            "a Hangul filler": "\u3164",
+            "a Braille blank": "\u2800",
+            "soft hyphens": "\u00ad\u00ad",
+            "controls": "\x00\x07\x9f",
+            "marks of direction": "\u200f\u202e\u2069",
+        }.items()
+    ),
     ("query is white space", row(query=" \t\u3000"), "`query` is empty"),
     ("query_id is a number", row(query_id=12), f"`query_id` {STRING} int 12"),
     ("a lone surrogate in the query", row(query="a\ud800"), f"`query` {SURROGATE}"),
@@ -95,6 +107,11 @@ _FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     ("a positive is a string", row(**{POSITIVES: ["Faust"]}), f"`{POSITIVES}[0]` {OBJECT} str"),
     ("a positive is null", row(**{POSITIVES: [PASSAGE, None]}), f"`{POSITIVES}[1]` {OBJECT} ..."),
     ("a positive is empty", passage(POSITIVES, text=" "), f"in `{POSITIVES}[1]`: `text` is empty"),
+    (
+        "a positive's title cannot be seen, and its text is empty",
+        passage(POSITIVES, title="\u200b", text=""),
+        f"in `{POSITIVES}[1]`: `text` is empty",
+    ),
     (
         "a positive's text is a number",
         passage(POSITIVES, text=3),

@@ -28,6 +28,14 @@ DOCUMENTS = [
         ("ก่อน", ["ก่", "่อ", "อน"]),
         ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
         ("... !", []),
+        ("co\u00adoperation co\u200boperation co\u2060operation", ["cooper"] * 3),
+        ("\ufeffcat\u200e s\u200cun \U000e0041moon", ["cat", "sun", "moon"]),
+        ("caf\u200de\u0301 star\ufe0f", ["café", "star"]),
+        ("क\u094d\u200dष", ["क\u094dष"]),
+        ("諷\u200b刺", ["諷刺"]),
+        # Khmer divides its words so, and Thai and Lao may.
+        ("ភាសា\u200bខ្មែរ", ["ភាសា", "ខ្មែរ"]),
+        ("ก่อน\u200bไป", ["ก่", "่อ", "อน", "ไป"]),
         ("", []),
     ],
 )

@@ -1,8 +1,11 @@
 import math
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.retrieval.metrics import answer_accuracy, average, score
@@ -95,6 +98,34 @@ def test_lowest_relevant_grade_and_depth(relevant: int) -> None:
             },
             abs=1e-9,
         )
+
+
+@pytest.mark.parametrize("grade", [101, 2_000_000_000, 10**19, 0.5, 1.0, "1", True, None])
+def test_grades_that_could_end_the_process_are_refused(grade: Any) -> None:
+    with pytest.raises(DataError, match="query 'q': the grade of document 'a' must be a whole num"):
+        score({"q": {"a": 1.0}}, {"q": {"b": 1, "a": grade}})
+
+
+names = st.text(st.characters(), max_size=3)  # surrogates and NUL too
+runs = st.dictionaries(names, st.dictionaries(names, st.floats(-1, 1), max_size=4), max_size=3)
+judgements = st.dictionaries(
+    names, st.dictionaries(names, st.integers(-(2**70), 100), min_size=1, max_size=4), max_size=3
+)
+
+
+@given(runs, judgements, st.integers(1, 2**40))
+@settings(deadline=None)
+def test_any_ids_and_grades_are_scored(
+    run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], relevant: int
+) -> None:
+    values = score(run, qrels, relevant=relevant)
+    assert list(values) == list(qrels)
+    for query, grades in qrels.items():
+        order = sorted(run.get(query, {}), key=run.get(query, {}).__getitem__, reverse=True)
+        assert values[query]["ndcg@10"] == pytest.approx(ndcg_by_hand(order, grades), abs=1e-9)
+        wanted = {document for document, grade in grades.items() if grade >= relevant}
+        recall = len(wanted & set(order)) / len(wanted) if wanted else 0.0
+        assert values[query]["recall@100"] == pytest.approx(recall)
 
 
 def test_nan_is_refused() -> None:

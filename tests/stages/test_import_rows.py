@@ -166,6 +166,28 @@ def test_it_can_be_trained_on_with_what_is_printed(
     assert usage["faq"]["rows"] == 12
 
 
+def test_given_columns_are_read_and_recorded(command, tmp_path: Path) -> None:
+    made = [{"id": i, "body": f"text {i}", "title": f"query {i}", "votes": 3} for i in range(3)]
+    write_rows(tmp_path / "data/train.jsonl", made)
+    layout = "source.layout=sentence_transformers"
+    ended = command(layout)
+    assert ended.code == 3
+    assert "data/train.jsonl:1: columns ['body', 'id', 'title', 'votes'] are not und" in ended.err
+    columns = "source.columns={query_id: id, query: title, positive: body}"
+    ended = command(layout, columns)
+    assert ended.code == 0, ended.err
+    found = [row for _, row in read_rows(tmp_path / "run/train/faq.jsonl.gz")]
+    assert [(row["query_id"], row["query"]) for row in found] == [
+        ("0", "query 0"), ("1", "query 1"), ("2", "query 2")
+    ]  # fmt: skip
+    record = json.loads((tmp_path / "run/train/faq.json").read_text())
+    assert record["columns"] == {"query_id": "id", "query": "title", "positive": "body"}
+    assert record["counts"]["ignored_fields"] == {"votes": 3}
+    assert "source unchanged" in command(layout, columns).out
+    other = command(layout, "source.columns={query: title, positive: body}")
+    assert "faq: 3 of 3 rows" in other.out
+
+
 def test_changed_data_is_imported_again(command, tmp_path: Path) -> None:
     overrides = write_tevatron(tmp_path / "data")
     assert command(*overrides).code == 0
@@ -201,8 +223,24 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no name": (["source.layout=beir", "source.name=null"], "source.name is not set; stage=import"),
     "prompts": (["source.layout=beir", "source.prompts=[]"], "source.prompts is not set; stage"),
     "corpus": (["source.layout=beir", "source.corpus=x"], "source.corpus is for source.layout=tev"),
+    "columns": (
+        ["source.layout=beir", "source.columns={query: a}"],
+        "source.columns is for source",
+    ),
+    "role": (
+        ["source.layout=sentence_transformers", "source.columns={query: a, positive: b, label: c}"],
+        "source.columns.label: must be query_id, query, positive, negative, negative_1, ...",
+    ),
+    "no positive": (
+        ["source.layout=sentence_transformers", "source.columns={query: a}"],
+        "source.columns.positive is not set; it is the column of the positive",
+    ),
+    "two roles": (
+        ["source.layout=sentence_transformers", "source.columns={query: a, positive: a}"],
+        "source.columns: the column 'a' has 2 roles, and must have one",
+    ),
     "path": (["source.layout=tevatron", "source.path=gone.jsonl"], "gone.jsonl: no such file or"),
-    "beir": (["source.layout=beir"], "data/corpus.jsonl: no such file, nor corpus.jsonl.gz; get"),
+    "beir": (["source.layout=beir"], "data/corpus.jsonl: no such file, nor corpus.jsonl.gz; the"),
     "other": (["source.layout=flag_embedding"], "`pos` is missing; the fields are"),
 }
 

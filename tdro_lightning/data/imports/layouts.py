@@ -1,12 +1,12 @@
 """From an object of another project's layout to the fields of a row, not checked yet."""
 
+import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from tdro_lightning.data.fields import identifier, listed
 from tdro_lightning.data.imports.objects import Objects, Source
 from tdro_lightning.errors import DataError
-
-LABELS = ("label", "labels", "score", "scores")
 
 Fields = dict[str, Any]
 
@@ -17,43 +17,28 @@ def tdro(objects: Objects) -> Iterator[tuple[str, Fields]]:
         yield place, _picked(value, place, "query_id", "query", "positive_passages")
 
 
-def sentence_transformers(objects: Objects) -> Iterator[tuple[str, Fields]]:
-    """Pairs, triplets and n-tuples of Sentence Transformers: one column a text.
-
-    Columns `anchor`, `positive` and `negative`, `negative_1`, ... are found by name, others by
-    their order, as Sentence Transformers does: query, positive, negatives, which may be null.
-    """
-    columns: list[str] = []
-    for number, (place, value) in enumerate(objects, start=1):
-        columns = columns or _columns(list(value), place)
-        if set(value) != set(columns):
-            raise DataError(f"{place}: columns are {list(value)}, before they were {columns}")
-        query, positive, *negatives = (value[column] for column in columns)
-        for column, text in zip(columns, (query, positive, *negatives), strict=True):
-            if text is not None and not isinstance(text, str):
-                raise DataError(f"{place}: `{column}` must be a string, is {type(text).__name__}")
-        yield (
-            place,
-            {
-                "query_id": str(number),
-                "query": query,
-                "positive_passages": [{"text": positive}],
-                "negative_passages": [{"text": text} for text in negatives if text is not None],
-            },
-        )
-
-
 def flag_embedding(objects: Objects) -> Iterator[tuple[str, Fields]]:
-    """FlagEmbedding's `query`, `pos`, `neg`, with `pos_scores`, `neg_scores` and ids if there."""
+    """FlagEmbedding's `query`, `pos`, `neg`, with `pos_scores`, `neg_scores` and ids if there.
+
+    Rows have an id each, or are numbered: a number could be the id of another row.
+    """
+    numbered = None
     for number, (place, value) in enumerate(objects, start=1):
         fields = _picked(value, place, "query", "pos")
+        has_id = fields.pop("query_id", None) is not None
+        numbered = not has_id if numbered is None else numbered
+        if numbered is has_id:
+            raise DataError(
+                f"{place}: `query_id` is {'there' if has_id else 'missing or null'}, unlike in the "
+                "rows before; give an id to every row, or to none"
+            )
         yield (
             place,
             {
-                **{k: v for k, v in fields.items() if k not in ("pos", "neg", "query_id")},
-                "query_id": str(value.get("query_id") or number),
-                "positive_passages": _listed(fields, "pos", place),
-                "negative_passages": _listed(fields, "neg", place),
+                **{k: v for k, v in fields.items() if k not in ("pos", "neg")},
+                "query_id": identifier(value, "query_id", place) if has_id else str(number),
+                "positive_passages": _passages(fields, "pos", place),
+                "negative_passages": _passages(fields, "neg", place),
             },
         )
 
@@ -83,36 +68,43 @@ def tevatron(corpus: Source | None, objects: Callable[[], Objects]) -> Iterator[
 
 
 def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[tuple[str, Fields]]:
-    ids = ("positive_document_ids", "negative_document_ids")
-    wanted = {str(id_) for _, value in objects() for key in ids for id_ in value.get(key) or ()}
-    documents: dict[str, dict[str, Any]] = {}
+    parts = {f"{kind}_document_ids": f"{kind}_passages" for kind in ("positive", "negative")}
+    wanted = {
+        one
+        for place, value in objects()
+        for key in parts
+        for one in _document_ids(value, key, place)
+    }
+    documents: dict[str, Fields] = {}
     for place, value in corpus.read():
-        if str(value.get("docid")) in wanted:
-            documents[str(value["docid"])] = _picked(value, place, "docid", "text")
+        docid = identifier(_picked(value, place, "docid", "text"), "docid", place)
+        if docid in documents:
+            raise DataError(f"{place}: document {docid!r} is a duplicate")
+        if docid in wanted:
+            documents[docid] = {**value, "docid": docid}
     for place, value in objects():
-        fields = _picked(value, place, "query_id", "query_text", ids[0])
+        fields = _picked(value, place, "query_id", "query_text", "positive_document_ids")
+        query = fields.pop("query_text")
+        ids = {part: _document_ids(fields, key, place) for key, part in parts.items()}
+        for key in parts:
+            fields.pop(key, None)
         missing = {"text": None}
-        yield (
-            place,
-            {
-                "query_id": str(fields["query_id"]),
-                "query": fields["query_text"],
-                **{
-                    f"{key.split('_')[0]}_passages": [
-                        {**documents.get(str(id_), missing), "docid": str(id_)}
-                        for id_ in fields.get(key) or ()
-                    ]
-                    for key in ids
-                },
-                **{k: v for k, v in fields.items() if k not in ("query_text", *ids)},
-            },
-        )
+        found = {
+            part: [documents.get(docid, missing | {"docid": docid}) for docid in given]
+            for part, given in ids.items()
+        }
+        yield place, {"query_id": value["query_id"], "query": query, **found, **fields}
+
+
+def _document_ids(value: Mapping[str, Any], key: str, place: str) -> list[str]:
+    ids = listed(value, key, place)
+    return [identifier({f"{key}[{i}]": one}, f"{key}[{i}]", place) for i, one in enumerate(ids)]
 
 
 def _renamed(objects: Objects) -> Objects:
     names = {"positives": "pos", "negatives": "neg"}
     for place, value in objects:
-        if not isinstance(value.get("query"), str):
+        if isinstance(value.get("query"), list):
             raise DataError(f"{place}: `query` holds token ids, not text; they are not imported")
         yield place, {names.get(key, key): field for key, field in value.items()}
 
@@ -127,22 +119,14 @@ def _picked(value: Mapping[str, Any], place: str, *required: str) -> Fields:
     return dict(value)
 
 
-def _columns(given: list[str], place: str) -> list[str]:
-    labels = [column for column in given if column in LABELS]
-    if labels or len(given) < 2:
-        raise DataError(
-            f"{place}: columns {given} are no query, positive and negatives; labelled pairs "
-            f"({', '.join(LABELS)}) are not imported"
-        )
-    if "anchor" in given and "positive" in given:
-        return ["anchor", "positive", *(c for c in given if c not in ("anchor", "positive"))]
-    return given
-
-
-def _listed(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
-    texts = fields.get(key) or []
+def _passages(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
+    """The texts in a field, one or a list of them, with their scores and ids."""
+    given = fields.get(key)
+    if isinstance(given, str) and _is_written_list(given):
+        raise DataError(f"{place}: `{key}` is a list written as a text: {given!r}"[:300])
+    texts = [given] if isinstance(given, str) else listed(fields, key, place)
     scores, ids = fields.get(f"{key}_scores"), fields.get(f"{key}_id")
-    for name, values in ((key, texts), (f"{key}_scores", scores), (f"{key}_id", ids)):
+    for name, values in ((f"{key}_scores", scores), (f"{key}_id", ids)):
         if values is not None and (not isinstance(values, list) or len(values) != len(texts)):
             raise DataError(
                 f"{place}: `{name}` must be a list as long as `{key}`, is {values!r}"[:300]
@@ -151,10 +135,24 @@ def _listed(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
         {
             "text": text,
             **({"score": scores[i]} if scores is not None else {}),
-            **({"docid": str(ids[i])} if ids is not None else {}),
+            **(
+                {"docid": identifier({f"{key}_id": ids[i]}, f"{key}_id", place)}
+                if ids is not None and ids[i] is not None
+                else {}
+            ),
         }
         for i, text in enumerate(texts)
     ]
+
+
+def _is_written_list(text: str) -> bool:
+    """Whether a text is a Python or JSON list, as tables without lists hold one."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return False
+    try:
+        return isinstance(ast.literal_eval(text), list)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
 
 
 def ignored(fields: Iterable[str]) -> list[str]:

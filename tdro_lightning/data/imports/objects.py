@@ -1,23 +1,32 @@
-"""JSON objects from a file, a folder of files, or a hub dataset."""
+"""Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tdro_lightning.data.jsonl import read_objects
+from tdro_lightning.data.tables import TextFiles, text_files, without_bars
+from tdro_lightning.data.text_tables import SUFFIXES as TEXT
+from tdro_lightning.data.text_tables import text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+SUFFIXES = (*TEXT, ".parquet", ".arrow")
 SPLITS = ("train", "validation", "valid", "dev", "test")
+# Of folders that `save_to_disk` of `datasets` writes: a table, and splits of it.
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+ROWS_AT_ONCE = 1000
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:.+)?")
 
+T = TypeVar("T")
 Objects = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -27,7 +36,7 @@ class Source:
 
     Attributes:
         inputs: SHA-256 of each file, or the fingerprint of a hub dataset.
-        read: yields each object with its place, for messages: file or dataset, and line.
+        read: yields each object with its place, for messages: file or dataset, and line or row.
     """
 
     inputs: dict[str, str]
@@ -38,25 +47,32 @@ def source(path: str, split: str) -> Source:
     """The objects of a file, of a folder's files, or of a hub dataset.
 
     Args:
-        path: a file of JSON lines (also gzipped) or a parquet file; a folder of such files, where
-            files named after a split (`train-00000.parquet`) are read for theirs only; or a hub
-            dataset `OWNER/NAME`, with `:CONFIG` or `:FILE` where it has several.
+        path: a file of JSON lines, a JSON list, a table with a header (`.csv`, `.tsv`), each also
+            gzipped, a `.parquet` or `.arrow` file; a folder of such files of one kind, where files
+            named after a split (`train-00000.parquet`) are read for theirs only; a folder that
+            `save_to_disk` has written; or a hub dataset `OWNER/NAME`, with `:CONFIG` or `:FILE`
+            where it has several.
         split: of the hub dataset or folder.
 
     Raises:
         DataError: nothing of the kind is there, or it cannot be read.
     """
     local = Path(path)
+    if local.is_dir() and (local / SAVED_SPLITS).is_file():
+        return _saved(_saved_split(local, split))
+    if local.is_dir() and (local / SAVED).is_file():
+        return _saved(local)
     if local.is_file():
         files = [local]
+        if not local.name.endswith(SUFFIXES):
+            raise DataError(f"{path}: is no file of the kinds {', '.join(SUFFIXES)}")
     elif local.is_dir():
         files = _files(local, split)
     elif _HUB_NAME.fullmatch(path) and not path.partition(":")[0].endswith(SUFFIXES):
         return _hub(path, split)
     else:
         raise DataError(f"{path}: no such file or folder, and no hub dataset (OWNER/NAME)")
-    inputs = {str(file): fingerprint(file) for file in files}
-    return Source(inputs, partial(_read_files, files))
+    return Source({str(file): fingerprint(file) for file in files}, partial(_read_files, files))
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -69,35 +85,94 @@ def _files(folder: Path, split: str) -> list[Path]:
             f"{folder}: no {', '.join(SUFFIXES)} file of the split {split!r} (source.split); "
             f"the folder holds {held}"
         )
+    kinds = {p.name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json") for p in found}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder}: holds files of several kinds, perhaps the same rows: "
+            f"{', '.join(p.name for p in found[:5])}; name one of them, or a folder of one kind"
+        )
     return found
 
 
 def _read_files(files: list[Path]) -> Objects:
     for file in files:
-        if file.suffix == ".parquet":
-            yield from _rows(_load("parquet", str(file), data_files=str(file)), str(file))
+        kind = file.name.removesuffix(".gz").rpartition(".")[2]
+        if kind == "parquet":
+            # Not by `load_dataset`, whose cache knows a file by its size and time.
+            parquet = _opened(str(file), partial(pq.ParquetFile, file))
+            yield from _rows(parquet.iter_batches(ROWS_AT_ONCE), str(file))
+        elif kind == "arrow":
+            table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
+            yield from _rows(_stored(table), str(file))
         else:
-            for number, value in read_objects(file):
-                yield f"{file}:{number}", value
+            yield from text_objects(file)
+
+
+def _saved_split(folder: Path, split: str) -> Path:
+    held = sorted(p.name for p in folder.iterdir() if (p / SAVED).is_file())
+    if split not in held:
+        raise DataError(
+            f"{folder}: no split {split!r} (source.split); it has {', '.join(held) or 'none'}"
+        )
+    return folder / split
+
+
+def _saved(folder: Path) -> Source:
+    """A table that `save_to_disk` has written; none of its files may lie elsewhere."""
+
+    def read() -> Objects:
+        table = _opened(str(folder), lambda: datasets.load_from_disk(str(folder)))
+        for file in table.cache_files:
+            if Path(file["filename"]).resolve().parent != folder.resolve():
+                raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
+        yield from _rows(_stored(table), str(folder))
+
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return Source({str(file): fingerprint(file) for file in files}, read)
 
 
 def _hub(path: str, split: str) -> Source:
     name, _, part = path.partition(":")
+    chosen: dict[str, Any] = {"name": part or None}
     if part.endswith(SUFFIXES):
-        table = _load(name, path, data_files=part)
-    else:
-        table = _load(name, path, name=part or None, split=split)
-    return Source({path: table._fingerprint}, partial(_rows, table, path))
+        chosen, split = {"data_files": part}, "train"
+    found: TextFiles | None = _opened(path, partial(text_files, name, split, **chosen))
+    if found is None:
+        table = _load(name, path, split=split, **chosen)
+        return Source({path: table._fingerprint}, lambda: _rows(_stored(table), path))
+
+    def read() -> Objects:
+        for file in found.files.values():
+            yield from text_objects(file, found.delimiter)
+
+    return Source({name: fingerprint(file) for name, file in found.files.items()}, read)
 
 
 def _load(builder: str, place: str, **arguments: Any) -> datasets.Dataset:
+    return _opened(place, lambda: datasets.load_dataset(builder, **{"split": "train", **arguments}))
+
+
+def _opened(place: str, load: Callable[[], T]) -> T:
     try:
-        return datasets.load_dataset(builder, **{"split": "train", **arguments})
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with without_bars():
+            return load()
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{place}: cannot be read as a dataset ({reason})") from None
 
 
-def _rows(table: datasets.Dataset, place: str) -> Objects:
-    for number, value in enumerate(table, start=1):
-        yield f"{place}:{number}", value
+def _stored(table: datasets.Dataset) -> Iterator[pa.Table]:
+    """The table as it is stored: nothing is decoded, and no format of the dataset is applied."""
+    return iter(table.with_format("arrow").iter(ROWS_AT_ONCE))
+
+
+def _rows(parts: Iterable[pa.Table | pa.RecordBatch], place: str) -> Objects:
+    number = 0
+    try:
+        for part in parts:
+            for value in part.to_pylist():
+                number += 1
+                yield f"{place}:{number}", value
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{place}: damaged after row {number} ({reason})") from None

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.example import Row, passage_text
+from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.imports.layouts import Fields, ignored
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
+from tdro_lightning.retrieval.characters import is_blank
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")
 PASSAGE_REASONS = ("no text", "stands twice", "negative is a positive")
@@ -33,9 +35,9 @@ def import_rows(
 ) -> dict[str, Any]:
     """Write a domain's rows, and those that cannot be one.
 
-    A row is left out without a query, without a positive that has a text, or with an id that stood
-    before; a passage without a text, where it stands a second time, or where it is both a positive
-    and a negative (as the latter).
+    A row is left out without a query, without a positive that has a text or a title, or with an id
+    of an earlier row; a passage without text and title, a repeated one, or one that is both a
+    positive and a negative (as the latter).
 
     Args:
         name: of the domain, for messages.
@@ -67,8 +69,7 @@ def _rows(name: str, given: Iterable[tuple[str, Fields]], made: Imported) -> Ite
     for place, fields in given:
         made.counts["read"] += 1
         made.ignored.update(ignored(fields))
-        if isinstance(fields["query_id"], int):
-            fields["query_id"] = str(fields["query_id"])
+        fields["query_id"] = identifier(fields, "query_id", place)
         row, reason = _row(fields, place, made)
         if reason is None and fields["query_id"] in seen:
             reason = "query_id twice"
@@ -90,12 +91,12 @@ def _rows(name: str, given: Iterable[tuple[str, Fields]], made: Imported) -> Ite
 
 def _row(fields: Fields, place: str, made: Imported) -> tuple[Row | None, str | None]:
     query = fields.get("query")
-    if query is None or (isinstance(query, str) and not query.strip()):
+    if query is None or (isinstance(query, str) and is_blank(query)):
         return None, "empty query"
     kept: dict[str, list[Any]] = {}
     seen: set[str] = set()
     for part in ("positive_passages", "negative_passages"):
-        given = fields.get(part) or []
+        given = [] if fields.get(part) is None else fields[part]
         if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
             raise DataError(f"{place}: `{part}` must be a list of objects, is {given!r}"[:300])
         positives = frozenset(seen)
@@ -108,13 +109,16 @@ def _row(fields: Fields, place: str, made: Imported) -> tuple[Row | None, str | 
 def _is_new(
     passage: dict[str, Any], seen: set[str], positives: frozenset[str], made: Imported
 ) -> bool:
-    text = passage.get("text")
-    if text is None or (isinstance(text, str) and not text.strip()):
-        made.passages["no text"] += 1
-        return False
-    if not isinstance(text, str):
+    title, text = passage.get("title"), passage.get("text")
+    if not all(part is None or isinstance(part, str) for part in (title, text)):
         return True  # for the check of the whole row to refuse
-    key = normalise(passage_text({"docid": "", "title": passage.get("title") or "", "text": text}))
+    title, text = title or "", text or ""
+    if is_blank(text):
+        if is_blank(title):
+            made.passages["no text"] += 1
+            return False
+        text = passage["text"] = ""  # a document with a title only is one, as in evaluation sets
+    key = normalise(passage_text({"docid": "", "title": title, "text": text}))
     if key in positives:
         made.passages["negative is a positive"] += 1
     elif key in seen:

@@ -43,13 +43,18 @@ def module_pairs(module: Module) -> Iterator[Pair]:
         query, document = cut(" ".join(query.split()), QUERY_CHARS), cut(document, DOCUMENT_CHARS)
         if _is_text(query) and _is_text(document):
             yield Pair(domain, group(module.name), f"{module.name}:{place}", query, document)
+    # The docstrings of modules and classes are chapters; those of functions are no longer texts.
+    for name, node in [("", module.tree), *source_code.definitions(module.tree.body)]:
+        if isinstance(node, ast.ClassDef | ast.Module):
+            full = f"{module.name}.{name}".rstrip(".")
+            yield from _sections(full, group(module.name), full, ast.get_docstring(node) or "")
 
 
 def group(module: str) -> str:
     """The part of a module's name that decides its split.
 
-    Only the last part counts, so that a package and a renamed copy of it (`rich.table` and
-    `other.rich.table`, `queue` and `_queue`) never stand on both sides.
+    Only the last part counts, so that a module and a copy of it under a similar name (`queue` and
+    `_queue`, or `xml.etree.ElementTree` and `etree.elementtree`) are never on both sides.
     """
     return module.rpartition(".")[2].strip("_").lower()
 
@@ -121,14 +126,18 @@ def _docstring_texts(name: str, full: str, doc: str) -> Iterator[Text]:
 
 def manual_pairs(manual: Manual) -> Iterator[Pair]:
     """The `section` pairs of a manual: title and opening sentence against the text that follows."""
-    for i, passage in enumerate(_passages(manual.text)):
+    return _sections(manual.name, manual.name.lower(), manual.title, manual.text)
+
+
+def _sections(name: str, group: str, title: str, text: str) -> Iterator[Pair]:
+    for i, passage in enumerate(_passages(text)):
         opening = re.match(r"(.{30,}?[a-z)\"][.:!?])\s+(?=\S)", passage, re.S)
         if not opening or re.search(r">>>|::=|^[\d*-]", opening[1]):
             continue
-        query = cut(f"{manual.title}: {' '.join(opening[1].split())}", QUERY_CHARS)
+        query = cut(f"{title}: {' '.join(opening[1].split())}", QUERY_CHARS)
         document = cut(passage[opening.end() :], DOCUMENT_CHARS)
         if len(document) >= MIN_DOCUMENT_CHARS and _is_text(query) and _is_text(document):
-            yield Pair("section", manual.name.lower(), f"{manual.name}:{i}", query, document)
+            yield Pair("section", group, f"{name}:{i}", query, document)
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -1,7 +1,6 @@
-"""The demo's training domains and evaluation sets, written from the user's own Python."""
+"""The demo's training domains and evaluation sets, written from the user's standard library."""
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,34 +42,34 @@ DOMAINS = {
 
 
 def harvest(
-    output: Path, roots: Sequence[Path] | None = None, max_rows: int = 2000, seed: int = 0
+    output: Path, library: Path | None = None, max_rows: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
     """Write `train/<domain>.jsonl.gz`, BEIR folders `eval/<set>/` and `manifest.json`.
 
-    Source files are parsed, never imported. The split is by module, README and topic, and no
+    Source files are parsed, never imported. The split is by module and topic, and no
     evaluation text equals a training text after `normalised`. The same files and arguments give the
     same bytes.
 
     Args:
         output: folder to write to.
-        roots: folders that hold packages; the interpreter's standard library and installed packages
-            where None.
+        library: folder that holds modules and packages; the interpreter's standard library where
+            None, so that what is installed beside it changes nothing.
         max_rows: size of the largest domain; `DOMAINS` says which share of it the others get.
         seed: chooses among the pairs found, not between training and evaluation.
 
     Returns:
-        The manifest: counts by domain and set, versions, SHA-256 of each file written.
+        The manifest: counts by domain and set, Python's version, SHA-256 of each file written.
 
     Raises:
         ConfigError: `max_rows` is not positive.
-        DataError: a root is missing, or a domain or set ends up too small.
+        DataError: there is no such folder, or a domain or set ends up too small.
     """
     if max_rows < 1:
         raise ConfigError(f"max_rows={max_rows}: must be at least 1")
-    roots = sources.default_roots() if roots is None else roots
-    files = sources.python_files(roots)
+    library = sources.standard_library() if library is None else library
+    files = sources.python_files(library)
     pairs = [pair for module in sources.modules(files) for pair in module_pairs(module)]
-    pairs += [pair for manual in sources.manuals(roots) for pair in manual_pairs(manual)]
+    pairs += [pair for manual in sources.manuals(library) for pair in manual_pairs(manual)]
     train, held_out = split(pairs)
     domains = {
         name: _train_rows(name, train, round(max_rows * domain.share), seed)
@@ -87,7 +86,7 @@ def harvest(
         "max_rows": max_rows,
         "seed": seed,
         "source_files": len(files),
-        "packages": sources.packages(roots),
+        "library": sources.identity(library),
         **_written(output, domains, sets),
     }
     write_json(output / "manifest.json", manifest)
@@ -121,7 +120,7 @@ def _train_rows(name: str, pairs: list[Pair], limit: int, seed: int) -> list[Pai
     if len(kept) < min(MINIMUM_ROWS, limit):
         raise DataError(
             f"domain {name}: {len(kept)} distinct rows, at least {min(MINIMUM_ROWS, limit)} are "
-            f"needed ({DOMAINS[name].description}); harvest from folders with more Python source"
+            f"needed ({DOMAINS[name].description}); harvest from a library with more Python source"
         )
     return kept
 
@@ -139,7 +138,7 @@ def _evaluation_set(
     if len(documents) < MINIMUM_QUERIES:
         raise DataError(
             f"evaluation set {name}: {len(documents)} distinct queries, at least {MINIMUM_QUERIES} "
-            f"are needed; harvest from folders with more Python source"
+            f"are needed; harvest from a library with more Python source"
         )
     return documents[:EVALUATION_QUERIES], sorted(documents, key=lambda pair: pair.place)
 

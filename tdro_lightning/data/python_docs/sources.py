@@ -1,23 +1,21 @@
-"""Python source files, language-reference topics and READMEs, read as text and never imported."""
+"""The standard library's source files and language reference, read as text and never imported."""
 
 import ast
 import hashlib
 import logging
 import os
+import platform
 import re
 import sysconfig
 import tokenize
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from tdro_lightning.errors import DataError
 
-FILES_PER_PACKAGE = 30
-MAX_FILES = 1200
+TOPICS = Path("pydoc_data", "topics.py")
 MAX_FILE_BYTES = 200_000
 FILES_A_MESSAGE = 100
 
@@ -42,46 +40,49 @@ class Module:
 
 @dataclass(frozen=True)
 class Manual:
-    """A longer text about one subject: a language-reference topic or a README."""
+    """A longer text about one subject: a topic of the language reference, or a docstring."""
 
     name: str
     title: str
     text: str
 
 
-def default_roots() -> list[Path]:
-    """The running interpreter's standard library and its installed packages, where they exist."""
-    paths = (Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib"))
-    return [path for path in paths if path.is_dir()]
+def standard_library() -> Path:
+    """The folder of the running interpreter's standard library; installed packages lie elsewhere.
+
+    Its folder `site-packages`, where it has one, is not read: that is no name of a package.
+    """
+    return Path(sysconfig.get_path("stdlib"))
 
 
-def python_files(roots: Sequence[Path]) -> list[tuple[str, Path]]:
-    """(dotted module name, path) of the files to harvest, sorted by name.
-
-    At most `FILES_PER_PACKAGE` of a top-level package and `MAX_FILES` altogether, those whose names
-    hash lowest: whatever is installed, the choice is repeatable and its cost is bounded.
+def identity(library: Path) -> str:
+    """SHA-256 of the Python version and of the name and content of each file that is harvested.
 
     Raises:
-        DataError: a root is not a folder.
+        DataError: there is no such folder.
     """
-    packages: dict[str, dict[str, Path]] = defaultdict(dict)
-    for root in roots:
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder to harvest Python files from")
-        for path in _walk(root):
-            name = _module_name(path.relative_to(root))
-            packages[name.partition(".")[0]].setdefault(name, path)
-    kept: dict[str, Path] = {}
-    for files in packages.values():
-        for name in sorted(files, key=_hash)[:FILES_PER_PACKAGE]:
-            kept[name] = files[name]
-    return [(name, kept[name]) for name in sorted(sorted(kept, key=_hash)[:MAX_FILES])]
+    digest = hashlib.sha256(f"{platform.python_version()}\n".encode())
+    topics = [("topics", library / TOPICS)] if (library / TOPICS).is_file() else []
+    for name, path in python_files(library) + topics:
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def python_files(library: Path) -> list[tuple[str, Path]]:
+    """(dotted module name, path) of the files to harvest, sorted by name.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not library.is_dir():
+        raise DataError(f"{library}: no such folder to harvest Python files from")
+    return sorted((_module_name(path.relative_to(library)), path) for path in _walk(library))
 
 
 def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
     """Parse the files one by one; a repeated text and a file that is not valid Python are left out.
 
-    Installed packages do hold such files, as templates or for other Python versions.
+    The standard library does hold such files, as inputs of its tests.
     """
     seen: set[bytes] = set()
     for number, (name, path) in enumerate(files):
@@ -100,29 +101,11 @@ def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
             yield Module(name, tuple(text.split("\n")), tree)
 
 
-def manuals(roots: Sequence[Path]) -> Iterator[Manual]:
-    """The topics of `pydoc_data/topics.py` and the README of every distribution below `roots`."""
-    for root in roots:
-        path = root / "pydoc_data" / "topics.py"
-        if path.is_file():
-            yield from _topics(path)
-    found = {}
-    for distribution in metadata.distributions(path=[str(root) for root in roots]):
-        fields = distribution.metadata.json
-        name, text = fields.get("name"), fields.get("description")
-        if isinstance(name, str) and isinstance(text, str):
-            found[name.lower()] = Manual(name, f"{name}, {fields.get('summary', '')}", text)
-    yield from (found[name] for name in sorted(found))
-
-
-def packages(roots: Sequence[Path]) -> dict[str, str]:
-    """Version of every distribution below `roots`, by name."""
-    found = metadata.distributions(path=[str(root) for root in roots])
-    return dict(sorted((d.name, d.version) for d in found if d.name))
-
-
-def _topics(path: Path) -> Iterator[Manual]:
-    for node in _parse(path.read_text(encoding="utf-8")).body:
+def manuals(library: Path) -> Iterator[Manual]:
+    """The topics of the language reference, from `pydoc_data/topics.py`."""
+    if not (library / TOPICS).is_file():
+        return
+    for node in _parse((library / TOPICS).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             for name, text in sorted(ast.literal_eval(node.value).items()):
                 yield Manual(name, text.strip().partition("\n")[0].replace('"', ""), text)
@@ -144,10 +127,6 @@ def _walk(root: Path) -> Iterator[Path]:
 def _module_name(relative: Path) -> str:
     parts = relative.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
 
 
 def _parse(text: str) -> ast.Module:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.data.imports.beir import beir, beir_files
-from tdro_lightning.data.jsonl import write_rows
+from tdro_lightning.data.jsonl import read_objects, write_rows
 from tdro_lightning.errors import DataError
 
 
@@ -67,8 +67,9 @@ def test_a_missing_file_comes_with_the_command_that_gets_it(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1\td1", r"train\.tsv:6: expected query, document and a whole number"),
-        ("q1\td1\tyes", r"train\.tsv:6: expected query, document and a whole number"),
+        ("q1\td1", r"train\.tsv:6: expected 3 columns divided by tabs"),
+        ("q1\td1\tyes", r"train\.tsv:6: the score must be a whole number up to 100, is 'yes'"),
+        ("q1\td1\t1", r"train\.tsv:6: query 'q1' and document 'd1' .* with grade 2 and not 1"),
         ("q9\td1\t1", r"queries\.jsonl: 1 judged queries are missing, among them 'q9'"),
     ],
 )
@@ -88,7 +89,23 @@ def test_another_header_is_refused(folder: Path) -> None:
         list(beir(beir_files(folder, "train")))
 
 
-def test_an_id_that_is_no_string_is_refused(folder: Path) -> None:
-    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(b'{"_id": 1, "text": "x"}\n'))
-    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz:1: `_id` must be a string, is 1"):
+@pytest.mark.parametrize("given", ["1.5", "null", "true", '""', '["d1"]'])
+def test_an_id_of_another_type_is_refused(folder: Path, given: str) -> None:
+    line = f'{{"_id": {given}, "text": "x"}}\n'
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz:1: `_id` (must be a string|is empty)"):
         list(beir(beir_files(folder, "train")))
+
+
+@pytest.mark.parametrize("name", ["corpus", "queries"])
+def test_an_id_twice_is_refused(folder: Path, name: str) -> None:
+    path = next(folder.glob(f"{name}.jsonl*"))
+    write_rows(path, [value for _, value in read_objects(path)] * 2)
+    with pytest.raises(DataError, match=rf"{name}\.jsonl.*:4: .* is a duplicate"):
+        list(beir(beir_files(folder, "train")))
+
+
+def test_a_plain_and_a_gzipped_file_are_one_too_many(folder: Path) -> None:
+    (folder / "corpus.jsonl").touch()
+    with pytest.raises(DataError, match=r"corpus\.jsonl and corpus\.jsonl\.gz both exist"):
+        beir_files(folder, "train")

@@ -21,53 +21,6 @@ def test_published_rows_stay_as_they_are() -> None:
     assert list(layouts.tdro(numbered([row]))) == [("file:1", row)]
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"anchor": "q", "positive": "p", "negative": "n"},
-        {"question": "q", "answer": "p", "other": "n"},
-        {"positive": "p", "negative": "n", "anchor": "q"},
-    ],
-)
-def test_triplets_by_name_or_by_order(values: dict[str, str]) -> None:
-    assert fields(layouts.sentence_transformers(numbered([values]))) == [
-        {
-            "query_id": "1",
-            "query": "q",
-            "positive_passages": [{"text": "p"}],
-            "negative_passages": [{"text": "n"}],
-        }
-    ]
-
-
-def test_pairs_and_n_tuples() -> None:
-    pair = {"anchor": "q", "positive": "p"}
-    (row,) = fields(layouts.sentence_transformers(numbered([pair])))
-    assert row["negative_passages"] == []
-    more = [
-        pair | {"negative_1": "a", "negative_2": "b"},
-        pair | {"negative_1": None} | {"negative_2": "c"},
-    ]
-    first, second = fields(layouts.sentence_transformers(numbered(more)))
-    assert first["negative_passages"] == [{"text": "a"}, {"text": "b"}]
-    assert second["negative_passages"] == [{"text": "c"}]
-    assert (first["query_id"], second["query_id"]) == ("1", "2")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([{"sentence1": "a", "sentence2": "b", "score": 0.5}], "file:1: columns .*labelled pairs"),
-        ([{"text": "a"}], "file:1: columns"),
-        ([{"a": "x", "b": "y"}, {"a": "x"}], "file:2: columns are .*before they were"),
-        ([{"anchor": "x", "positive": ["y"]}], "file:1: `positive` must be a string, is list"),
-    ],
-)
-def test_other_columns_are_refused(values: list[dict[str, Any]], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        list(layouts.sentence_transformers(numbered(values)))
-
-
 def test_flag_embedding_with_scores_and_ids() -> None:
     row = {
         "query": "q",
@@ -96,7 +49,13 @@ def test_flag_embedding_with_scores_and_ids() -> None:
     ("row", "message"),
     [
         ({"query": "q", "neg": []}, "file:1: `pos` is missing; the fields are .*source.layout"),
-        ({"query": "q", "pos": "p"}, "file:1: `pos` must be a list"),
+        ({"query": "q", "pos": 7}, "file:1: `pos` must be a list, is 7"),
+        ({"query": "q", "pos": False}, "file:1: `pos` must be a list, is False"),
+        ({"query": "q", "pos": "['a', 'b']"}, "file:1: `pos` is a list written as a text"),
+        ({"query": "q", "pos": ["p"], "neg": 0}, "file:1: `neg` must be a list, is 0"),
+        ({"query": "q", "pos": ["p"], "pos_id": [1.5]}, "file:1: `pos_id` must be a string or a"),
+        ({"query": "q", "pos": ["p"], "query_id": ""}, "file:1: `query_id` is empty"),
+        ({"query": "q", "pos": ["p"], "query_id": True}, "`query_id` must be a string or a whole"),
         ({"query": "q", "pos": ["p"], "pos_scores": []}, "`pos_scores` must be a list as long as"),
     ],
 )

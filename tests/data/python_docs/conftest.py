@@ -38,7 +38,7 @@ second sentence about the {name} that is long enough to be a document of its own
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with the packages `made` and `more`, topics and one installed distribution."""
+    """A library with the packages `made` and `more`, and topics."""
     root = tmp_path_factory.mktemp("library")
     for i in range(MODULES):
         package = root / ("made" if i < MODULES // 2 else "more")
@@ -50,10 +50,4 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     topics |= {f"{a} {b}": TOPIC.format(name=f"{a} {b}") for a in SUBJECTS for b in SUBJECTS}
     (root / "pydoc_data").mkdir()
     (root / "pydoc_data" / "topics.py").write_text(f"topics = {topics!r}\n")
-    (root / "made-1.5.dist-info").mkdir()
-    (root / "made-1.5.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: made\nVersion: 1.5\nSummary: Made up records\n\n"
-        "This package reads made up records from sources. It is here so that a README has a "
-        "passage of its own, with an opening sentence and what follows it.\n"
-    )
     return root

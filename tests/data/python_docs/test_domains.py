@@ -1,3 +1,4 @@
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tdro_lightning.data.python_docs.domains import Pair, cut, group, manual_pai
 
 @pytest.fixture(scope="module")
 def pairs(library: Path) -> dict[str, Pair]:
-    files = [file for file in sources.python_files([library]) if file[0] == "made.part_0"]
+    files = [file for file in sources.python_files(library) if file[0] == "made.part_0"]
     (module,) = sources.modules(files)
     found = [pair for pair in module_pairs(module) if "harbourlantern0" in pair.document]
     counts = Counter(pair.domain for pair in found)
@@ -48,6 +49,29 @@ def test_manual_passages_follow_their_opening_sentence() -> None:
     assert pair.query == ("The with statement: It wraps the execution of a block with methods.")
     assert pair.document.startswith("These are the methods")
     assert (pair.domain, pair.group) == ("section", "with")
+
+
+def test_docstrings_of_modules_and_classes_have_sections_too() -> None:
+    text = (
+        '"""The module opens with a sentence about records. What follows it explains how these\n'
+        'records are read, and by whom, at some length."""\n\n\n'
+        "class Reader:\n"
+        '    """A reader is described by this opening sentence. What follows it explains how the\n'
+        '    reader works, and what it needs, at some length."""\n\n'
+        "    def read(self):\n"
+        '        """A method is described by an opening sentence too. What follows it is left to\n'
+        '        the other domains, which are made of the docstrings of functions."""\n'
+    )
+    module = sources.Module("package._records", tuple(text.split("\n")), ast.parse(text))
+    found = [pair for pair in module_pairs(module) if pair.domain == "section"]
+    assert [(pair.place, pair.group) for pair in found] == [
+        ("package._records:0", "records"),
+        ("package._records.Reader:0", "records"),
+    ]
+    assert found[1].query == (
+        "package._records.Reader: A reader is described by this opening sentence."
+    )
+    assert found[1].document.startswith("What follows it explains how the\nreader works")
 
 
 def test_copies_of_a_module_share_a_group() -> None:

@@ -1,10 +1,14 @@
 import json
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tdro_lightning.data.jsonl import read_objects, read_rows
+from tdro_lightning.data.python_docs import sources
 from tdro_lightning.data.python_docs.harvest import DOMAINS, harvest
 from tdro_lightning.data.python_docs.selection import normalised
 from tdro_lightning.errors import ConfigError, DataError
@@ -16,7 +20,7 @@ MAX_ROWS = 120
 @pytest.fixture(scope="module")
 def output(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("harvest")
-    harvest(folder, [library], MAX_ROWS, seed=3)
+    harvest(folder, library, MAX_ROWS, seed=3)
     return folder
 
 
@@ -73,9 +77,9 @@ def test_training_and_evaluation_share_neither_module_nor_text(output: Path) -> 
         assert not seen & {normalised(text) for text in [*corpus.values(), *asked.values()]}
 
 
-def test_the_manifest_describes_what_was_written(output: Path) -> None:
+def test_the_manifest_describes_what_was_written(output: Path, library: Path) -> None:
     manifest = read_json(output / "manifest.json")
-    assert manifest["packages"] == {"made": "1.5"}
+    assert manifest["library"] == sources.identity(library)
     assert manifest["source_files"] == 60
     written = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
     assert written == {*manifest["sha256"], "manifest.json"}
@@ -89,12 +93,12 @@ def test_the_manifest_describes_what_was_written(output: Path) -> None:
 
 
 def test_same_files_same_bytes(output: Path, library: Path, tmp_path: Path) -> None:
-    harvest(tmp_path, [library], MAX_ROWS, seed=3)
+    harvest(tmp_path, library, MAX_ROWS, seed=3)
     assert fingerprint(tmp_path) == fingerprint(output)
 
 
 def test_another_seed_keeps_the_split(output: Path, library: Path, tmp_path: Path) -> None:
-    manifest = harvest(tmp_path, [library], MAX_ROWS, seed=4)
+    manifest = harvest(tmp_path, library, MAX_ROWS, seed=4)
     assert json.dumps(manifest["sha256"]) != json.dumps(
         read_json(output / "manifest.json")["sha256"]
     )
@@ -105,10 +109,43 @@ def test_another_seed_keeps_the_split(output: Path, library: Path, tmp_path: Pat
 
 def test_a_small_domain_is_named(library: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"domain section: \d+ distinct rows, at least 150 "):
-        harvest(tmp_path / "out", [library], 1000)
+        harvest(tmp_path / "out", library, 1000)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_rows_are_refused(library: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_rows=0: must be at least 1"):
-        harvest(tmp_path, [library], 0)
+        harvest(tmp_path, library, 0)
+
+
+def test_what_is_installed_beside_the_library_changes_nothing(
+    output: Path, library: Path, tmp_path: Path
+) -> None:
+    """Packages lie in `site-packages`, in some systems inside the folder of the library."""
+    copy = Path(shutil.copytree(library, tmp_path / "library"))
+    installed = copy / "site-packages"
+    shutil.copytree(library / "more", installed / "other")
+    (installed / "other-1.5.dist-info").mkdir()
+    (installed / "other-1.5.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other\nVersion: 1.5\n\nA README opens with a sentence. What "
+        "follows it is a passage that could be harvested, if READMEs were.\n"
+    )
+    assert sources.identity(copy) == sources.identity(library)
+    harvest(tmp_path / "out", copy, MAX_ROWS, seed=3)
+    assert fingerprint(tmp_path / "out") == fingerprint(output)
+    (copy / "made/part_0.py").write_text('"""Another text."""\n')
+    assert sources.identity(copy) != sources.identity(library)
+
+
+def test_the_standard_library_alone_fills_the_nine_domains(tmp_path: Path) -> None:
+    manifest = harvest(tmp_path, max_rows=300)
+    assert len(DOMAINS) == 9
+    rows_found = {name: found["rows"] for name, found in manifest["domains"].items()}
+    assert rows_found == {name: round(300 * domain.share) for name, domain in DOMAINS.items()}
+    docids = [
+        row["positive_passages"][0]["docid"] for name in DOMAINS for row in rows(tmp_path, name)
+    ]
+    tops = {docid.partition(":")[0].partition(".")[0] for docid in docids}
+    assert "tdro_lightning" not in tops
+    installed = {path.stem for path in Path(sysconfig.get_path("purelib")).iterdir()}
+    assert not tops & installed - sys.stdlib_module_names

@@ -1,0 +1,101 @@
+"""BEIR's files, with one reader of each for training data and evaluation sets."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tdro_lightning.data.fields import grade, new_identifier
+from tdro_lightning.data.jsonl import read_lines, read_objects
+from tdro_lightning.errors import DataError
+
+HEADER = "query-id\tcorpus-id\tscore"
+
+
+class Judgement(NamedTuple):
+    """The grade of a document for a query, and the file and line that say so."""
+
+    place: str
+    query: str
+    document: str
+    grade: int
+
+
+def either(folder: Path, name: str) -> Path:
+    """The file of that name, or that name and `.gz`.
+
+    Raises:
+        DataError: there is neither, or both.
+    """
+    plain, zipped = folder / name, folder / f"{name}.gz"
+    if plain.exists() and zipped.exists():
+        raise DataError(f"{plain} and {zipped.name} both exist; keep one of them")
+    if not plain.exists() and not zipped.exists():
+        beside = sorted(path.name for path in plain.parent.glob("*")) or ["nothing"]
+        raise DataError(
+            f"{plain}: no such file, nor {zipped.name}; the folder holds {', '.join(beside[:20])}"
+        )
+    return plain if plain.exists() else zipped
+
+
+def read_queries(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield place, id and fields of each query of `queries.jsonl`.
+
+    Raises:
+        DataError: an id is missing, of another type or a duplicate.
+    """
+    known: set[str] = set()
+    for number, value in read_objects(path):
+        place = f"{path}:{number}"
+        known.add(found := new_identifier(value, "_id", known, place))
+        yield place, found, value
+
+
+def read_judgements(path: Path) -> list[Judgement]:
+    """The judgements of a table with BEIR's header.
+
+    Raises:
+        DataError: a malformed line, or no judgement.
+    """
+    judgements = []
+    for number, ended in read_lines(path):
+        line, place = ended.rstrip("\r\n"), f"{path}:{number}"
+        if number == 1:
+            if line != HEADER:
+                raise DataError(f"{place}: the header must be {HEADER!r}, is {line!r}")
+            continue
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != 3:
+            raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
+        judgements.append(judgement(place, *cells))
+    if not judgements:
+        raise DataError(f"{path}: no judgements in it")
+    return judgements
+
+
+def judgement(place: str, query: str, document: str, given: str) -> Judgement:
+    """The judgement in the cells of a table.
+
+    Raises:
+        DataError: an id is empty, or as in `grade`.
+    """
+    if not (query and document):
+        raise DataError(f"{place}: an id is empty, query {query!r} or document {document!r}")
+    return Judgement(place, query, document, grade(given, place))
+
+
+def graded(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:
+    """The grade of each judged document, per query.
+
+    Raises:
+        DataError: two judgements contradict each other.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    for place, query, document, given in judgements:
+        if grades.setdefault(query, {}).setdefault(document, given) != given:
+            raise DataError(
+                f"{place}: query {query!r} and document {document!r} are judged before, "
+                f"with grade {grades[query][document]} and not {given}"
+            )
+    return grades

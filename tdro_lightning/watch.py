@@ -175,6 +175,13 @@ def note_warning(text: str) -> None:
         _noted[-1].append(text)
 
 
+def withdraw_warning(text: str) -> None:
+    """Take a warning off the run's list: it holds no longer. The log keeps it."""
+    if _noted and text in _noted[-1]:
+        _noted[-1].remove(text)
+        logger.info("no longer: %s", text)
+
+
 def doing(status: str) -> None:
     """Say what is being done, for whoever watches."""
     if _watch is not None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.watch import note_warning
+from tdro_lightning.watch import note_warning, withdraw_warning
 
 WITHOUT_FLOOR = 10  # steps in which the measurement has lost its floor, before the warning
-AT_CHANCE = 20  # steps in a row with the loss at chance, before the warning
+AT_CHANCE = 20  # steps of the loss at chance, before the warning
 WATCHES = "watches"  # in a checkpoint
-NEAR_CHANCE = 0.02  # of ln(candidates), on either side
+NEAR_CHANCE = 0.02  # of ln(candidates), on either side, for means over ten steps
+FAR_FROM_CHANCE = 0.1  # the same for single steps; nearly equal vectors scatter by 0.07
 
 
 def concentration(weights: Tensor) -> dict[str, float]:
@@ -49,11 +50,25 @@ def by_domain(curves: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, f
     }
 
 
+def _at_chance(distances: Sequence[float]) -> bool:
+    """Whether the losses of `AT_CHANCE` steps stay at chance, rather than pass it on their way.
+
+    The means of their first and second half are near it, and every one is not far.
+    """
+    half = AT_CHANCE // 2
+    return (
+        len(distances) == AT_CHANCE
+        and max(map(abs, distances)) <= FAR_FROM_CHANCE
+        and all(abs(fmean(d)) <= NEAR_CHANCE for d in (distances[:half], distances[half:]))
+    )
+
+
 class Watches:
     """Warn, once each, of a contrastive loss at chance and of a measurement without its floor.
 
     Both look at numbers that the step has anyway. A loss at chance is ln(candidates), as where all
-    vectors are equal.
+    vectors are equal. A small model from scratch may pass such a stage and then learn, so the
+    warning is withdrawn from the run's record when the loss has fallen.
 
     Args:
         causes: what a loss at chance may be due to: values by key.
@@ -64,7 +79,7 @@ class Watches:
         self.causes = dict(causes)
         self.measurement = measurement
         self.without_floor = 0  # steps
-        self.at_chance = 0  # steps in a row, up to now
+        self.distances: list[float] = []  # of the last steps' losses from chance, as shares of it
         self.warned: tuple[int, int] | None = None  # step from 0, candidates
 
     def look_at_floor(self, means: Tensor) -> None:
@@ -83,26 +98,30 @@ class Watches:
             candidates: passages among which each query finds its positive.
             step: its number, from 0.
         """
-        chance = math.log(candidates)
-        near = abs(fmean(losses) - chance) <= NEAR_CHANCE * chance
-        self.at_chance = self.at_chance + 1 if near else 0
-        if self.at_chance == AT_CHANCE and self.warned is None:
+        if candidates < 2:
+            return
+        distance = fmean(losses) / math.log(candidates) - 1
+        self.distances = [*self.distances, distance][-AT_CHANCE:]
+        if self.warned is None and _at_chance(self.distances):
             self.warned = step, candidates
-            self._warn_of_loss(*self.warned)
+            note_warning(self._at_chance_since(*self.warned))
+        elif self.warned is not None and fmean(self.distances) < -FAR_FROM_CHANCE:
+            withdraw_warning(self._at_chance_since(*self.warned))
+            self.warned = None
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add to a checkpoint what has been counted."""
-        checkpoint[WATCHES] = [self.without_floor, self.at_chance, self.warned]
+        checkpoint[WATCHES] = [self.without_floor, self.distances, self.warned]
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue to count; what a run has warned of holds for the resumed one too."""
         if WATCHES not in checkpoint:  # of an earlier version
             return
-        self.without_floor, self.at_chance, self.warned = checkpoint[WATCHES]
+        self.without_floor, self.distances, self.warned = checkpoint[WATCHES]
         if self.measurement and self.without_floor >= WITHOUT_FLOOR:
             self._warn_of_floor(self.measurement)
         if self.warned is not None:
-            self._warn_of_loss(*self.warned)
+            note_warning(self._at_chance_since(*self.warned))
 
     def _warn_of_floor(self, measurement: Measurement) -> None:
         note_warning(
@@ -112,12 +131,12 @@ class Watches:
             "domains less"
         )
 
-    def _warn_of_loss(self, step: int, candidates: int) -> None:
+    def _at_chance_since(self, step: int, candidates: int) -> str:
         causes = ", ".join(f"{key}={value:g}" for key, value in self.causes.items())
-        note_warning(
-            f"the loss was within {NEAR_CHANCE:.0%} of ln({candidates}) = "
-            f"{math.log(candidates):.3f} for {AT_CHANCE} steps, up to step {step + 1}: the model "
-            "scores all passages alike and learns nothing. Likely causes are a learning rate that "
-            "is too high, a warm-up that is too short and a temperature that does not suit the "
-            f"model ({causes})"
+        return (
+            f"the mean loss was within {NEAR_CHANCE:.0%} of ln({candidates}) = "
+            f"{math.log(candidates):.3f} for {AT_CHANCE} steps, up to step {step + 1}, as that of "
+            "a model that scores all passages alike. Where it stays there, likely causes are a "
+            "learning rate that is too high, a warm-up that is too short and a temperature that "
+            f"does not suit the model ({causes})"
         )

@@ -46,13 +46,31 @@ CHANCE = math.log(24)
         ([CHANCE * 1.019] * 10 + [CHANCE * 0.981] * 10, 1),
         ([CHANCE * 1.021] * 100, 0),
         ([CHANCE * 0.979] * 100, 0),
-        (([CHANCE] * 19 + [CHANCE * 0.9]) * 5, 0),  # not in a row
-        ([CHANCE] * 20 + [1.0] * 5 + [CHANCE] * 40, 1),
+        (([CHANCE] * 19 + [CHANCE * 0.8]) * 5, 0),  # not in a row
+        ([CHANCE * (1.06 - 0.006 * i) for i in range(40)], 0),  # passes by, and so slowly
+        ([CHANCE * (1 + 0.07 * (-1) ** i) for i in range(20)], 1),
+        ([CHANCE] * 20 + [CHANCE * 0.95] * 40, 1),
+        ([CHANCE] * 30 + [CHANCE * 0.8] * 30, 0),  # it has learned after all
+        ([CHANCE] * 30 + [CHANCE * 1.5] * 30, 1),
+        ([CHANCE] * 30 + [CHANCE * 0.8] * 30 + [CHANCE] * 30, 1),  # and has collapsed later
         ([0.0] * 100, 0),
     ],
 )
 def test_a_loss_that_stays_at_chance_is_warned_of_once(losses: list[float], count: int) -> None:
     assert len(warned(losses)) == count
+
+
+def test_the_demo_that_has_collapsed_is_warned_of() -> None:
+    """Its last 20 losses where it had 60 steps: nDCG@10 2.0, and 2.2 untrained."""
+    losses = "4.694 5.196 4.779 4.931 4.722 4.835 4.725 4.982 4.997 4.860 5.174 4.777 4.814 4.823"
+    losses += " 4.930 4.736 4.733 4.737 4.766 4.732"
+    assert len(warned([12.0, *map(float, losses.split())], candidates=128)) == 1
+
+
+def test_what_is_withdrawn_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    assert warned([CHANCE] * 30 + [1.0] * 30) == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert warned([CHANCE] * 3, candidates=1) == []  # nothing to choose from, and no loss
 
 
 def test_the_warning_names_step_chance_and_causes() -> None:

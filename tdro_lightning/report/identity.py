@@ -98,7 +98,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def joined(parts: Sequence[Retriever]) -> Retriever:
-    """One retriever's evaluations together; where a set stands twice, the first counts."""
+    """One retriever's evaluations together; of a duplicate set, the first counts."""
     fields = ("sets", "queries", "per_query", "fingerprints")
     changes: dict[str, Any] = {field: {} for field in fields}
     for part in parts:

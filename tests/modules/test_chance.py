@@ -1,4 +1,4 @@
-"""Training in which all vectors are equal: the loss stays at ln(candidates), and that is told."""
+"""Training in which all vectors are equal: the loss stays at ln(candidates), with a warning."""
 
 import dataclasses
 import os

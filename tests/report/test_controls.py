@@ -68,8 +68,8 @@ def test_no_file_of_a_report_keeps_one(run: str, one: str, domain: str, model: s
     with TemporaryDirectory() as place:
         root, out = Path(place) / "runs", Path(place) / "out"
         made(root, run, one, domain, model, prompt)
-        told = write_report([root], out, run)
-        assert not raw(told)
+        shown = write_report([root], out, run)
+        assert not raw(shown)
         files = [path for pattern in WRITTEN for path in out.glob(pattern)]
         assert len(files) > len(WRITTEN)
         for path in files:

@@ -44,12 +44,12 @@ def test_queries_of_different_sets_are_never_paired(tmp_path: Path) -> None:
     assert [[cell.text for cell in row[1:3]] for row in table.rows] == [
         ["20.0", "–"], ["63.3", "+43.3"],
     ]  # fmt: skip
-    told = write_report([tmp_path], tmp_path / "out", "Two sets")
+    shown = write_report([tmp_path], tmp_path / "out", "Two sets")
     line = (
         "These evaluation sets have one name and differ in queries, corpus or judgements, so their "
         "scores are not compared: nq [1a1a1a1a] in c/base; nq [2b2b2b2b] in c/x."
     )
-    assert line in told
+    assert line in shown
     for name in ("report.html", "report.md", "tables.tex"):
         text = (tmp_path / "out" / name).read_text().replace("\\", "")
         assert line in text, name
@@ -61,8 +61,8 @@ def test_without_a_set_in_common_there_is_no_gain(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "c/base", {"uniform": {"nq": LOW}}, sha256={"nq": ONE})
     write_evaluated(tmp_path, "c/x", {"top 70": {"nq": HIGH}}, sha256={"nq": TWO})
     assert gained(tmp_path) == []
-    told = write_report([tmp_path], tmp_path / "out", "Two sets")
-    assert "no table of gains (top 70: no evaluation set in common with the baseline)" in told
+    shown = write_report([tmp_path], tmp_path / "out", "Two sets")
+    assert "no table of gains (top 70: no evaluation set in common with the baseline)" in shown
     assert "Gain in nDCG@10" not in (tmp_path / "out" / "tables.tex").read_text()
 
 

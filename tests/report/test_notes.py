@@ -16,23 +16,23 @@ BEST = [score + 0.1 for score in BASE]
 
 def files(folder: Path) -> dict[str, str]:
     """What a report says, by place: the terminal and each file without its escapes."""
-    told = {"terminal": write_report([folder], folder / "out", "Notes")}
+    shown = {"terminal": write_report([folder], folder / "out", "Notes")}
     for name in ("report.html", "report.md", "tables.tex", "significance.json"):
         text = (folder / "out" / name).read_text()
         for escaped in ("\\_", "\\%"):
             text = text.replace(escaped, escaped[1])
-        told[name] = text.replace("&lt;", "<")
-    return told
+        shown[name] = text.replace("&lt;", "<")
+    return shown
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed", "running", "interrupted", "time_limit"])
 def test_a_run_that_has_not_finished_is_named(tmp_path: Path, status: str) -> None:
     write_evaluated(tmp_path, "c/base", {"uniform": {"nq": BASE}})
     write_run(tmp_path, "c/x", status=status)
-    told = files(tmp_path)
+    shown = files(tmp_path)
     line = f"Not finished, so scores and weights of these runs are left out: c/x ({status})."
-    for place in told.keys() - {"significance.json"}:
-        assert line in told[place], place
+    for place in shown.keys() - {"significance.json"}:
+        assert line in shown[place], place
 
 
 def test_a_run_without_any_result_says_why(tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_a_run_without_any_result_says_why(tmp_path: Path) -> None:
 def test_what_a_run_warned_of_is_in_the_report(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path, name, warnings=["the loss stands still", f"only of {name}"])
-    told = files(tmp_path)
+    shown = files(tmp_path)
     for place in ("terminal", "report.html", "report.md", "tables.tex"):
-        assert "Warning of a, b: the loss stands still" in told[place]
-        assert "Warning of b: only of b" in told[place]
+        assert "Warning of a, b: the loss stands still" in shown[place]
+        assert "Warning of b: only of b" in shown[place]
 
 
 def test_nothing_below_the_untrained_model_has_a_star(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_nothing_below_the_untrained_model_has_a_star(tmp_path: Path) -> None:
     assert (top.average.randomisation or 1) < 0.05
     assert (top.average.mark, top.average.failed) == ("", True)
     assert {name: gain.mark for name, gain in top.sets.items()} == {"nq": "", "fiqa": "*"}
-    told = files(tmp_path)
-    for place in told.keys() - {"significance.json"}:
-        assert "so training has failed: uniform, top 70." in told[place]
-        assert "+6.0*" not in told[place]
-    (tested,) = [o for o in json.loads(told["significance.json"]) if o["retriever"] == "top 70"]
+    shown = files(tmp_path)
+    for place in shown.keys() - {"significance.json"}:
+        assert "so training has failed: uniform, top 70." in shown[place]
+        assert "+6.0*" not in shown[place]
+    (tested,) = [o for o in json.loads(shown["significance.json"]) if o["retriever"] == "top 70"]
     assert (tested["average"]["below_untrained"], tested["average"]["mark"]) == (True, "")
 
 
@@ -88,15 +88,15 @@ def test_few_seeds_are_named_wherever_a_test_is_printed(tmp_path: Path) -> None:
                     tmp_path, f"s/{step}", {label: {"nq": moved}}, seed=seed, folder=f"{step}{seed}"
                 )
     line = "Fewer than 5 seeds stand behind few (3):"
-    told = files(tmp_path)
-    counts = {place: text.count(line) for place, text in told.items()}
+    shown = files(tmp_path)
+    counts = {place: text.count(line) for place, text in shown.items()}
     # Once a table or figure: average, each set, seeds, figure; full layout and its summary.
     assert counts == {
         "terminal": 1, "report.html": 6, "report.md": 6, "tables.tex": 5, "significance.json": 1,
     }  # fmt: skip
-    assert "(3 seeds)" in told["terminal"]
-    assert "(5 seeds)" not in told["terminal"]
-    tested = {o["retriever"]: o["seeds"] for o in json.loads(told["significance.json"])}
+    assert "(3 seeds)" in shown["terminal"]
+    assert "(5 seeds)" not in shown["terminal"]
+    tested = {o["retriever"]: o["seeds"] for o in json.loads(shown["significance.json"])}
     assert (tested["a"]["count"], tested["a"]["warning"]) == (5, None)
     assert tested["few"]["count"] == 3
     assert tested["few"]["warning"].startswith(line)
@@ -104,12 +104,12 @@ def test_few_seeds_are_named_wherever_a_test_is_printed(tmp_path: Path) -> None:
 
 def test_the_report_says_what_a_gain_table_lacks(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "c/x", {"bm25": {"nq": BEST}, "top70": {"nq": BASE}})
-    told = files(tmp_path)
-    for place in told.keys() - {"significance.json"}:
-        assert "There is no table of gains (bm25, top70: no evaluated `uniform`" in told[
+    shown = files(tmp_path)
+    for place in shown.keys() - {"significance.json"}:
+        assert "There is no table of gains (bm25, top70: no evaluated `uniform`" in shown[
             place
         ].replace("\\`", "`")
-        assert "+experiment=finetune_uniform" in told[place]
+        assert "+experiment=finetune_uniform" in shown[place]
 
 
 def test_a_baseline_alone_has_nothing_to_gain(tmp_path: Path) -> None:

@@ -58,19 +58,20 @@ def write_report(
         ConfigError: no retriever is the baseline.
         DataError: no run is found, or a file of a run is broken.
     """
-    sweeps, rest = _written(folders, output, title, baseline)
+    sweeps, rest, _ = _written(folders, output, title, baseline)
     return "\n\n".join([*sweeps, rest])
 
 
 def write_sweep_report(sweep: Path) -> str:
-    """Write the same into a sweep's own folder; returns its table and plot as plain text."""
-    sweeps, _ = _written([sweep], sweep, sweep.as_posix(), BASELINE)
-    return "\n\n".join(sweeps)
+    """Write the same into a sweep's own folder; returns its table, plot and notes as plain text."""
+    sweeps, _, notes = _written([sweep], sweep, sweep.as_posix(), BASELINE)
+    return "\n\n".join([*sweeps, *notes])
 
 
 def _written(
     folders: Sequence[Path], output: Path, title: str, baseline: str
-) -> tuple[list[str], str]:
+) -> tuple[list[str], str, list[str]]:
+    """Texts of the sweeps, of the rest, and of the notes, which the rest has too."""
     sweeps = read_sweeps(folders)
     if sweeps:  # jobs may have failed before they wrote a record
         folders = [folder for folder in folders if any(folder.rglob("run.json"))]
@@ -98,13 +99,14 @@ def _written(
     texts = [text for _, text in swept]
     noted = [plain_text(note) for note in notes]
     if not results:
-        return texts, "\n".join(["No evaluated retriever in these runs.", *noted])
+        return texts, "\n".join(["No evaluated retriever in these runs.", *noted]), noted
     table = result_tables(results)[0]
-    return texts, (
+    rest = (
         f"{table.title} × 100; ^ is the best trained value of a column\n\n"
         f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds(comparisons))}"
         + "\n".join([*noted, plain_text(seed_note(results))])
     )
+    return texts, rest, noted
 
 
 def _write_pages(

@@ -103,11 +103,13 @@ def test_sweeps_average_over_the_sets_that_all_jobs_have(tmp_path: Path) -> None
         )  # fmt: skip
         record = {"swept": swept, "status": "finished", "code": 0, "error": None}
         (run / "job.json").write_text(json.dumps(record))
-    rows = [line.split() for line in write_sweep_report(tmp_path).splitlines()]
+    text = write_sweep_report(tmp_path)
+    assert "not compared: nq [1a1a1a1a] in x [seed=1]; nq [2b2b2b2b] in x [seed=2]." in text
+    rows = [line.split() for line in text.splitlines()]
     assert [row[2] for row in rows if row[1:2] == ["finished"]] == ["20.0", "20.0"]
 
 
-def test_older_runs_are_told_apart_by_the_files_of_their_sets(tmp_path: Path) -> None:
+def test_older_runs_are_distinguished_by_the_files_of_their_sets(tmp_path: Path) -> None:
     for number, (label, sha256) in enumerate((("uniform", ONE), ("a", ONE), ("b", TWO))):
         write_evaluated(
             tmp_path, f"c/{number}", {label: {"nq": LOW}}, inputs=files("nq", sha256)
@@ -118,7 +120,7 @@ def test_older_runs_are_told_apart_by_the_files_of_their_sets(tmp_path: Path) ->
     assert "nq [files 1a1a1a1a] in c/0, c/1; nq [files 2b2b2b2b] in c/2" in set_notes(runs)[0]
 
 
-def test_what_is_not_recorded_is_compared_by_name_and_told(tmp_path: Path) -> None:
+def test_what_is_not_recorded_is_compared_by_name_and_the_report_says_so(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "c/base", {"uniform": {"nq": LOW}}, inputs=files("nq", ONE))
     write_evaluated(tmp_path, "c/x", {"a": {"nq": HIGH}}, sha256={"nq": TWO})
     write_evaluated(tmp_path, "c/y", {"b": {"nq": HIGH}})

@@ -18,7 +18,8 @@ from scipy import stats
 
 from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.gain_tables import average_table, seeds_table
-from tdro_lightning.report.gains import compared
+from tdro_lightning.report.gains import compared, few_seeds
+from tdro_lightning.report.identity import set_notes
 from tdro_lightning.report.runs import Run
 from tdro_lightning.report.tables import markdown_table
 from tdro_lightning.report.trials import Trial, all_trials
@@ -41,15 +42,20 @@ def main() -> None:
     weights = learned(runs)
     print_weights(weights)
     print_agreement(weights)
+    for note in set_notes(runs):
+        print(f"{note}\n")
     print_sets(list(trials.values()))
     for baseline in arguments.baselines:
         if baseline not in trials:
             parser.error(f"no step {baseline}; there are {', '.join(trials)}")
         pairs = [(trial, trials[baseline]) for trial in trials.values()]
-        found = compared([pair for pair in pairs if pair[0] != pair[1]], METRIC)
+        found = compared(
+            [pair for pair in pairs if pair[0] != pair[1]], METRIC, None, list(trials.values())
+        )
         found.sort(key=lambda one: -one.average.difference)
         print(f"{markdown_table(average_table(found, TITLE))}\n")
         print(f"{markdown_table(seeds_table(found, TITLE))}\n")
+        print(f"{few_seeds(found)}\n")
 
 
 def by_step(trials: Sequence[Trial]) -> dict[str, Trial]:
@@ -59,8 +65,11 @@ def by_step(trials: Sequence[Trial]) -> dict[str, Trial]:
 
 
 def print_sets(trials: Sequence[Trial]) -> None:
-    """Print a table of means over seeds, by set."""
-    sets = trials[0].common_sets(METRIC)
+    """Print a table of means over seeds, by set; of the sets that every step was evaluated on."""
+    sets = [n for n in trials[0].common_sets(METRIC) if all(t.has(n, METRIC) for t in trials)]
+    if not sets:
+        print("No evaluation set that all steps have.\n")
+        return
     means = {trial.name: [trial.score(name, METRIC) for name in sets] for trial in trials}
     print(f"| retriever | seeds | average | by seed | {' | '.join(sets)} |")
     print("|---|--:|--:|--:|" + "--:|" * len(sets))

@@ -16,6 +16,8 @@ from typing import Any
 
 from tdro_lightning.processes import is_first_process
 
+logger = logging.getLogger(__name__)
+
 QUIET = 3.0  # seconds without a line, after which one comes: on a busy machine, within five
 FRAME = 0.25  # seconds between two looks at the clock, or two pictures of the live view
 
@@ -111,6 +113,7 @@ class Watch(logging.Handler):
 
 
 _watch: Watch | None = None
+_noted: list[list[str]] = []  # warnings of the runs in progress, those of the innermost run last
 
 
 @contextmanager
@@ -152,6 +155,31 @@ def tell(text: str) -> None:
             _write(text)
     else:
         _watch.write(text)
+
+
+@contextmanager
+def noted_warnings() -> Iterator[list[str]]:
+    """Collect what a run warns of inside; a run within it, such as a chain's step, has its own."""
+    found: list[str] = []
+    _noted.append(found)
+    try:
+        yield found
+    finally:
+        _noted.pop()
+
+
+def note_warning(text: str) -> None:
+    """Warn of what may have spoilt a run: in the log, and among the run's warnings."""
+    logger.warning("%s", text)
+    if _noted and text not in _noted[-1]:
+        _noted[-1].append(text)
+
+
+def withdraw_warning(text: str) -> None:
+    """Take a warning off the run's list: it holds no longer. The log keeps it."""
+    if _noted and text in _noted[-1]:
+        _noted[-1].remove(text)
+        logger.info("no longer: %s", text)
 
 
 def doing(status: str) -> None:

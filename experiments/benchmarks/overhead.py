@@ -99,7 +99,8 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         for place in (tdro, throughput_module):
             switch.wrap(place, "log_now")
         switch.wrap(tdro, "require_finite_losses")
-        switch.wrap(module.floor_watch, "look")
+        for name in ("look_at_floor", "look_at_loss"):
+            switch.wrap(module.watches, name)
         for callback in callbacks:
             switch.wrap(callback, "on_train_batch_end")
         turns = Turns(batch, pairs, switch)

@@ -1,12 +1,14 @@
 """Contrastive fine-tuning on batches of one domain; with uniform weights it makes the reference."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
+from tdro_lightning.dro.diagnostics import Watches
 from tdro_lightning.optim import Optimisation
 from tdro_lightning.parallel import shard
 from tdro_lightning.retrieval.contrastive import all_passage_losses, require_finite_losses
@@ -44,6 +46,7 @@ class FinetuneModule(LightningModule):
         self.temperature = temperature
         self.optimisation = optimisation
         self.seed = seed
+        self.watches = Watches(optimisation.causes | {"module.temperature": temperature})
 
     def configure_model(self) -> None:
         """Spread the encoders over devices where the strategy does that."""
@@ -68,6 +71,7 @@ class FinetuneModule(LightningModule):
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
         cache.backward(self.manual_backward)
         loss = float(gather_rows(losses.detach()).mean())
+        self.watches.look_at_loss([loss], len(passages), step)
         updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
         log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
         self.log_dict({"loss": loss} | updated, logger=False)
@@ -75,3 +79,11 @@ class FinetuneModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the encoder."""
         return self.optimisation.optimiser(self.encoder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the watches have counted."""
+        self.watches.save(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the watches continue to count."""
+        self.watches.load(checkpoint)

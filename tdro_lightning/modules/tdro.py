@@ -1,6 +1,5 @@
 """The tDRO stage: a proxy trains against a frozen reference while the domain weights move."""
 
-import math
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from tdro_lightning.callbacks.history import log_now
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.dro.diagnostics import FloorWatch, concentration
+from tdro_lightning.dro.diagnostics import Watches, by_domain, concentration
 from tdro_lightning.dro.gradients import OnePass, row_gradients
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
@@ -56,7 +55,8 @@ class TDROModule(LightningModule):
         self.reference = reference.freeze() if reference else None
         self.weights = weights
         self.measurement = measurement
-        self.floor_watch = FloorWatch(measurement)
+        causes = optimisation.causes | {"module.temperature": temperature}
+        self.watches = Watches(causes, measurement)
         self.temperature = temperature
         self.optimisation = optimisation
         self.seed = seed
@@ -80,7 +80,7 @@ class TDROModule(LightningModule):
         proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward)
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
-        proxy.backward(self.update_weights(proxy.losses, reference, batch.domain))
+        proxy.backward(self.update_weights(proxy.losses, reference, batch))
         updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
@@ -108,10 +108,10 @@ class TDROModule(LightningModule):
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 
-    def update_weights(self, proxy: Tensor, reference: Tensor, domain: Tensor) -> Tensor:
+    def update_weights(self, proxy: Tensor, reference: Tensor, batch: Batch) -> Tensor:
         """Step the domain weights on the global batch; coefficients [B] of this rank's losses."""
         names, count = self.weights.names, len(self.weights.names)
-        proxy, reference, everyone = (gather_rows(v) for v in (proxy, reference, domain))
+        proxy, reference, everyone = (gather_rows(v) for v in (proxy, reference, batch.domain))
         measurement = self.measurement(proxy, reference, everyone, count)
         weights = self.weights.step(measurement)
         if self.weights.updates % CHECK_EVERY == 0:
@@ -124,27 +124,26 @@ class TDROModule(LightningModule):
             "loss/reference": domain_means(reference, everyone, count),
             "guarded": self.measurement.guarded(reference, everyone, count),
         }
-        self.floor_watch.look(curves["loss/reference"])
-        logged = {
-            f"{title}/{name}": value
-            for title, values in curves.items()
-            for name, value in zip(names, values.tolist(), strict=True)
-            if math.isfinite(value)
-        }
+        self.watches.look_at_floor(curves["loss/reference"])
+        logged = by_domain(curves, names)
+        losses = [value for title, value in logged.items() if title.startswith("loss/proxy/")]
+        self.watches.look_at_loss(losses, len(batch.passages) // len(batch), self.global_step)
         logged["measurement_norm"] = float(self.weights.last_measurement.norm())
         logged["loss"] = float((coefficients * proxy).sum())
         log_now(self, logged | concentration(weights))
         self.log("loss", logged["loss"], logger=False)
-        return coefficients[rank() * len(domain) :][: len(domain)]
+        return coefficients[rank() * len(batch) :][: len(batch)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the proxy; the domain weights step themselves."""
         return self.optimisation.optimiser(self.proxy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the domain weights."""
+        """Add the domain weights, and what the watches have counted."""
         checkpoint["domain_weights"] = self.weights.state_dict()
+        self.watches.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with the saved domain weights, means and counters."""
         self.weights.load_state_dict(checkpoint["domain_weights"])
+        self.watches.load(checkpoint)

@@ -11,11 +11,13 @@ from typing import Any
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, slug
+from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
 from tdro_lightning.runs.outputs import RECORD, require_intact
 
 PER_QUERY = "per_query"
+LONGEST = 200  # characters of the name of a set or retriever, which is part of file names
 
 
 def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tuple[Run, ...]:
@@ -23,7 +25,8 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
 
     Folders are searched at all depths, since a chain holds its steps. A run reached twice is read
     once; chains and reports have no numbers of their own and are left out. Different folders with
-    the same run name get the folder appended.
+    the same run name get the folder appended, and different sets of one name their SHA-256; an
+    encoder that several runs have evaluated alike is listed once.
 
     Args:
         folders: run folders, or folders above them.
@@ -46,7 +49,8 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
         run if count[run.name] == 1 else dataclasses.replace(run, name=f"{run.name} [{place}]")
         for run, place in zip(runs, _places(runs), strict=True)
     ]
-    return tuple(sorted(runs, key=lambda run: natural_order(run.name)))
+    ordered = sorted(runs, key=lambda run: natural_order(run.name))
+    return without_repeats(distinct_sets(ordered))
 
 
 def _places(runs: Sequence[Run]) -> list[str]:
@@ -115,17 +119,18 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
             Input(
                 label,
                 _text(value.get("path"), f"{path}: `inputs.{label}.path`"),
-                _text(value.get("sha256"), f"{path}: `inputs.{label}.sha256`"),
+                _optional_text(value.get("sha256"), f"{path}: `inputs.{label}.sha256`"),
             )
             for label, value in inputs.items()
         ),
-        retrievers=_retrievers(folder) if has_results else (),
+        retrievers=_retrievers(folder, inputs) if has_results else (),
         weights=_weights(folder / "weights.json") if has_results else (),
         history=_history(folder / "history.csv"),
         usage=_usage(folder / "data_usage.json"),
         config=_object(record.get("config", {}), f"{path}: `config`"),
         chain=_chain(folder.parent / "run.json"),
         swept=swept_settings(folder),
+        warnings=_texts(record.get("warnings"), f"{path}: `warnings`"),
     )
 
 
@@ -154,15 +159,22 @@ def _chain(path: Path) -> str | None:
     return _optional_text(record.get("command"), str(path)) if record["stage"] == "chain" else None
 
 
-def _retrievers(folder: Path) -> tuple[Retriever, ...]:
+def _retrievers(folder: Path, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Retriever, ...]:
     path = folder / "metrics.json"
     if not path.is_file():
         return ()
     record = _object(read_json(path), str(path))
+    recorded = _table(record.get("sets"), f"{path}: `sets`")
     retrievers = []
     for label, value in _table(record.get("retrievers"), f"{path}: `retrievers`").items():
         place = f"{path}: `retrievers.{label}.sets`"
         sets = _table(value.get("sets"), place)
+        for name in (label, *sets):
+            if len(name) > LONGEST:
+                raise DataError(
+                    f"{path}: the name {name[:40]!r}... has {len(name)} characters; rename it to "
+                    f"at most {LONGEST}"
+                )
         scores = {
             name: {
                 metric: _number(score, f"{place}, `{name}.{metric}`")
@@ -176,8 +188,36 @@ def _retrievers(folder: Path) -> tuple[Retriever, ...]:
             for name, metrics in sets.items()
         }
         per_query = {name: folder / PER_QUERY / slug(label) / f"{slug(name)}.json" for name in sets}
-        retrievers.append(Retriever(label, scores, queries, per_query))
+        known = {name: _set_fingerprint(name, recorded, inputs, path) for name in sets}
+        encoder = inputs.get(f"encoder {label}", {}).get("path", folder / "encoder")
+        retrievers.append(
+            Retriever(
+                label,
+                scores,
+                queries,
+                per_query,
+                {name: sha256 for name, sha256 in known.items() if sha256},
+                Path(encoder) if Path(encoder).is_dir() else None,
+            )
+        )
     return tuple(retrievers)
+
+
+def _set_fingerprint(
+    name: str,
+    recorded: Mapping[str, Mapping[str, Any]],
+    inputs: Mapping[str, Mapping[str, Any]],
+    path: Path,
+) -> str | None:
+    """SHA-256 of an evaluation set; of its files, and so marked, where an older run has no other.
+
+    The labels are those of `stages.benchmarks.benchmark_places`.
+    """
+    if name in recorded:
+        return _text(recorded[name].get("sha256"), f"{path}: `sets.{name}.sha256`")
+    labels = [f"{hub}{what} {name}" for what in ("set", "corpus of") for hub in ("", "hub ")]
+    files = [inputs[label].get("sha256") for label in labels if label in inputs]
+    return FILES + "".join(map(str, files)) if files and all(files) else None
 
 
 def _weights(path: Path) -> tuple[DomainWeight, ...]:
@@ -264,6 +304,12 @@ def _text(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value:
         raise DataError(f"{place} must be a string that is not empty, is {_found(value)}")
     return value
+
+
+def _texts(value: Any, place: str) -> tuple[str, ...]:
+    if value is not None and not isinstance(value, list):
+        raise DataError(f"{place} must be a list of strings, is {_found(value)}")
+    return tuple(_text(one, place) for one in value or ())
 
 
 def _number(value: Any, place: str) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tdro_lightning.report.figures import Figure, figure_axes
-from tdro_lightning.report.gains import ABOVE, BELOW, Comparison
+from tdro_lightning.report.gains import ABOVE, BELOW, Comparison, few_seeds
 from tdro_lightning.report.svg import colour, figure_style, inline_svg, short
 from tdro_lightning.report.tables import signed
 from tdro_lightning.report.trials import Trial
@@ -47,7 +47,8 @@ def gain_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
     return Figure(
         f"Gain in {title} over the baseline",
         f"Average over the sets. Lines are 95 % intervals over queries{seeds}. Blue and * is "
-        "significantly above the baseline, orange and † significantly below, grey neither.",
+        "significantly above the baseline, orange and † significantly below, grey neither. "
+        f"{few_seeds(shown)}".strip(),
         svg,
     )
 

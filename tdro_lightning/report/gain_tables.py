@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from tdro_lightning.report.gains import Comparison, Gain
-from tdro_lightning.report.significance import PairedTest
+from tdro_lightning.report.gains import Comparison, Gain, few_seeds
+from tdro_lightning.report.significance import FEW, PairedTest
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells, signed
 
 MARKS = (
     "* is significantly above the baseline and † significantly below it: p < 0.05 in the paired, "
-    "two-sided randomisation test over queries, adjusted by Holm"
+    "two-sided randomisation test over queries, adjusted by Holm; what is below the untrained "
+    "model has no star"
 )
 QUERIES_ONLY = (
     "Tests over queries say whether these very models differ; whether training anew would show "
@@ -49,7 +50,7 @@ def average_table(comparisons: Sequence[Comparison], title: str) -> Table:
         f"{title} × 100 averaged over the sets that both have, each counted once{_grouped()}, and "
         f"over the seeds that both have. {MARKS} over the retrievers of this table, as are both "
         "columns of p-values; intervals are not adjusted. A dash where the scores of the queries "
-        f"are not at hand. {QUERIES_ONLY}",
+        f"are not at hand. {QUERIES_ONLY} {few_seeds(comparisons)}".strip(),
         titles,
         tuple(
             (
@@ -76,7 +77,7 @@ def sets_table(comparisons: Sequence[Comparison], title: str) -> Table:
     return Table(
         f"Gain in {title} on each set",
         f"Difference in {title} × 100 with its 95 % interval (paired t, not adjusted). {MARKS} "
-        f"over the sets of the row.{_grouped('.')}",
+        f"over the sets of the row.{_grouped('.')} {few_seeds(comparisons)}".strip(),
         (
             Column("Retriever", numeric=False),
             *(Column(name, _queries(comparisons, name)) for name in names),
@@ -92,10 +93,10 @@ def seeds_table(comparisons: Sequence[Comparison], title: str) -> Table:
     """A row a trial with several seeds: how the gain of the average scatters over them."""
     titles = ("Seeds", "Gain", "Lowest", "Highest", "95 % interval", "p", "Seeds above")
     rows = []
-    for one in comparisons:
+    shown = [one for one in comparisons if one.over_seeds]
+    for one in shown:
         test, differences = one.over_seeds, list(one.by_seed.values())
-        if test is None:
-            continue
+        few = f" ({len(differences)} seeds)" if len(differences) < FEW else ""
         rows.append(
             cells(
                 [
@@ -105,7 +106,7 @@ def seeds_table(comparisons: Sequence[Comparison], title: str) -> Table:
                     signed(min(differences)),
                     signed(max(differences)),
                     interval(test),
-                    p_value(one.seeds_t_test),
+                    p_value(one.seeds_t_test) + few,
                     f"{sum(value > 0 for value in differences)} of {len(differences)}",
                 ]
             )
@@ -114,7 +115,8 @@ def seeds_table(comparisons: Sequence[Comparison], title: str) -> Table:
         f"Gain in {title} over seeds",
         f"Difference of the average {title} × 100 from the baseline of the same seed. The interval "
         "and p are those of the paired, two-sided t-test over seeds, p adjusted by Holm over the "
-        "retrievers of this table. With few seeds it finds large and steady gains only.",
+        "retrievers of this table. With few seeds it finds large and steady gains only, and three "
+        f"differences that happen to be alike make p small. {few_seeds(shown)}".strip(),
         (Column("Retriever", numeric=False), *(Column(name) for name in titles)),
         tuple(rows),
     )

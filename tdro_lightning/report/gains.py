@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.files import read_json
 from tdro_lightning.report.runs import Retriever
-from tdro_lightning.report.significance import LEVEL, PairedTest, holm, query_test, seed_test
+from tdro_lightning.report.significance import FEW, LEVEL, PairedTest, holm, query_test, seed_test
 from tdro_lightning.report.trials import Seed, Trial
 
 ABOVE, BELOW = "*", "†"  # significantly above and below the baseline
@@ -27,6 +28,7 @@ class Gain:
         queries: number of queries, of one seed.
         test: over queries, None where scores of queries are not at hand.
         t_test, randomisation: p-values of `test`, adjusted by Holm.
+        failed: the score is below that of the untrained model.
     """
 
     baseline: float
@@ -35,6 +37,7 @@ class Gain:
     test: PairedTest | None
     t_test: float | None = None
     randomisation: float | None = None
+    failed: bool = False
 
     @property
     def difference(self) -> float:
@@ -43,10 +46,15 @@ class Gain:
 
     @property
     def mark(self) -> str:
-        """`*` above the baseline or `†` below it, by the adjusted randomisation test."""
+        """`*` above the baseline or `†` below it, by the adjusted randomisation test.
+
+        Nothing that is below the untrained model is marked as above.
+        """
         if self.randomisation is None or self.randomisation >= LEVEL:
             return ""
-        return ABOVE if self.difference > 0 else BELOW
+        if self.difference > 0:
+            return "" if self.failed else ABOVE
+        return BELOW
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ def compared(
     pairs: Sequence[tuple[Trial, Trial]],
     metric: str,
     columns: Mapping[str, Sequence[str]] | None = None,
+    trials: Sequence[Trial] = (),
 ) -> list[Comparison]:
     """Compare each trial with its baseline, and adjust the averages' p-values over all of them.
 
@@ -91,11 +100,12 @@ def compared(
         metric: what is compared.
         columns: the sets to compare on, by what they count as; a trial that lacks one of them is
             left out. None takes all sets in common, grouped by `groups`.
+        trials: those among which the untrained models are.
 
     Raises:
         DataError: scores of queries are broken, or of other queries than the baseline's.
     """
-    found = [compare(trial, other, metric, columns) for trial, other in pairs]
+    found = [compare(trial, other, metric, columns, trials) for trial, other in pairs]
     comparisons = [one for one in found if one is not None]
     averages = _adjusted([one.average for one in comparisons])
     by_seeds = [None if one.over_seeds is None else one.over_seeds.t_test for one in comparisons]
@@ -110,6 +120,7 @@ def compare(
     baseline: Trial,
     metric: str,
     columns: Mapping[str, Sequence[str]] | None = None,
+    trials: Sequence[Trial] = (),
 ) -> Comparison | None:
     """Compare two trials; None where they have no seed or set in common.
 
@@ -123,7 +134,12 @@ def compare(
     if not pairs or not names or not set(names) <= set(common):
         return None
     differences = {name: _differences(pairs, name, metric) for name in names}
-    gains = [_gain(pairs, [parts], differences, metric) for parts in grouped.values()]
+
+    def gain(parts: Sequence[Sequence[str]]) -> Gain:
+        failed = below_untrained(trial, trials, metric, [name for part in parts for name in part])
+        return dataclasses.replace(_gain(pairs, parts, differences, metric), failed=failed)
+
+    gains = [gain([parts]) for parts in grouped.values()]
     by_seed = {
         seed: _mean(ours, grouped.values(), metric) - _mean(theirs, grouped.values(), metric)
         for seed, (ours, theirs) in pairs.items()
@@ -133,10 +149,31 @@ def compare(
         baseline,
         metric,
         dict(zip(grouped, _adjusted(gains), strict=True)),
-        _gain(pairs, list(grouped.values()), differences, metric),
+        gain(list(grouped.values())),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,
     )
+
+
+def below_untrained(
+    trial: Trial, trials: Sequence[Trial], metric: str, names: Sequence[str]
+) -> bool:
+    """Whether a trial's mean over the sets is below that of the model it began from.
+
+    Args:
+        trial: a trained one; any other is not below.
+        trials: all, with the untrained models.
+        metric: what is compared.
+        names: the sets; those that the untrained model was not evaluated on do not count.
+    """
+    for other in trials if trial.trained else ():
+        scores = [(trial.score(n, metric), other.score(n, metric)) for n in names]
+        known = {n: (a, b) for n, (a, b) in zip(names, scores, strict=True) if a and b}
+        if other.label.casefold() == "untrained" and other.model == trial.model and known:
+            ours, theirs = (mean_over_sets({n: v[i] for n, v in known.items()}) for i in (0, 1))
+            if ours < theirs:
+                return True
+    return False
 
 
 def query_scores(path: Path, metric: str) -> dict[str, float]:
@@ -152,6 +189,17 @@ def query_scores(path: Path, metric: str) -> dict[str, float]:
         raise DataError(f"{path}: must map each query to its scores, with {metric!r}") from None
 
 
+def few_seeds(comparisons: Sequence[Comparison]) -> str:
+    """A warning that names the trials with fewer than `FEW` seeds; empty where all have more."""
+    few = [f"{c.trial.name} ({len(c.by_seed)})" for c in comparisons if len(c.by_seed) < FEW]
+    if not few:
+        return ""
+    return (
+        f"Fewer than {FEW} seeds stand behind {', '.join(few)}: neither a star nor a small p-value "
+        "shows there that training again would give the same."
+    )
+
+
 def content(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """All numbers of comparisons, for a JSON file."""
     return [
@@ -165,6 +213,8 @@ def content(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "average": _content(one.average),
             "sets": {name: _content(gain) for name, gain in one.sets.items()},
             "seeds": {
+                "count": len(one.by_seed),
+                "warning": few_seeds([one]) or None,
                 "differences": {str(seed): value for seed, value in one.by_seed.items()},
                 "test": None if one.over_seeds is None else asdict(one.over_seeds),
                 "t_test_holm": one.seeds_t_test,
@@ -181,6 +231,7 @@ def _content(gain: Gain) -> dict[str, Any]:
         "queries": gain.queries,
         "difference": gain.difference,
         "mark": gain.mark,
+        "below_untrained": gain.failed,
         "test": None if gain.test is None else asdict(gain.test),
         "t_test_holm": gain.t_test,
         "randomisation_holm": gain.randomisation,

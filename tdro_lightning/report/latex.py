@@ -25,9 +25,10 @@ SPECIAL = {
 }
 
 
-def latex_tables(tables: Sequence[Table]) -> str:
-    """A `table` environment each, one after the other."""
-    return PREAMBLE + "".join(f"\n{latex_table(table)}" for table in tables)
+def latex_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
+    """The notes as comments, then a `table` environment each, one after the other."""
+    comments = "".join(f"% {plain_text(note)}\n" for note in notes)
+    return PREAMBLE + comments + "".join(f"\n{latex_table(table)}" for table in tables)
 
 
 def latex_table(table: Table) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tdro_lightning.report.gain_tables import MARKS
-from tdro_lightning.report.gains import Comparison, compared, groups
+from tdro_lightning.report.gains import Comparison, compared, few_seeds, groups
 from tdro_lightning.report.published import full_rows, published, set_names, summary_rows
 from tdro_lightning.report.results import TITLES
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
@@ -57,7 +57,7 @@ def layout_tables(
     found: dict[tuple[str, str], tuple[Benchmark, Mapping[str, Comparison]]] = {}
     for one in benchmarks:
         for metric in one.metrics:
-            gains = compared(pairs, metric, one.columns)
+            gains = compared(pairs, metric, one.columns, trials)
             found[one.title, metric] = one, {gain.trial.name: gain for gain in gains}
     full = [_full_table(one, one.metrics[0], trials, found) for one in benchmarks]
     return (*full, *_summaries(trials, found, {other.name for _, other in pairs}))
@@ -112,7 +112,8 @@ def _full_table(
     return Table(
         f"{TITLES[metric]} on {benchmark.title}, {kind}",
         f"{TITLES[metric]} × 100. {_note(benchmark.table is not None)} On a set, p is adjusted "
-        "over the sets of the row, on the average over the retrievers of this table.",
+        "over the sets of the row, on the average over the retrievers of this table. "
+        f"{few_seeds(list(comparisons.values()))}".strip(),
         (
             Column("Model", numeric=False),
             *(Column(title, _queries(shown, names)) for title, names in benchmark.columns.items()),
@@ -165,12 +166,13 @@ def _summaries(trials: Sequence[Trial], found: Compared, baselines: Collection[s
         if several and any(value is not None for column in gains for value in column):
             rows.append((Cell("Average gain"), *map(_mean_gain, gains)))
     what = "all models" if several else "one model"
+    few = {one.trial.name: one for key in columns for one in found[key][1].values()}
     return [
         Table(
             f"Averages of {what}, in the layout of the paper's Table {number}",
             f"Mean over the sets of each benchmark × 100, and in brackets the gain. "
             f"{_note(any(key in printed for key in columns))} p is adjusted over the retrievers "
-            "of a column.",
+            f"of a column. {few_seeds(list(few.values()))}".strip(),
             (
                 Column("Model" if several else "Training data", numeric=False),
                 *(Column(title, TITLES[metric]) for title, metric in columns),

@@ -1,17 +1,19 @@
 """The report, written as Markdown, HTML, LaTeX and tables for the terminal."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from tdro_lightning.files import write_json, write_text
+from tdro_lightning.files import write_text
 from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.gain_tables import MARKS, gain_tables
-from tdro_lightning.report.gains import compared, content
+from tdro_lightning.report.gains import compared, content, few_seeds
 from tdro_lightning.report.latex import latex_tables
 from tdro_lightning.report.layouts import layout_tables
+from tdro_lightning.report.notes import report_notes
 from tdro_lightning.report.results import (
     BASELINE,
     TITLES,
@@ -56,19 +58,20 @@ def write_report(
         ConfigError: no retriever is the baseline.
         DataError: no run is found, or a file of a run is broken.
     """
-    sweeps, rest = _written(folders, output, title, baseline)
+    sweeps, rest, _ = _written(folders, output, title, baseline)
     return "\n\n".join([*sweeps, rest])
 
 
 def write_sweep_report(sweep: Path) -> str:
-    """Write the same into a sweep's own folder; returns its table and plot as plain text."""
-    sweeps, _ = _written([sweep], sweep, sweep.as_posix(), BASELINE)
-    return "\n\n".join(sweeps)
+    """Write the same into a sweep's own folder; returns its table, plot and notes as plain text."""
+    sweeps, _, notes = _written([sweep], sweep, sweep.as_posix(), BASELINE)
+    return "\n\n".join([*sweeps, *notes])
 
 
 def _written(
     folders: Sequence[Path], output: Path, title: str, baseline: str
-) -> tuple[list[str], str]:
+) -> tuple[list[str], str, list[str]]:
+    """Texts of the sweeps, of the rest, and of the notes, which the rest has too."""
     sweeps = read_sweeps(folders)
     if sweeps:  # jobs may have failed before they wrote a record
         folders = [folder for folder in folders if any(folder.rglob("run.json"))]
@@ -76,9 +79,10 @@ def _written(
     trials = all_trials(runs)
     pairs = baseline_pairs(trials, baseline)
     metric = next((m for m in TITLES if any(trial.common_sets(m) for trial in trials)), None)
-    comparisons = compared(pairs, metric) if metric else []
+    comparisons = compared(pairs, metric, None, trials) if metric else []
     gains = gain_tables(comparisons, TITLES[metric]) if metric else ()
     layouts = layout_tables(trials, pairs)
+    notes = report_notes(runs, trials, comparisons, metric, baseline)
     results = ordered_results(runs)
     swept = [sweep_section(n, one, runs, comparisons, metric) for n, one in enumerate(sweeps)]
     sections = [
@@ -87,21 +91,30 @@ def _written(
         *run_sections(runs),
         Section("layouts", "Layouts of the paper", "", (Block("", layouts),) if layouts else ()),
     ]
-    _write_pages(output, title, [section for section in sections if section.blocks], runs)
-    write_text(output / "tables.tex", latex_tables([*layouts, *gains]))
-    write_json(output / "significance.json", content(comparisons))
+    _write_pages(output, title, [section for section in sections if section.blocks], runs, notes)
+    write_text(output / "tables.tex", latex_tables([*layouts, *gains], notes))
+    # In ASCII: JSON's own escapes keep every name as it is, and no control character stays raw.
+    tests = json.dumps(content(comparisons), indent=2, allow_nan=False)
+    write_text(output / "significance.json", f"{tests}\n")
     texts = [text for _, text in swept]
+    noted = [plain_text(note) for note in notes]
     if not results:
-        return texts, "No evaluated retriever in these runs."
+        return texts, "\n".join(["No evaluated retriever in these runs.", *noted]), noted
     table = result_tables(results)[0]
-    return texts, (
+    rest = (
         f"{table.title} × 100; ^ is the best trained value of a column\n\n"
-        f"{terminal_table(table)}\n\n{_gains_text(gains)}{plain_text(seed_note(results))}"
+        f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds(comparisons))}"
+        + "\n".join([*noted, plain_text(seed_note(results))])
     )
+    return texts, rest, noted
 
 
 def _write_pages(
-    output: Path, title: str, sections: Sequence[Section], runs: Sequence[Run]
+    output: Path,
+    title: str,
+    sections: Sequence[Section],
+    runs: Sequence[Run],
+    notes: Sequence[str],
 ) -> None:
     """The page with its figures inside, and the Markdown with its figures beside it."""
     figures: dict[str, str] = {}
@@ -119,17 +132,18 @@ def _write_pages(
     for name in ("report.md", "report.html"):
         template = templates.get_template(f"page.{name.partition('.')[2]}.j2")
         text = template.render(
-            title=title, sections=sections, runs=runs, figures=figures, nothing=NOTHING,
+            title=title, sections=sections, runs=runs, notes=notes, figures=figures,
+            nothing=NOTHING,
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
         )  # fmt: skip
         write_text(output / name, re.sub(r"\n{3,}", "\n\n", text))
 
 
-def _gains_text(gains: Sequence[Table]) -> str:
+def _gains_text(gains: Sequence[Table], warning: str) -> str:
     """The gains for the terminal, without those on each set, which are wide."""
     shown = [table for table in gains if "each set" not in table.title]
     texts = [f"{table.title}\n\n{terminal_table(table)}\n\n" for table in shown]
-    return "".join([*texts, f"{MARKS}.\n\n"] if texts else [])
+    return "".join([*texts, f"{MARKS}. {plain_text(warning)}".strip(), "\n\n"] if texts else [])
 
 
 def duration(seconds: float) -> str:

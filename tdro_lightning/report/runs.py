@@ -8,11 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that a run read, with the SHA-256 of its content."""
+    """A file or folder that a run read, with the SHA-256 of its content; None for a hub name."""
 
     label: str
     path: str
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,16 @@ class Retriever:
     """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}.
 
     `per_query` says where each set's scores of the queries are; they are read when asked for.
+    `fingerprints` holds the SHA-256 of each set that the run recorded, and `encoder` is the folder
+    of the model, where there is one.
     """
 
     label: str
     sets: Mapping[str, Mapping[str, float]]
     queries: Mapping[str, int]
     per_query: Mapping[str, Path] = field(default_factory=dict, compare=False)
+    fingerprints: Mapping[str, str] = field(default_factory=dict, compare=False)
+    encoder: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Run:
         name: the name in the report; `bare_name` with what tells it from others of that name.
         chain: the command of the chain that this run is a step of.
         swept: the settings by which the run's job differs from others of its sweep.
+        warnings: what the run warned of.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Run:
     config: Mapping[str, Any]
     chain: str | None
     swept: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def step(self) -> str:

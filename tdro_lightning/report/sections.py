@@ -80,6 +80,7 @@ def sweep_section(
     """A sweep's table and plot, for the page and for the terminal."""
     found = points(sweep, runs, comparisons, metric)
     table = sweep_table(sweep, found, metric)
+    # Where gains are over other sets than the averages, these differ, and no line is drawn.
     baselines = {round(p.score - p.gain[0], 6) for p in found if p.score is not None and p.gain}
     baseline = baselines.pop() if len(baselines) == 1 else None
     figure = sweep_figure(sweep, found, TITLES.get(metric or "", ""), baseline)

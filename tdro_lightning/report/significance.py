@@ -13,6 +13,7 @@ from tdro_lightning.errors import DataError
 
 LEVEL = 0.05
 CONFIDENCE = 0.95
+FEW = 5  # with fewer seeds a test over seeds is no evidence, and the report says so
 RESAMPLES = 9999
 BATCH = 4_000_000  # signs drawn at a time
 

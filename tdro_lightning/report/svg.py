@@ -11,7 +11,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from tdro_lightning.report.tables import plain_text
+from tdro_lightning.report.tables import plain_text, visible
 
 # Drawn with stand-in colours; `inline_svg` turns them into the page's own, light or dark.
 INK = "#010203"
@@ -56,7 +56,7 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def figure_style(salt: str) -> Iterator[None]:
     """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
-    style: Any = {**STYLE, "svg.hashsalt": salt}
+    style: Any = {**STYLE, "svg.hashsalt": visible(salt)}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Matplotlib's own font lacks some scripts; it only measures here and does not draw.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -86,7 +86,7 @@ def inline_svg(figure: Figure, description: str) -> str:
     for old, new in _colours().items():
         svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
     end = svg.index(">") + 1
-    return f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}"
+    return visible(f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}")
 
 
 def standalone_svg(svg: str) -> str:

@@ -55,7 +55,7 @@ def sweep_figure(
             )  # fmt: skip
         if any(lines):
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7)
-        axes.set_xlabel(key)
+        axes.set_xlabel(short(key, 60))
         axes.set_ylabel(f"{metric} × 100, average")
         svg = inline_svg(canvas, f"{metric} by {key}")
     return Figure(

@@ -19,7 +19,7 @@ class Point:
 
     Attributes:
         step: the name of the chain's step, empty outside chains.
-        score: average over the sets times 100.
+        score: average times 100 over the sets on which all retrievers of the sweep were evaluated.
         gain: difference from the baseline of the same seed, with a mark of significance.
     """
 
@@ -34,16 +34,22 @@ def points(
     sweep: Sweep, runs: Sequence[Run], comparisons: Sequence[Comparison], metric: str | None
 ) -> list[Point]:
     """What every job came to, in the order of the jobs."""
+    jobs = [
+        (job, [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)])
+        for job in sweep.jobs
+    ]
+    trained = [[(run, one) for run in own for one in _trained(run, metric)] for _, own in jobs]
+    every = [one for entries in trained for _, one in entries]
+    shared = [name for one in every[:1] for name in one.sets if all(name in o.sets for o in every)]
     found: list[Point] = []
-    for job in sweep.jobs:
-        own = [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)]
-        trained = [
-            Point(job, own, _step(run, job), _average(one, metric), _gain(run, one, comparisons))
-            for run in own
-            for one in run.retrievers
-            if metric is not None and one.label.casefold() not in UNTRAINED
-        ]
-        found += trained or [Point(job, own)]
+    for (job, own), entries in zip(jobs, trained, strict=True):
+        found += [
+            Point(
+                job, own, _step(run, job), _average(one, shared, metric or ""),
+                _gain(run, one, comparisons),
+            )
+            for run, one in entries
+        ] or [Point(job, own)]  # fmt: skip
     return found
 
 
@@ -84,8 +90,8 @@ def sweep_table(sweep: Sweep, found: Sequence[Point], metric: str | None) -> Tab
     return Table(
         f"Sweep over {', '.join(sweep.keys) or 'nothing'}",
         f"{len(sweep.jobs)} jobs in {sweep.folder.as_posix()}, {failed or 'none'} of them not "
-        "finished. Gain is the difference from the baseline of the same seed; * and † as in the "
-        "table of gains.",
+        "finished. Averages are over the sets that all have. Gain is the difference from the "
+        "baseline of the same seed; * and † as in the table of gains, each of one seed.",
         tuple(titles),
         tuple(rows),
     )
@@ -98,8 +104,15 @@ def _step(run: Run, job: Job) -> str:
     return "" if place == "." else plain_text(place)
 
 
-def _average(retriever: Retriever, metric: str) -> float | None:
-    scores = {name: 100 * one[metric] for name, one in retriever.sets.items() if metric in one}
+def _trained(run: Run, metric: str | None) -> list[Retriever]:
+    if metric is None:
+        return []
+    return [one for one in run.retrievers if one.label.casefold() not in UNTRAINED]
+
+
+def _average(retriever: Retriever, names: Sequence[str], metric: str) -> float | None:
+    known = {name: retriever.sets[name] for name in names}
+    scores = {name: 100 * one[metric] for name, one in known.items() if metric in one}
     return mean_over_sets(scores) if scores else None
 
 

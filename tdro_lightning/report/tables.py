@@ -2,6 +2,7 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,9 +56,18 @@ def signed(difference: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
+def visible(text: str) -> str:
+    r"""A text with every control, direction and format character as its escape, such as `\x1b`.
+
+    Line ends and spaces of all widths stay. Every text of a report passes here, so that no name can
+    control a terminal, hide or reverse what stands around it, or end a file's encoding.
+    """
+    return re.sub(r"[^\n -~]", _shown, text)
+
+
 def plain_text(text: str) -> str:
-    """A text on one line without control characters, so that it cannot steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """A text on one line, made visible."""
+    return visible(" ".join(text.split()))
 
 
 def markdown_text(text: str) -> str:
@@ -65,6 +75,13 @@ def markdown_text(text: str) -> str:
     text = plain_text(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|\[\]~])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    character = found[0]
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def markdown_table(table: Table) -> str:
@@ -96,7 +113,7 @@ def terminal_table(table: Table) -> str:
     blank = "\N{BRAILLE PATTERN BLANK}"
     drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
-        title = plain_text(column.title) + (f"\n{column.note}" if column.note else "")
+        title = plain_text(column.title) + (f"\n{plain_text(column.note)}" if column.note else "")
         drawn.add_column(Text(title), justify="right" if column.numeric else "left", no_wrap=True)
     for row, marks in zip(table.rows, signs, strict=True):
         drawn.add_row(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.report.identity import joined
 from tdro_lightning.report.results import BASELINE, UNTRAINED, told_apart
 from tdro_lightning.report.runs import Retriever, Run
 
@@ -73,7 +74,7 @@ def all_trials(runs: Sequence[Run]) -> tuple[Trial, ...]:
         for run, one in sorted(entries, key=lambda entry: entry[0].seed or 0):
             by_seed.setdefault(run.seed, []).append(one)
         if all(_disjoint(parts) for parts in by_seed.values()):
-            merged = {seed: _merged(parts) for seed, parts in by_seed.items()}
+            merged = {seed: joined(parts) for seed, parts in by_seed.items()}
             trials.append(Trial(label, label, name, model, merged))
         else:
             trials += [
@@ -95,28 +96,44 @@ def baseline_pairs(trials: Sequence[Trial], baseline: str) -> list[tuple[Trial, 
     Raises:
         ConfigError: no trial goes by that name, which is not the usual one; says what there is.
     """
-    meant = _meant(trials, baseline)
+    meant = baselines(trials, baseline)
     if not meant and baseline != BASELINE:
         known = sorted({one.label for one in trials} | {one.run for one in trials})
         raise ConfigError(
             f"report.baseline={baseline}: no retriever has that label or run name; "
             f"there are {', '.join(known) or 'none'}"
         )
-    pairs = []
+    found = [(trial, _partner(trial, meant)) for trial in trials]
+    return [(trial, other) for trial, other in found if isinstance(other, Trial)]
+
+
+def unpaired(trials: Sequence[Trial], baseline: str) -> dict[str, list[Trial]]:
+    """The trials for which `baseline_pairs` finds no baseline, by the reason; not the baselines."""
+    meant = baselines(trials, baseline)
+    found: dict[str, list[Trial]] = {}
     for trial in trials:
-        found = [
-            one
-            for one in meant
-            if (trial.model == one.model or not trial.trained) and _sets(one) & _sets(trial)
-        ]
-        candidates = [one for one in found if _chain(one) == _chain(trial)] or found
-        if len(candidates) == 1 and candidates[0] != trial:
-            pairs.append((trial, candidates[0]))
-    return pairs
+        reason = _partner(trial, meant) if meant else f"no evaluated `{baseline}` in these runs"
+        if isinstance(reason, str) and trial not in meant:
+            found.setdefault(reason, []).append(trial)
+    return found
 
 
-def _meant(trials: Sequence[Trial], baseline: str) -> list[Trial]:
-    """Trials that a label, a run's name or a step's name stands for."""
+def _partner(trial: Trial, meant: Sequence[Trial]) -> Trial | str:
+    """What a trial is compared with, or why with nothing."""
+    own = [one for one in meant if trial.model == one.model or not trial.trained]
+    found = [one for one in own if _sets(one) & _sets(trial)]
+    candidates = [one for one in found if _chain(one) == _chain(trial)] or found
+    if len(candidates) == 1 and candidates[0] != trial:
+        return candidates[0]
+    if not own:
+        return f"no baseline of the model {trial.model}"
+    if not found:
+        return "no evaluation set in common with the baseline"
+    return f"several baselines fit ({', '.join(one.name for one in candidates)})"
+
+
+def baselines(trials: Sequence[Trial], baseline: str) -> list[Trial]:
+    """The trials that a label, a run's name or a step's name stands for."""
     labelled = [one for one in trials if one.label.casefold() == baseline.casefold()]
     return labelled or [one for one in trials if baseline in (one.run, _step(one))]
 
@@ -124,15 +141,6 @@ def _meant(trials: Sequence[Trial], baseline: str) -> list[Trial]:
 def _disjoint(parts: Sequence[Retriever]) -> bool:
     names = [name for part in parts for name in part.sets]
     return len(set(names)) == len(names)
-
-
-def _merged(parts: Sequence[Retriever]) -> Retriever:
-    return Retriever(
-        parts[0].label,
-        {name: scores for part in parts for name, scores in part.sets.items()},
-        {name: count for part in parts for name, count in part.queries.items()},
-        {name: path for part in parts for name, path in part.per_query.items()},
-    )
 
 
 def _sets(trial: Trial) -> set[str]:

@@ -12,7 +12,7 @@ from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import recorded
 from tdro_lightning.stages.status import alone, told
 from tdro_lightning.values import TOGETHER
-from tdro_lightning.watch import doing, entitled
+from tdro_lightning.watch import doing, entitled, noted_warnings
 
 
 def run_stage(config: Config, command: str) -> None:
@@ -39,7 +39,13 @@ def _run(config: Config, command: str) -> None:
     if config.stage == "plan":  # no run: the folder's record is of the run that is planned
         stage.run(config)
     elif is_first_process():
-        with alone(config), told(config), recorded(config, command), named_peer():
+        with (
+            alone(config),
+            noted_warnings() as warnings,
+            told(config, warnings),
+            recorded(config, command, warnings),
+            named_peer(),
+        ):
             stage.run(config)
     elif config.stage in TOGETHER:
         stage.run(config)

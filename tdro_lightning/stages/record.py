@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -38,8 +38,13 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-cor
 
 
 @contextmanager
-def recorded(config: Config, command: str) -> Iterator[None]:
+def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iterator[None]:
     """Write the run's record at its start and again at its end, whatever the end is.
+
+    Args:
+        config: of the run.
+        command: that started it.
+        warnings: what the run warns of until its end.
 
     Raises:
         DataError: an input is missing; nothing has run then.
@@ -81,6 +86,7 @@ def recorded(config: Config, command: str) -> Iterator[None]:
             raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {
             "status": status,
+            "warnings": [*warnings],
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - busy, 1),
             "outputs": describe_outputs(folder, config.stage) if status == "finished" else {},

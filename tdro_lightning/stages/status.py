@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -63,8 +63,13 @@ def _owner(path: Path) -> str:
 
 
 @contextmanager
-def told(config: Config) -> Iterator[None]:
-    """Write how the run stands, at its start and at its end, whatever the end is."""
+def told(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
+    """Write how the run stands, at its start and at its end, whatever the end is.
+
+    Args:
+        config: of the run.
+        warnings: what the run warns of until its end.
+    """
     path = Path(config.run_dir) / STATUS
     process, machine = os.getpid(), platform.node()
     changed = _changed(config)
@@ -80,7 +85,7 @@ def told(config: Config) -> Iterator[None]:
 
     def write(**now: Any) -> None:
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(path, {**status, **now, "written": moment})
+        write_json(path, {**status, **now, "warnings": [*warnings], "written": moment})
 
     write()
     ended = outcome(None)

@@ -60,7 +60,24 @@ def test_steps_are_compared_over_seeds_and_studies(study: Path) -> None:
     others = [means["other", seed] - means["reference", seed] for seed in (1, 2, 3)]
     each = [stats.ttest_1samp(values, 0).pvalue for values in (gains, others)]
     adjusted = min(1, 2 * each[0]) if each[0] <= each[1] else max(2 * each[1], each[0])
-    assert float(found[2][6].replace("&lt;", "")) == pytest.approx(adjusted, abs=1e-4)
+    p_value, _, seeds = found[2][6].replace("&lt;", "").partition(" ")
+    assert seeds == "(3 seeds)"
+    assert float(p_value) == pytest.approx(adjusted, abs=1e-4)
+
+
+def test_a_set_that_is_not_the_same_is_not_compared(tmp_path: Path) -> None:
+    for step, label, digit in (("reference", "uniform", "1"), ("top70", "top 70", "2")):
+        scores = {label: {"nq": SCORES[step, 1], "fiqa": SCORES[step, 1]}}
+        write_evaluated(
+            tmp_path,
+            f"one/{step}",
+            scores,
+            folder=step,
+            sha256={"nq": digit * 64, "fiqa": "3" * 64},
+        )
+    rows = printed(str(tmp_path), "reference")
+    assert rows[4][4:] == ["fiqa"]
+    assert [row[2] for row in rows if row[:2] == ["top70", "reference"]] == ["1"]
 
 
 def test_a_step_that_is_not_there_is_named(study: Path) -> None:

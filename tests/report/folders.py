@@ -70,8 +70,13 @@ def write_evaluated(
     metric: str = "ndcg@10",
     folder: str | None = None,
     model: str | None = None,
+    sha256: Mapping[str, str] | None = None,
+    **record: Any,
 ) -> Path:
-    """Write a run with the scores of each query: {label: {set: [a fraction for each query]}}."""
+    """Write a run with the scores of each query: {label: {set: [a fraction for each query]}}.
+
+    `sha256` is what `metrics.json` says of its sets; `record` goes into `run.json`.
+    """
     sets = {
         label: {
             one: {metric: sum(values) / len(values), "queries": len(values)}
@@ -79,9 +84,15 @@ def write_evaluated(
         }
         for label, by_set in scores.items()
     }
-    content = {"retrievers": {label: {"sets": by_set} for label, by_set in sets.items()}}
+    content: dict[str, Any] = {
+        "retrievers": {label: {"sets": by_set} for label, by_set in sets.items()}
+    }
+    if sha256:
+        content["sets"] = {one: {"sha256": known, "queries": 3} for one, known in sha256.items()}
     config = {"model": {"path": model}} if model else {}
-    run = write_run(root, name, folder=folder, seed=seed, files={"metrics": content}, config=config)
+    run = write_run(
+        root, name, folder=folder, seed=seed, files={"metrics": content}, config=config, **record
+    )
     for label, by_set in scores.items():
         for one, values in by_set.items():
             path = run / "per_query" / slug(label) / f"{slug(one)}.json"

@@ -147,3 +147,10 @@ def test_required_keys_of_the_record(tmp_path: Path, key: str) -> None:
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=f"`{key}` must be a string that is not empty, is missing"):
         collect_runs([folder])
+
+
+@pytest.mark.parametrize("value", ["a text", [3], [""]])
+def test_warnings_are_a_list_of_texts(tmp_path: Path, value: Any) -> None:
+    assert collect_runs([write_run(tmp_path / "a", "r", warnings=["a"])])[0].warnings == ("a",)
+    with pytest.raises(DataError, match=r"run\.json: `warnings` must be a"):
+        collect_runs([write_run(tmp_path / "b", "r", warnings=value)])

@@ -43,7 +43,7 @@ def test_several_seeds(tmp_path: Path) -> None:
             tmp_path, "r", {"uniform": {"nq": BASE}, "x": {"nq": ours}}, seed=seed, folder=str(seed)
         )
     assert rows(tables(tmp_path)[2]) == [
-        ["x", "3", "+11.0", "+3.0", "+20.0", "-10.2 to 32.2", "0.1555", "3 of 3"]
+        ["x", "3", "+11.0", "+3.0", "+20.0", "-10.2 to 32.2", "0.1555 (3 seeds)", "3 of 3"]
     ]
 
 

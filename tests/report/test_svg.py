@@ -77,7 +77,7 @@ def test_twenty_eight_lines_differ_in_hue_or_dashes() -> None:
     ("name", "expected"),
     [
         ("nq", "nq"),
-        ("a\nb\x1b", "a b"),
+        ("a\nb\x1b", "a b\\x1b"),
         ("x" * 24, "x" * 24),
         ("stackexchange_title_title-body", "stackexchang…_title-body"),
     ],

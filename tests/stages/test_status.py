@@ -14,7 +14,8 @@ import pytest
 
 from tdro_lightning.errors import ConfigError, DataError, NonFiniteError, ResourceError, Stopped
 from tdro_lightning.schema import Config
-from tdro_lightning.stages import status
+from tdro_lightning.stages import record, status
+from tdro_lightning.watch import note_warning, noted_warnings, withdraw_warning
 from tests.command import run
 from tests.test_configs import composed
 
@@ -22,7 +23,8 @@ SIMULATION = ("+experiment=measurement_simulation", "simulate.steps=3", "simulat
 HOLDER = """
 import sys, time
 from tests.test_configs import composed
-from tdro_lightning.stages import status
+from tdro_lightning.stages import record, status
+from tdro_lightning.watch import note_warning, noted_warnings, withdraw_warning
 config = composed("+experiment=measurement_simulation")
 with status.alone(config), status.told(config):
     print("held", flush=True)
@@ -132,3 +134,16 @@ def test_a_process_s_own_folder_is_refused_too(config: Config) -> None:
         pass
     with status.alone(config):
         pass
+
+
+def test_what_a_run_warns_of_is_in_its_folder(config: Config) -> None:
+    with (
+        noted_warnings() as warnings,
+        status.told(config, warnings),
+        record.recorded(config, "command", warnings),
+    ):
+        note_warning("the loss stands still")
+        note_warning("the floor is lost")
+        withdraw_warning("the floor is lost")
+    for name in ("status.json", "run.json"):
+        assert json.loads(Path("run", name).read_text())["warnings"] == ["the loss stands still"]

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -134,6 +134,46 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+CHECKSUM = "sha256"  # key of a JSON object: of all its other keys, in their order
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of its own values, which `read_checked_json` looks at."""
+    write_json(path, {**value, CHECKSUM: _checksum(value)})
+
+
+def read_checked_json(path: Path) -> Any:
+    """Read what `write_checked_json` wrote, or a JSON file that has no checksum as it is.
+
+    Raises:
+        DataError: the values were changed after they were written, or as in `read_json`.
+    """
+    value = read_json(path)
+    require_checksum(path, value)
+    return value
+
+
+def require_checksum(path: Path, value: Any) -> bool:
+    """Compare a JSON object with its checksum; returns whether it has one.
+
+    Raises:
+        DataError: it was changed after it was written.
+    """
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        return False
+    if value[CHECKSUM] != _checksum(value):
+        raise DataError(
+            f"{path}: was changed after it was written, as its `{CHECKSUM}` says; restore it, or "
+            f"take `{CHECKSUM}` out if the change is yours"
+        )
+    return True
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    covered = {key: content for key, content in value.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(covered, ensure_ascii=False).encode()).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -4,7 +4,6 @@ Whoever takes up earlier work reads its receipt first. Where the receipt or a fi
 what it was, the work is done again, with one line that names the file; it is never used.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_json, write_json
+from tdro_lightning.files import fingerprint, read_json, require_checksum, write_checked_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def write_receipt(
         "files": {os.path.relpath(file, path.parent): fingerprint(file) for file in files},
         "result": result or {},
     }
-    write_json(path, {**content, "checksum": _checksum(content)})
+    write_checked_json(path, content)
 
 
 def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -50,9 +49,8 @@ def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | N
     if not path.is_file():
         return None
     content = read_json(path)
-    given = content.pop("checksum", None) if isinstance(content, dict) else None
-    if given is None or given != _checksum(content):
-        raise DataError(f"{path}: is not as it was written")
+    if not require_checksum(path, content):
+        raise DataError(f"{path}: has no checksum")
     now, then = json.loads(json.dumps(made_from)), content["made_from"]
     if now != then:
         others = [key for key in {**now, **then} if now.get(key, "") != then.get(key, "")]
@@ -71,7 +69,3 @@ def finished(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     except DataError as error:
         logger.warning("%s; made again", error)
         return None
-
-
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

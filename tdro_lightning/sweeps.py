@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tdro_lightning.errors import ConfigError, InputError
-from tdro_lightning.files import read_json, write_json
+from tdro_lightning.files import read_checked_json, write_checked_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
 from tdro_lightning.runs.outcome import UNEXPECTED, outcome
 from tdro_lightning.trust import masked
@@ -38,7 +38,7 @@ class Plan(Callback):
         swept = [key for key in jobs[0] if len({job[key] for job in jobs}) > 1]
         command = f"python -m tdro_lightning {shlex.join(sys.argv[1:])}"
         plan = {"command": command, "jobs": [{key: job[key] for key in swept} for job in jobs]}
-        write_json(folder / SWEEP, plan)
+        write_checked_json(folder / SWEEP, plan)
         STARTED.append(folder)
 
 
@@ -54,11 +54,11 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
 
     An error ends here, so that the other jobs run; `failures` tells of it.
     """
-    plan = read_json(Path(job.sweep.dir) / SWEEP)
+    plan = read_checked_json(Path(job.sweep.dir) / SWEEP)
     own = settings(job.overrides.task)
     record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
     path = Path(job.runtime.output_dir) / JOB
-    write_json(path, {**record, "status": "running", "code": None, "error": None})
+    write_checked_json(path, {**record, "status": "running", "code": None, "error": None})
     ended = outcome(None)
     try:
         yield
@@ -72,7 +72,9 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
         raise
     finally:
         message = masked(ended.reason) or None
-        write_json(path, {**record, "status": ended.status, "code": ended.code, "error": message})
+        write_checked_json(
+            path, {**record, "status": ended.status, "code": ended.code, "error": message}
+        )
 
 
 def failures(sweep: Path) -> list[InputError]:

@@ -1,15 +1,28 @@
 import hashlib
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning import files
 from tdro_lightning.data.jsonl import read_lines
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_json, whole_folder, write_json, write_text
+from tdro_lightning.files import (
+    fingerprint,
+    read_checked_json,
+    read_json,
+    require_checksum,
+    whole_folder,
+    write_checked_json,
+    write_json,
+    write_text,
+)
+from tests.damage import damages
 
 
 def test_write_text_creates_folders_and_replaces(tmp_path: Path) -> None:
@@ -163,3 +176,45 @@ def test_a_folder_that_failed_is_not_there(tmp_path: Path) -> None:
         (folder / "half").touch()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_a_checksum_of_its_own_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    value = {"b": 0.1, "a": 0.2, "names": ["x", "ü", None], "inner": {"c": 1, "d": 2}}
+    write_checked_json(path, value)
+    read = read_checked_json(path)
+    assert {**value, "sha256": read["sha256"]} == read
+    for _, content in damages(path, older=b'{"sha256": "0"}'):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="changed after it was written|not valid JSON"):
+            read_checked_json(path)
+
+
+def test_a_file_without_a_checksum_is_read_as_it_is(tmp_path: Path) -> None:
+    """As those of version 0.1.0 and of other programs are."""
+    for value in ({"a": 1}, [1], "text"):
+        write_json(tmp_path / "one.json", value)
+        assert read_checked_json(tmp_path / "one.json") == value
+    assert not require_checksum(tmp_path / "one.json", {"a": 1})
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    """Also where it keeps its size and its time of change."""
+    path = tmp_path / "one"
+    path.write_bytes(b"one")
+    old = time.time() - 100
+    files._digests.clear()
+    first = fingerprint(path)
+    assert not files._digests, "the clock may not have moved on yet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.time, "time", lambda: old + 1000)
+        assert fingerprint(path) == first
+        assert list(files._digests.values()) == [first]
+        with pytest.MonkeyPatch.context() as unread:
+            unread.setattr(files.hashlib, "file_digest", None)
+            assert fingerprint(path) == first
+        time.sleep(0.02)
+        times = path.stat()
+        path.write_bytes(b"two")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert fingerprint(path) == hashlib.sha256(b"two").hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_json
+from tdro_lightning.files import fingerprint, read_checked_json, read_json
 
 RECORD = "run.json"
 
@@ -59,7 +59,7 @@ def training_run(encoder: str) -> Path | None:
     folder = Path(encoder).resolve().parent
     if not Path(encoder).is_dir() or not (folder / RECORD).is_file():
         return None
-    return folder if read_json(folder / RECORD)["stage"] == "fit" else None
+    return folder if read_checked_json(folder / RECORD)["stage"] == "fit" else None
 
 
 def training(run: Path) -> Training:
@@ -68,7 +68,7 @@ def training(run: Path) -> Training:
     Raises:
         DataError: a file of the run is missing.
     """
-    record = read_json(run / RECORD)
+    record = read_checked_json(run / RECORD)
     config, mixture = record["config"], read_json(run / "mixture.json")
     usage = read_json(run / "data_usage.json")
     weights = _learned_weights(record)
@@ -109,7 +109,7 @@ def scores(run: Path, encoder: str) -> Scores:
     Raises:
         DataError: the run evaluated no such encoder.
     """
-    metrics, record = read_json(run / "metrics.json"), read_json(run / RECORD)
+    metrics, record = read_json(run / "metrics.json"), read_checked_json(run / RECORD)
     known = fingerprint(Path(encoder)) if Path(encoder).is_dir() else None
     evaluated = {
         label.removeprefix("encoder "): one

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import read_json, slug
+from tdro_lightning.files import read_checked_json, read_json, slug
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
@@ -93,7 +93,7 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
             a wrong value.
     """
     path = folder / RECORD
-    record = _object(read_json(path), str(path))
+    record = _object(read_checked_json(path), str(path))
     name, stage, status = (
         _text(record.get(key), f"{path}: `{key}`") for key in ("name", "stage", "status")
     )
@@ -155,7 +155,7 @@ def _chain(path: Path) -> str | None:
     """Command of the chain whose record this is, if there is one."""
     if not path.is_file():
         return None
-    record = _object(read_json(path), str(path))
+    record = _object(read_checked_json(path), str(path))
     return _optional_text(record.get("command"), str(path)) if record["stage"] == "chain" else None
 
 

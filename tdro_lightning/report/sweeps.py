@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import read_json
+from tdro_lightning.files import read_checked_json
 
 SWEEP, JOB = "sweep.json", "job.json"
 
@@ -85,7 +85,7 @@ def swept_settings(folder: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    record = read_json(path)
+    record = read_checked_json(path)
     keys = {"command", "jobs"} if path.name == SWEEP else {"swept", "status", "error", "code"}
     if not isinstance(record, dict) or not keys <= record.keys():
         raise DataError(f"{path}: must be a JSON object with {', '.join(sorted(keys))}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_json
+from tdro_lightning.files import fingerprint, read_checked_json
 
 RECORD = "run.json"
 PREVIOUS = "previous"  # folder in a run's: the results of the finished run before
@@ -161,7 +161,7 @@ def _run_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     place = path.resolve()
     for folder in (place, *place.parents):
         if (folder / RECORD).is_file():
-            record = read_json(folder / RECORD)
+            record = read_checked_json(folder / RECORD)
             if not isinstance(record, dict) or record.get("stage") not in OUTPUTS:
                 return None  # another program's
             parts = place.relative_to(folder).parts

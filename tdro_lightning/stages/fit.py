@@ -25,7 +25,7 @@ from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
-from tdro_lightning.files import fingerprint, read_json, write_json
+from tdro_lightning.files import fingerprint, read_checked_json, write_json
 from tdro_lightning.modules.finetune import FinetuneModule
 from tdro_lightning.parallel import strategy
 from tdro_lightning.processes import (
@@ -183,7 +183,7 @@ def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[s
     depends, start = {}, None
     if is_first_process():
         run_dir = Path(config.run_dir)
-        depends = decisive(config, read_json(run_dir / RECORD)["inputs"])
+        depends = decisive(config, read_checked_json(run_dir / RECORD)["inputs"])
         start = resumed(config, depends)
         if config.trainer.checkpoint_every is not None:
             trained = [p for p in module.parameters() if p.requires_grad]

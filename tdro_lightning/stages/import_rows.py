@@ -14,7 +14,8 @@ from tdro_lightning.data.imports.layouts import Fields
 from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
-from tdro_lightning.files import fingerprint, read_json, write_json, write_text
+from tdro_lightning.files import fingerprint, write_text
+from tdro_lightning.receipts import finished, write_receipt
 from tdro_lightning.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.stages.console import quiet_libraries, tell
 from tdro_lightning.stages.domains import domains_root
@@ -69,7 +70,7 @@ def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
     """
     rows, dropped = output / "train" / f"{name}.jsonl.gz", output / "dropped" / f"{name}.jsonl.gz"
     inputs, given = _read(settings)
-    provenance = {
+    made_from = {
         "domain": name,
         "layout": settings.layout,
         "source": settings.path,
@@ -79,14 +80,12 @@ def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
         "format": FORMAT,
     }
     record = output / "train" / f"{name}.json"
-    if record.is_file() and rows.is_file():
-        before = read_json(record)
-        same = all(before.get(key) == value for key, value in provenance.items())
-        if same and before["sha256"] == fingerprint(rows):
-            tell(f"  {name}: finished before, source unchanged")
-            return dict(before["counts"])
+    before = finished(record, made_from)
+    if before is not None:
+        tell(f"  {name}: finished before, source unchanged")
+        return before
     counts = import_rows(name, given, rows, dropped)
-    write_json(record, {**provenance, "sha256": fingerprint(rows), "counts": counts})
+    write_receipt(record, made_from, [path for path in (rows, dropped) if path.is_file()], counts)
     tell(f"  {name}: {counts['written']} of {counts['read']} rows")
     return counts
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.errors import DataError, ResourceError
-from tdro_lightning.files import read_json, remove_orphans, write_json
+from tdro_lightning.files import read_checked_json, remove_orphans, write_checked_json
 from tdro_lightning.runs.outcome import outcome
 from tdro_lightning.runs.outputs import (
     RECORD,
@@ -53,7 +53,7 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
     began, busy = time.monotonic(), time.process_time()
     remove_orphans(folder)
     found = inputs(config)
-    before = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    before = read_checked_json(folder / RECORD) if (folder / RECORD).is_file() else None
     if before is not None:
         unfinished = before["status"] != "finished"
         how = config.trainer.resume
@@ -74,7 +74,7 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
         "config": asdict(config),
         "outputs": {},
     }
-    write_json(folder / RECORD, record)
+    write_checked_json(folder / RECORD, record)
     status = outcome(None).status
     try:
         yield
@@ -91,7 +91,7 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
             "cpu_seconds": round(time.process_time() - busy, 1),
             "outputs": describe_outputs(folder, config.stage) if status == "finished" else {},
         }
-        write_json(folder / RECORD, record)
+        write_checked_json(folder / RECORD, record)
 
 
 def reason_to_run(config: Config) -> str | None:
@@ -102,7 +102,7 @@ def reason_to_run(config: Config) -> str | None:
     folder = Path(config.run_dir)
     if config.stage in RUN_AGAIN or not (folder / RECORD).is_file():
         return ""
-    record = read_json(folder / RECORD)
+    record = read_checked_json(folder / RECORD)
     if record["stage"] != config.stage:
         return f"stage changed from {record['stage']} to {config.stage}"
     if record["status"] != "finished":

@@ -14,7 +14,7 @@ from tdro_lightning.checkpoint import (
     step_of,
 )
 from tdro_lightning.errors import CheckpointError, ConfigError
-from tdro_lightning.files import read_json
+from tdro_lightning.files import read_checked_json
 from tdro_lightning.runs.outputs import RECORD
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import flat, hardware
@@ -73,7 +73,7 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
         ConfigError: the checkpoint is of a run that depends on something else.
     """
     run_dir, how = Path(config.run_dir), config.trainer.resume
-    previous = read_json(run_dir / RECORD)["previous"]
+    previous = read_checked_json(run_dir / RECORD)["previous"]
     if how == "never" or (how == "auto" and previous in (None, "finished")):
         for old in checkpoints(run_dir / CHECKPOINTS):  # or a later start would go on from them
             remove_checkpoint(old)

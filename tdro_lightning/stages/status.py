@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.files import read_json, write_json, write_text
+from tdro_lightning.files import read_checked_json, write_json, write_text
 from tdro_lightning.runs.outcome import RESUME, outcome
 from tdro_lightning.runs.outputs import RECORD
 from tdro_lightning.schema import Config
@@ -106,7 +106,7 @@ def _changed(config: Config) -> list[str]:
     record = Path(config.run_dir) / RECORD
     if not record.is_file():
         return []
-    before = read_json(record)
+    before = read_checked_json(record)
     if before.get("status") == "finished" or before.get("stage") != config.stage:
         return []
     then, now = flat(before.get("config", {})), flat(asdict(config))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tdro_lightning.checkpoint import read_checkpoint
+from tdro_lightning.files import write_checked_json
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
 
@@ -56,7 +57,7 @@ def kept(run_dir: Path) -> list[str]:
 def unfinish(run_dir: Path, *steps: str) -> None:
     """As if the run had been killed with the checkpoints of these steps."""
     record = json.loads((run_dir / "run.json").read_text())
-    (run_dir / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    write_checked_json(run_dir / "run.json", record | {"status": "running"})
     (run_dir / "weights.json").unlink()
     for path in (run_dir / "checkpoints").iterdir():
         if path.name not in steps:

@@ -129,12 +129,14 @@ def test_every_layout_gives_the_same_rows(command, tmp_path: Path, write) -> Non
             assert text(row[part]) == text(original[part])
     assert len({row["query_id"] for row in made}) == len(ROWS)
     record = json.loads((tmp_path / "run/train/faq.json").read_text())
-    assert record["source"] == "data"
-    assert record["layout"] == overrides[0].removeprefix("source.layout=")
-    for path, sha256 in record["inputs"].items():
+    made_from = record["made_from"]
+    assert made_from["source"] == "data"
+    assert made_from["layout"] == overrides[0].removeprefix("source.layout=")
+    for path, sha256 in made_from["inputs"].items():
         assert sha256 == fingerprint(tmp_path / path)
-    assert record["sha256"] == fingerprint(tmp_path / "run/train/faq.jsonl.gz")
-    assert (record["counts"]["read"], record["counts"]["written"]) == (12, 12)
+    written = fingerprint(tmp_path / "run/train/faq.jsonl.gz")
+    assert record["files"]["faq.jsonl.gz"] == written
+    assert (record["result"]["read"], record["result"]["written"]) == (12, 12)
     again = command(*overrides)
     assert "faq: finished before, source unchanged" in again.out
 
@@ -181,8 +183,12 @@ def test_given_columns_are_read_and_recorded(command, tmp_path: Path) -> None:
         ("0", "query 0"), ("1", "query 1"), ("2", "query 2")
     ]  # fmt: skip
     record = json.loads((tmp_path / "run/train/faq.json").read_text())
-    assert record["columns"] == {"query_id": "id", "query": "title", "positive": "body"}
-    assert record["counts"]["ignored_fields"] == {"votes": 3}
+    assert record["made_from"]["columns"] == {
+        "query_id": "id",
+        "query": "title",
+        "positive": "body",
+    }
+    assert record["result"]["ignored_fields"] == {"votes": 3}
     assert "source unchanged" in command(layout, columns).out
     other = command(layout, "source.columns={query: title, positive: body}")
     assert "faq: 3 of 3 rows" in other.out
@@ -195,7 +201,7 @@ def test_changed_data_is_imported_again(command, tmp_path: Path) -> None:
     ended = command(*overrides)
     assert "faq: 12 of 13 rows" in ended.out
     record = json.loads((tmp_path / "run/train/faq.json").read_text())
-    assert record["counts"]["dropped_rows"]["query_id twice"] == 1
+    assert record["result"]["dropped_rows"]["query_id twice"] == 1
 
 
 @pytest.mark.parametrize("place", [["domains.root=rows"], ["domains.hub=rows"]])

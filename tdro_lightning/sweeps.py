@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from tdro_lightning.errors import InputError, NonFiniteError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
+from tdro_lightning.trust import masked
 
 STARTED: list[Path] = []  # folders of the sweeps that this process has started
 
@@ -71,7 +72,8 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
         status, code, message = "stopped", 1, "stopped by a signal"
         raise
     finally:
-        write_json(path, {**record, "status": status, "code": code, "error": message})
+        shown = masked(message) if message else None
+        write_json(path, {**record, "status": status, "code": code, "error": shown})
 
 
 def failures(sweep: Path) -> list[InputError]:
@@ -90,5 +92,5 @@ def summarise(sweep: Path) -> None:
     """Write the report of a sweep into its folder, and print its table and plot."""
     from tdro_lightning.report.page import write_sweep_report
 
-    print(write_sweep_report(sweep))
+    print(masked(write_sweep_report(sweep)))
     print(f"Report: {sweep / 'report.html'} and {sweep / 'report.md'}", flush=True)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tdro_lightning.processes import is_first_process
+from tdro_lightning.trust import masked
 
 QUIET = 3.0  # seconds without a line, after which one comes: on a busy machine, within five
 FRAME = 0.25  # seconds between two looks at the clock, or two pictures of the live view
@@ -144,9 +145,10 @@ def entitled(title: str) -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """Print a text, in the first process of a run only."""
+    """Print a text, secrets masked, in the first process of a run only."""
     if not is_first_process():
         return
+    text = masked(text)
     if _watch is None:
         with _lock:
             _write(text)
@@ -157,7 +159,7 @@ def tell(text: str) -> None:
 def doing(status: str) -> None:
     """Say what is being done, for whoever watches."""
     if _watch is not None:
-        _watch.doing(status)
+        _watch.doing(masked(status))
 
 
 def show(view: Callable[[], Any] | None) -> None:

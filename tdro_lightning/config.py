@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.model_files import refuse_model_code
 from tdro_lightning.schema import MODULES, Config
 from tdro_lightning.trust import leaves, refuse_code, refuse_secrets
 from tdro_lightning.values import require_fitting
@@ -58,7 +59,22 @@ def checked(composed: DictConfig) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(config, Config)
     require_fitting(config)
+    for path in _models(config):
+        if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
+            refuse_model_code(path)
     return config
+
+
+def _models(config: Config) -> list[str]:
+    """The models that a stage loads."""
+    reference = getattr(config.module, "reference", None)
+    found: dict[str, list[str | None]] = {
+        "fit": [config.model.path, reference],
+        "evaluate": [*config.evaluate.encoders.values()] if config.evaluate else [],
+        "mine": [config.mine.encoder, config.mine.teacher] if config.mine else [],
+        "export": [config.export.encoder] if config.export else [],
+    }.get(config.stage, [])
+    return [path for path in found if path is not None]
 
 
 def _unresolved(merged: Any) -> str:

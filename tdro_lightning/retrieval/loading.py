@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -80,7 +80,8 @@ def load_encoder(
         refuse_model_code(path)
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
-        tokenizer.require_rows(backbone.get_input_embeddings().weight.shape[0])
+        embeddings: Any = backbone.get_input_embeddings()
+        tokenizer.require_rows(len(embeddings.weight))
     except InputError:
         raise
     except DAMAGED as error:

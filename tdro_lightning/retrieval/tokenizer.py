@@ -43,6 +43,7 @@ class TextTokenizer:
             _append_eos(tokenizer)
         # Of the model it was made of; readers of an embedding model would wrap every text in it.
         tokenizer.chat_template = None
+        tokenizer.init_kwargs.pop("chat_template", None)
         self.tokenizer = tokenizer
         self.vocabulary_size = max(vocabulary.values()) + 1
         self._longest_token = max(len(token) for token in vocabulary)

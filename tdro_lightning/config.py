@@ -67,13 +67,15 @@ def checked(composed: DictConfig) -> Config:
 
 def _models(config: Config) -> list[str]:
     """The models that a stage loads."""
-    reference = getattr(config.module, "reference", None)
-    found: dict[str, list[str | None]] = {
-        "fit": [config.model.path, reference],
-        "evaluate": [*config.evaluate.encoders.values()] if config.evaluate else [],
-        "mine": [config.mine.encoder, config.mine.teacher] if config.mine else [],
-        "export": [config.export.encoder] if config.export else [],
-    }.get(config.stage, [])
+    found: list[str | None] = []
+    if config.stage == "fit":
+        found = [config.model.path, getattr(config.module, "reference", None)]
+    elif config.stage == "evaluate" and config.evaluate is not None:
+        found = list(config.evaluate.encoders.values())
+    elif config.stage == "mine" and config.mine is not None:
+        found = [config.mine.encoder, config.mine.teacher]
+    elif config.stage == "export" and config.export is not None:
+        found = [config.export.encoder]
     return [path for path in found if path is not None]
 
 

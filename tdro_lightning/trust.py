@@ -136,9 +136,7 @@ def refuse_secrets(tree: Any, place: str = "") -> None:
     Raises:
         ConfigError: names the key, and does not show the value.
     """
-    # Hydra repeats in its own section what was overridden, so that is looked at last.
-    found = sorted(leaves(tree, place), key=lambda leaf: leaf[0].startswith("hydra."))
-    for key, value in found:
+    for key, value in _hydra_last(tree, place):
         texts = [("", key), *(("", part) for part in key.split("."))]
         texts += [(key.rpartition(".")[2], value)] if isinstance(value, str) else []
         for _, text in texts.copy():
@@ -158,7 +156,7 @@ def refuse_environment(tree: Any) -> None:
     Raises:
         ConfigError: names the key, and does not show the value.
     """
-    for key, value in leaves(tree):
+    for key, value in _hydra_last(tree):
         if isinstance(value, str) and key != "hydra.job.override_dirname":  # made of overrides
             for found in _ENVIRONMENT.finditer(value):
                 require_path(key, value, found[1], os.environ.get(found[1]))
@@ -264,6 +262,11 @@ def _masked_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 def _masked_traceback(*failed: Any) -> None:
     print(masked("".join(traceback.format_exception(*failed))), end="", file=sys.stderr)
+
+
+def _hydra_last(tree: Any, place: str = "") -> list[tuple[str, Any]]:
+    """The leaves; Hydra repeats in its own section what was overridden, so that comes last."""
+    return sorted(leaves(tree, place), key=lambda leaf: leaf[0].startswith("hydra."))
 
 
 def refuse_unsafe_name(key: str, name: str) -> str | None:

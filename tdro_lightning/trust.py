@@ -100,7 +100,7 @@ _SECRET_VARIABLE = re.compile(
 _SECRET_TEXT = re.compile("|".join(SECRETS.values()))
 _HEX_KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{40}(?![0-9a-fA-F])")  # as a tracker's key is
 _COMMIT_KEYS = ("revision", "commit", "git_commit", "sha")
-_GIVEN = re.compile(r"""([\w.-]*)(\s*=\s*|['"]?:\s*['"])([^\s'",}\]]+)""")
+_GIVEN = re.compile(r"""((?<![\w.-])[\w.-]*)(\s*=\s*|['"]?:\s*['"])([^\s'",}\]]+)""")
 _ENVIRONMENT = re.compile(r"\$\{[^}]*?oc\.env\s*:\s*['\"]?([^\s,}'\"$]*)")
 _make_record, _format_warning = logging.getLogRecordFactory(), warnings.formatwarning
 
@@ -136,13 +136,15 @@ def refuse_secrets(tree: Any, place: str = "") -> None:
     Raises:
         ConfigError: names the key, and does not show the value.
     """
+    here = _secrets_here()
     for key, value in _hydra_last(tree, place):
         texts = [("", key), *(("", part) for part in key.split("."))]
         texts += [(key.rpartition(".")[2], value)] if isinstance(value, str) else []
         for _, text in texts.copy():
             texts += [(m[1].rpartition(".")[2], m[3]) for m in _GIVEN.finditer(text)]
-        if any(_is_secret(*one) for one in texts):
-            shown = ".".join("***" if _is_secret("", part) else part for part in key.split("."))
+        if any(_is_secret(name, text, here) for name, text in texts):
+            parts = key.split(".")
+            shown = ".".join("***" if _is_secret("", part, here) else part for part in parts)
             raise ConfigError(
                 f"{masked(shown)}: looks like a secret, and configurations are written to disk; "
                 "take it out and use the environment (HF_TOKEN, WANDB_API_KEY) or the vendor's "
@@ -184,7 +186,7 @@ def require_path(key: str, text: str, name: str, value: str | None) -> None:
         wrong = f"is not for {name}, which is named like a secret"
     elif value is not None and not ("/" in value or os.path.exists(value)):
         wrong = f"is for paths; the value of {name} is none, and is not shown"
-    elif value is not None and _is_secret("", value):
+    elif value is not None and _is_secret("", value, _secrets_here()):
         wrong = f"is not for {name}, whose value looks like a secret"
     if wrong is not None:
         raise ConfigError(f"{masked(key)}: `${{oc.env:...}}` {wrong}")
@@ -201,8 +203,8 @@ def refuse_secret_arguments(arguments: list[str]) -> None:
         refuse_secrets({key.lstrip("+~"): value} if given else {"the command line": argument})
 
 
-def _is_secret(name: str, value: str) -> bool:
-    if any(secret in value for secret in _secrets_here()):
+def _is_secret(name: str, value: str, here: list[str]) -> bool:
+    if any(secret in value for secret in here):
         return True
     if value in ("", "null", "???") or _SECRET_KEY.search(name) is None:
         hexadecimal = _HEX_KEY.search(value) and name not in _COMMIT_KEYS and "/" not in value

@@ -59,7 +59,7 @@ SHAPES = {
     "signed by S3": "s3://host/x?X-Amz-Signature=" + LOWER,
     "named key": "my api_key=" + A[:12],
 }
-# In a path these cannot be told from a commit and from names of folders.
+# In a path these cannot be distinguished from a commit and from names of folders.
 NOT_IN_PATHS = ("W&B, older", "AWS, key")
 
 NO_SECRETS = (

@@ -159,6 +159,12 @@ def test_the_environment_is_read_in_keys_of_paths_only(key: str, monkeypatch) ->
                 refuse_environment(tree(key, text))
 
 
+def test_the_keys_of_paths_are_keys_of_the_schema() -> None:
+    bare = [key.replace("[0]", "") for key in KEYS]
+    for path in PATH_KEYS:
+        assert path.startswith("hydra.") or any(fnmatchcase(key, path) for key in bare), path
+
+
 def test_a_path_key_takes_no_secret_of_the_environment(monkeypatch) -> None:
     values = {
         "AWS_SECRET_ACCESS_KEY": "/looks/like/a/path",

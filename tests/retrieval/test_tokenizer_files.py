@@ -52,6 +52,16 @@ def test_a_special_token_beyond_that_nothing_adds_is_harmless(folder, family, lo
     np.testing.assert_array_equal(found, plain.embed_passages(texts))
 
 
+def test_an_eos_beyond_is_refused(folders, tmp_path, load: Load) -> None:
+    """It is special, and every text gets it."""
+    shutil.copytree(folders["llama"], tmp_path / "model")
+    rows = load("llama").backbone.config.vocab_size
+    token(rows, special=True)(tmp_path / "model")
+    set_in(tmp_path / "model/tokenizer_config.json", eos_token="<more>")
+    with pytest.raises(ConfigError, match=f"gives '<more>' the id {rows}, but the model has"):
+        load("llama", tmp_path / "model")
+
+
 @pytest.mark.parametrize("where", ["vocabulary", "added", "tokenizer_config"])
 def test_ids_given_twice_or_otherwise(folder: Path, family, load: Load, where: str) -> None:
     if where == "vocabulary":

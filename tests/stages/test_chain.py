@@ -149,6 +149,9 @@ def test_a_changed_input_is_noticed(chain, capfd) -> None:
     names = list(content["domain_weights"])
     content["domain_weights"] = {name: (i + 1) / 45 for i, name in enumerate(names)}
     path.write_text(json.dumps(content))
+    assert run(capfd, chain, *SMALL).code == 3  # by its own checksum
+    del content["sha256"], content["epoch"]
+    path.write_text(json.dumps(content))
     ended = run(capfd, chain, *SMALL)
     assert ended.code == 0, ended.err
     assert skipped(ended.out)[-1] == "tdro"

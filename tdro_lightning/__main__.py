@@ -26,7 +26,7 @@ from tdro_lightning.processes import (
     rank_here,
 )
 from tdro_lightning.runs.outcome import UNEXPECTED, outcome
-from tdro_lightning.trust import masked
+from tdro_lightning.trust import mask_output, masked, refuse_secret_arguments
 from tdro_lightning.watch import any_output, doing, entitled, flush_output, tell, watching
 
 if TYPE_CHECKING:
@@ -122,12 +122,18 @@ def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
 def main() -> None:
     """Entry point; what a user can mend ends with one message and the exit code of its kind."""
     any_output()
+    mask_output()
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]
+    try:
+        refuse_secret_arguments(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
     if "--help" in arguments or "-h" in arguments:
         tell(USAGE + "\n" + _listing())
         return
     if refused := _refused_at_once(arguments):
-        print(refused, file=sys.stderr)
+        print(masked(refused), file=sys.stderr)
         sys.exit(2)
     from hydra.errors import HydraException
 
@@ -142,6 +148,8 @@ def main() -> None:
             nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
             names = " ".join(f"~{name}" for name in nulls)
             error = ConfigError(f"a group cannot be null; write {names}")
+        elif type(error).__module__ == "omegaconf.errors":  # of a value that Hydra itself needs
+            error = ConfigError(str(error).splitlines()[0])
         wrong = [outcome(error, _run_dir(arguments))]
         if wrong[0].hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")

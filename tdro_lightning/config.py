@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.retrieval.model_files import refuse_model_code
 from tdro_lightning.schema import MODULES, Config
 from tdro_lightning.trust import leaves, refuse_code, refuse_secrets
 from tdro_lightning.values import require_fitting
@@ -58,7 +59,24 @@ def checked(composed: DictConfig) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(config, Config)
     require_fitting(config)
+    for path in _models(config):
+        if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
+            refuse_model_code(path)
     return config
+
+
+def _models(config: Config) -> list[str]:
+    """The models that a stage loads."""
+    found: list[str | None] = []
+    if config.stage == "fit":
+        found = [config.model.path, getattr(config.module, "reference", None)]
+    elif config.stage == "evaluate" and config.evaluate is not None:
+        found = list(config.evaluate.encoders.values())
+    elif config.stage == "mine" and config.mine is not None:
+        found = [config.mine.encoder, config.mine.teacher]
+    elif config.stage == "export" and config.export is not None:
+        found = [config.export.encoder]
+    return [path for path in found if path is not None]
 
 
 def _unresolved(merged: Any) -> str:

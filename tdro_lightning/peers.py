@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 from tdro_lightning.errors import PeerError, Stopped
+from tdro_lightning.trust import masked
 
 POLL = 0.5  # seconds between two looks
 TO_FOLLOW = 8.0  # seconds in which a process ends by itself after another one has failed
@@ -144,7 +145,8 @@ class _Peers:
         logger.log(level, "%s\n%s", message, "".join(traceback.format_list(stack)))
         where = f"; it hangs at {at}" if hangs else ""
         with suppress(OSError, ValueError):  # nobody may be there to read it
-            print(f"error: rank {self.rank}: {message}{where}", file=sys.stderr, flush=True)
+            text = masked(f"error: rank {self.rank}: {message}{where}")
+            print(text, file=sys.stderr, flush=True)
 
     def _end_within(self, seconds: float, code: int) -> None:
         deadline = time.monotonic() + seconds

@@ -71,10 +71,9 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
         ended = outcome(error)
         raise
     finally:
-        message = masked(ended.reason) or None
-        write_checked_json(
-            path, {**record, "status": ended.status, "code": ended.code, "error": message}
-        )
+        known = {"status": ended.status, "code": ended.code}
+        shown = masked(ended.reason) or None
+        write_checked_json(path, {**record, **known, "error": shown})
 
 
 def failures(sweep: Path) -> list[InputError]:
@@ -93,5 +92,5 @@ def summarise(sweep: Path) -> None:
     """Write the report of a sweep into its folder, and print its table and plot."""
     from tdro_lightning.report.page import write_sweep_report
 
-    print(write_sweep_report(sweep))
+    print(masked(write_sweep_report(sweep)))
     print(f"Report: {sweep / 'report.html'} and {sweep / 'report.md'}", flush=True)

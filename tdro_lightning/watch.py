@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tdro_lightning.processes import is_first_process
+from tdro_lightning.trust import masked
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +148,10 @@ def entitled(title: str) -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """Print a text, in the first process of a run only."""
+    """Print a text, secrets masked, in the first process of a run only."""
     if not is_first_process():
         return
+    text = masked(text)
     if _watch is None:
         with _lock:
             _write(text)
@@ -185,7 +187,7 @@ def withdraw_warning(text: str) -> None:
 def doing(status: str) -> None:
     """Say what is being done, for whoever watches."""
     if _watch is not None:
-        _watch.doing(status)
+        _watch.doing(masked(status))
 
 
 def show(view: Callable[[], Any] | None) -> None:

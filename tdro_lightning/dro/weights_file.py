@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import read_json, write_json
+from tdro_lightning.files import read_json, require_checksum, write_checked_json
 
 WeightsKind = Literal["last", "mean", "ema"]
 LARGEST = 10_000_000  # bytes; a thousand domains take a hundredth of it
@@ -26,6 +26,7 @@ class WeightsFile:
         mean: running mean over the steps, where the file has it.
         ema: exponential moving average over the steps, where the file has it.
         lineage: which reference, data, config and step the weights come from.
+        has_checksum: whether the file had one; those of the authors, and older ones, have none.
     """
 
     last: dict[str, float]
@@ -33,6 +34,7 @@ class WeightsFile:
     mean: dict[str, float] | None = None
     ema: dict[str, float] | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    has_checksum: bool = field(default=False, compare=False)
 
     def weights(self, kind: WeightsKind) -> dict[str, float]:
         """The weights of one kind.
@@ -76,12 +78,11 @@ class WeightsFile:
 
 def write_weights(path: Path, content: WeightsFile) -> None:
     """Write the released keys (`domain_ids`, `domain_weights`, `size`, `epoch`), then our own."""
-    total = sum(content.size.values())
     value: dict[str, Any] = {
         "domain_ids": {name: index for index, name in enumerate(content.last)},
         "domain_weights": content.last,
         "size": content.size,
-        "epoch": {name: p * total / content.size[name] for name, p in content.last.items()},
+        "epoch": _epochs(content.last, content.size),
     }
     if content.mean is not None:
         value["mean_weights"] = content.mean
@@ -90,7 +91,13 @@ def write_weights(path: Path, content: WeightsFile) -> None:
     if content.lineage:
         value["lineage"] = content.lineage
         value["format"] = FORMAT
-    write_json(path, value)
+    write_checked_json(path, value)
+
+
+def _epochs(weights: Mapping[str, float], size: Mapping[str, int]) -> dict[str, float]:
+    """How often a run over as many rows as there are goes through each domain."""
+    total = sum(size.values())
+    return {name: p * total / size[name] for name, p in weights.items()}
 
 
 def read_weights(path: Path) -> WeightsFile:
@@ -98,7 +105,8 @@ def read_weights(path: Path) -> WeightsFile:
 
     Raises:
         DataError: not a weights file, or one of another version of this program; a weight that is
-            no probability, or a sum other than 1.
+            no probability, a sum other than 1, keys that contradict one another, or a file that
+            was changed after it was written.
     """
     value = read_json(path, LARGEST)
     if not isinstance(value, dict) or "domain_weights" not in value:
@@ -106,6 +114,7 @@ def read_weights(path: Path) -> WeightsFile:
     if value.get("format", FORMAT) != FORMAT:
         found = str(value["format"])[:20]
         raise DataError(f"{path}: has format {found}; this version reads format {FORMAT}")
+    checked = require_checksum(path, value)
     last = _simplex(value, "domain_weights", path)
     kinds = {
         kind: _simplex(value, key, path) if key in value else None
@@ -123,7 +132,35 @@ def read_weights(path: Path) -> WeightsFile:
             raise DataError(f"{path}: `size.{name}` must be a number of rows, is {rows!r}"[:300])
     if not isinstance(lineage, dict) or not isinstance(lineage.get("domains", {}), dict):
         raise DataError(f"{path}: `lineage` and its `domains` must be JSON objects")
-    return WeightsFile(last=last, size=size, lineage=lineage, **kinds)
+    _require_agreement(value, last, size, path)
+    return WeightsFile(last=last, size=size, lineage=lineage, has_checksum=checked, **kinds)
+
+
+def _require_agreement(
+    value: Mapping[str, Any], last: Mapping[str, float], size: Mapping[str, int], path: Path
+) -> None:
+    """Refuse `domain_ids`, `size` and `epoch` that contradict the weights."""
+    names = list(last)
+    ids = value.get("domain_ids", {name: i for i, name in enumerate(names)})
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        raise DataError(f"{path}: `domain_ids` must map domain to a whole number")
+    if sorted(ids.values()) != list(range(len(names))):
+        raise DataError(f"{path}: `domain_ids` must be 0 to {len(names) - 1}, each once")
+    epochs = value.get("epoch", {})
+    if not isinstance(epochs, dict):
+        raise DataError(f"{path}: `epoch` must map domain to epochs, is {type(epochs).__name__}")
+    for key, named in (("domain_ids", ids), ("size", size), ("epoch", epochs)):
+        if set(named) - set(last) or (key == "domain_ids" and len(named) != len(last)):
+            raise DataError(f"{path}: `{key}` names other domains than `domain_weights`")
+    expected_epochs = _epochs(last, size) if set(size) == set(last) else {}
+    for name in (name for name in expected_epochs if name in epochs):
+        found, expected = epochs[name], expected_epochs[name]
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        if not number or not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-6):
+            raise DataError(
+                f"{path}: `epoch.{name}` is {found!r}, but its weight and the sizes give "
+                f"{expected:.6g}"[:300]
+            )
 
 
 def _simplex(value: Mapping[str, Any], key: str, path: Path) -> dict[str, float]:

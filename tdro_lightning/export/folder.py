@@ -85,7 +85,6 @@ def templates(prompts: Mapping[str, str | None]) -> dict[str, str]:
 
 def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
     """Write everything but the weights."""
-    encoder.describe(folder)
     # There is one limit for all texts, so it is that of the documents; the card tells the other.
     _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
     modules = [
@@ -110,6 +109,7 @@ def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | No
         "similarity_fn_name": "cosine",
     }
     write_json(folder / "config_sentence_transformers.json", settings)
+    encoder.describe(folder)
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:

@@ -74,7 +74,7 @@ def main(request_path: str, answer_path: str) -> None:
         from peft import PeftModel
 
         del model  # there may be no room for both
-        base = AutoModel.from_pretrained(request["base"], dtype=torch.float32)
+        base = AutoModel.from_pretrained(request["base"], dtype=torch.float32, use_safetensors=True)
         model = PeftModel.from_pretrained(base, request["adapter"]).eval()
         found |= by_transformers(request, request["adapter"], model, "peft")
     np.savez(answer_path, **found)  # type: ignore[arg-type]

@@ -223,7 +223,7 @@ def _set_fingerprint(
 def _weights(path: Path) -> tuple[DomainWeight, ...]:
     if not path.is_file():
         return ()
-    record = _object(read_json(path), str(path))
+    record = _object(read_checked_json(path), str(path))
     last = _object(record.get("domain_weights"), f"{path}: `domain_weights`")
     size = _object(record.get("size"), f"{path}: `size`")
     mean = _object(record.get("mean_weights", {}), f"{path}: `mean_weights`")

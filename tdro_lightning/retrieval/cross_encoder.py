@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.retrieval.model_files import CONFIG, own_config, refuse_model_code
 from tdro_lightning.retrieval.tokens import length_chunks
-
-CONFIG = "config.json"
 
 
 class CrossEncoder:
@@ -85,7 +83,10 @@ def is_cross_encoder(path: str) -> bool:
     if Path(path).is_dir() and not (Path(path) / CONFIG).is_file():
         return False
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        refuse_model_code(path)
+        config = own_config(path, None)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(_unloaded(path, error)) from None
     kinds = config.architectures or []
@@ -101,14 +102,18 @@ def load_cross_encoder(
         ConfigError: no such model, it has not one label, weights are missing, or it cannot pad.
     """
     try:
+        refuse_model_code(path)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             path,
+            config=own_config(path, None),
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(_unloaded(path, error)) from None
     if model.config.num_labels != 1:

@@ -22,6 +22,7 @@ from tdro_lightning.retrieval.adapter import (
 )
 from tdro_lightning.retrieval.distributed import largest, rank
 from tdro_lightning.retrieval.last_layer import last_layer
+from tdro_lightning.retrieval.model_files import deciding_files
 from tdro_lightning.retrieval.pooling import Pooling, last_positions, pool
 from tdro_lightning.retrieval.tokenizer import TextTokenizer, prompted
 from tdro_lightning.retrieval.tokens import Tokens, divided, length_chunks, padded_tokens
@@ -201,16 +202,17 @@ class Encoder(nn.Module):
         if rank() > 0:
             return
         self.backbone.save_pretrained(str(folder), state_dict=whole)
-        self.tokenizer.tokenizer.save_pretrained(str(folder))
+        self.tokenizer.save(folder)
         self.describe(folder)
 
     def describe(self, folder: Path) -> None:
-        """Write what `loading.load_encoder` has to know beside the model."""
+        """Write what `loading.load_encoder` has to know beside the model, after all other files."""
         write_json(
             folder / DESCRIPTION,
             {
                 "pooling": self.pooling,
                 "query_tokens": self.query_tokens,
                 "passage_tokens": self.passage_tokens,
+                "sha256": deciding_files(folder),
             },
         )

@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,7 +15,13 @@ from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json
 from tdro_lightning.retrieval.adapter import Lora, add_adapter, attach_lora, load_adapter
 from tdro_lightning.retrieval.encoder import DESCRIPTION, Encoder
-from tdro_lightning.retrieval.model_files import ADAPTER, base_model, refuse_model_code
+from tdro_lightning.retrieval.model_files import (
+    ADAPTER,
+    base_model,
+    own_config,
+    refuse_model_code,
+    require_deciding_files,
+)
 from tdro_lightning.retrieval.pooling import Pooling
 from tdro_lightning.retrieval.tokenizer import TextTokenizer
 
@@ -58,7 +64,9 @@ def load_encoder(
         kept_tokens: padded tokens whose activations a training step keeps.
 
     Raises:
-        ConfigError: no such model, weights missing from it, or a tokenizer without EOS.
+        ConfigError: no such model, one that brings code, weights missing from it, or a tokenizer
+            without EOS or of another model.
+        DataError: an encoder's files are not those that it was saved with.
     """
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in CONFIGS):
         raise ConfigError(
@@ -72,6 +80,8 @@ def load_encoder(
         refuse_model_code(path)
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
+        embeddings: Any = backbone.get_input_embeddings()
+        tokenizer.require_rows(len(embeddings.weight))
     except InputError:
         raise
     except DAMAGED as error:
@@ -108,6 +118,7 @@ def load_beside(encoder: Encoder, path: str) -> Encoder | None:
     bases |= {config.base_model_name_or_path for config in encoder.backbone.peft_config.values()}
     if len(bases) > 1:
         return None
+    refuse_model_code(path)
     pooling, query_tokens, passage_tokens = _description(described)
     return Encoder(
         encoder.backbone,
@@ -129,9 +140,13 @@ def _description(path: Path) -> tuple[Pooling, int, int]:
         keys = "pooling, query_tokens and passage_tokens"
         raise DataError(f"{path}: must have the keys {keys}") from None
     limits = (query_tokens, passage_tokens)
-    if pooling not in get_args(Pooling) or not all(type(n) is int and n > 0 for n in limits):
+    if pooling not in get_args(Pooling) or not all(type(n) is int and n > 1 for n in limits):
         shown = f"pooling={pooling!r}, query_tokens={query_tokens!r}, {passage_tokens=!r}"
-        raise DataError(f"{path}: {shown} cannot be; pooling is last or mean, the limits numbers")
+        raise DataError(
+            f"{path}: {shown} cannot be; pooling is last or mean, the limits are numbers above 1"
+        )
+    if described.get("sha256"):  # an encoder of an earlier version has none
+        require_deciding_files(path.parent, described["sha256"])
     return pooling, query_tokens, passage_tokens
 
 
@@ -159,6 +174,7 @@ def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedM
         refuse_model_code(base)
     backbone, report = AutoModel.from_pretrained(
         base or path,
+        config=own_config(base or path, attention),
         dtype=dtype,
         attn_implementation=attention,
         use_safetensors=True,

@@ -1,34 +1,119 @@
-"""What may stand in a model's files: weights as safetensors, and no code."""
+"""What may stand in a model's files: weights as safetensors, no code, and no way out of the folder.
 
+Local folders are read without transformers, so that a folder is refused before it is imported.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers.utils.hub import cached_file
+from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.files import fingerprint, read_json
 
-from tdro_lightning.errors import ConfigError
-from tdro_lightning.files import read_json
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
+DECIDING = (  # besides the weights, what an encoder's embeddings depend on
+    *(CONFIG, ADAPTER, TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+)
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+_CODE = "names code of its own (`{}`), which is never run; use a model that needs none"
+_OTHER = "names files or code outside the usual ones (`{}`), which are never read; take it out"
+_REFUSED = {  # file: the keys that may hold nothing, at any depth, and what is wrong with them
+    CONFIG: {
+        **dict.fromkeys(("auto_map", "custom_pipelines", "custom_generate"), _CODE),
+        **dict.fromkeys(("transformers_weights", "configuration_files", "gguf_file"), _OTHER),
+        **dict.fromkeys(
+            ("kernel_config", "fusion_config", "backbone", "use_timm_backbone"), _OTHER
+        ),
+        "quantization_config": "is of a quantised model (`{}`); use the one it was made from",
+    },
+    TOKENIZER_CONFIG: {
+        "auto_map": _CODE,
+        **dict.fromkeys(("vocab_file", "merges_file", "spm_file", "vocab", "merges"), _OTHER),
+        **dict.fromkeys(("fast_tokenizer_files", "gguf_file", "tokenizer_object"), _OTHER),
+        "init_inputs": _OTHER,
+    },
+    ADAPTER: {
+        **dict.fromkeys(("auto_map", "megatron_config"), _CODE),
+        **dict.fromkeys(("corda_config", "lora_ga_config", "arrow_config"), _OTHER),
+        "revision": "names a revision of its base (`{}`), which is not read; download that one, "
+        "and name its folder in base_model_name_or_path",
+    },
+    **{
+        name: dict.fromkeys(("auto_map", "custom_generate"), _CODE)
+        for name in ("generation_config.json", "processor_config.json", "preprocessor_config.json")
+    },
+}
 
 
 def refuse_model_code(path: str) -> None:
-    """Refuse a model that brings its own code: without it, it would be another model.
+    """Refuse a model that brings code, or reads what does not belong to its folder.
 
     Args:
         path: folder or hub name; one that is not there is left for its loading to refuse.
 
     Raises:
-        ConfigError: one of its files names code.
+        ConfigError: one of its files names code, another file or a kernel, or is a link elsewhere.
         DataError: one of its files is not JSON.
     """
-    for name in ("config.json", "tokenizer_config.json", ADAPTER):
-        settings = _settings(path, name)
-        if settings.get("auto_map"):
+    for name, refused in _REFUSED.items():
+        for key, value in _leaves(_settings(path, name)):
+            if value and (wrong := refused.get(key)):
+                raise ConfigError(f"model.path={path}: its {name} {wrong.format(key)}")
+            if key == "tokenizer_class" and value:
+                _require_tokenizer_class(path, name, value)
+    adapter = _settings(path, ADAPTER)
+    if adapter.get("peft_type", "LORA") != "LORA":
+        raise ConfigError(
+            f"model.path={path}: its {ADAPTER} is of kind {adapter['peft_type']!r}; adapters are "
+            "of kind LORA"
+        )
+    for attention in attentions(path):
+        if attention not in ATTENTIONS:
             raise ConfigError(
-                f"model.path={path}: its {name} names code of its own (`auto_map`), which is never "
-                "run; use a model that transformers knows without"
+                f"model.path={path}: its {CONFIG} names the attention {attention!r}, whose code "
+                f"would be downloaded; take it out, since model.attention decides"
             )
+    _require_own_weights(path)
+    if Path(path).is_dir():
+        _refuse_links(Path(path))
+
+
+def attentions(path: str) -> list[str]:
+    """The attention implementations that a model's own config names."""
+    keys = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+    found = [value for key, value in _leaves(_settings(path, CONFIG)) if key in keys and value]
+    return [str(one) for v in found for one in (v.values() if isinstance(v, dict) else [v]) if one]
+
+
+def own_config(path: str, attention: str | None) -> "PretrainedConfig":
+    """A model's config with the attention that is wanted, whatever its file says.
+
+    Args:
+        path: folder or hub name that `refuse_model_code` has passed.
+        attention: None for transformers' own choice.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config._attn_implementation = attention  # of all parts of the model
+    others = sorted({name for name in attentions(path) if name != attention})
+    if others:
+        chosen = f"model.attention decides: {attention}" if attention else "it is not followed"
+        logger.warning("%s: its %s names attention %s; %s", path, CONFIG, ", ".join(others), chosen)
+    return config
 
 
 def base_model(path: str) -> str | None:
@@ -38,7 +123,8 @@ def base_model(path: str) -> str | None:
         path: folder or hub name of the adapter; its base may be named relative to the folder.
 
     Raises:
-        ConfigError: the adapter names no base, or its weights are not there as safetensors.
+        ConfigError: the adapter names no base, or one that is an adapter, or its weights are not
+            there as safetensors.
     """
     described = model_file(path, ADAPTER)
     if described is None:
@@ -51,7 +137,10 @@ def base_model(path: str) -> str | None:
             f"model.path={path}: no {ADAPTER_WEIGHTS} in it; adapters are read as safetensors only"
         )
     beside = described.parent / base
-    return str(beside.resolve()) if beside.is_dir() else base
+    base = str(beside.resolve()) if beside.is_dir() else base
+    if model_file(base, ADAPTER) is not None:
+        raise ConfigError(f"model.path={path}: its base model {base} is an adapter itself")
+    return base
 
 
 def model_file(path: str, name: str) -> Path | None:
@@ -59,6 +148,8 @@ def model_file(path: str, name: str) -> Path | None:
     if Path(path).is_dir():
         found: str | Path | None = Path(path) / name
     else:
+        from transformers.utils.hub import cached_file
+
         found = cached_file(
             path,
             name,
@@ -67,6 +158,74 @@ def model_file(path: str, name: str) -> Path | None:
             _raise_exceptions_for_connection_errors=False,
         )
     return Path(found) if found is not None and Path(found).is_file() else None
+
+
+def deciding_files(folder: Path) -> dict[str, str]:
+    """Name and SHA-256 of the files that decide an encoder's embeddings beside its weights."""
+    there = [name for name in DECIDING if (folder / name).is_file()]
+    return {name: fingerprint(folder / name) for name in there}
+
+
+def require_deciding_files(folder: Path, known: Any) -> None:
+    """Refuse a folder whose files are not those that the encoder was saved with.
+
+    Raises:
+        DataError: names a file that was changed, added or removed.
+    """
+    found = deciding_files(folder)
+    if found == known:
+        return
+    known = known if isinstance(known, dict) else {}
+    names = sorted(n for n in found.keys() | known.keys() if found.get(n) != known.get(n))
+    raise DataError(
+        f"{folder}/{names[0] if names else CONFIG}: is not the file that the encoder was saved "
+        "with, as the `sha256` in its encoder.json says; restore it, or take `sha256` out if the "
+        "change is yours"
+    )
+
+
+def _require_tokenizer_class(path: str, name: str, value: Any) -> None:
+    """transformers takes any class of its own by this name, and loads the folder with it."""
+    if not isinstance(value, str) or not re.fullmatch(r"\w+(Tokenizer(Fast)?|Backend)", value):
+        raise ConfigError(f"model.path={path}: its {name} names {value!r}, which is no tokenizer")
+
+
+def _require_own_weights(path: str) -> None:
+    """Refuse an index of weights that names anything but safetensors files beside it."""
+    file = model_file(path, INDEX)
+    if file is None:
+        return
+    content = read_json(file)
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise DataError(f"{file}: has no `weight_map`")
+    local = Path(path).is_dir()
+    for name in dict.fromkeys(map(str, files.values())):
+        plain = re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name)
+        if not plain or (local and not (file.parent / name).is_file()):
+            raise ConfigError(
+                f"model.path={path}: its {INDEX} names {name!r}; allowed are names of .safetensors "
+                "files of this folder"
+            )
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse links that lead out of a folder, but for those of the hub's cache to its blobs."""
+    inside = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        inside.append(folder.resolve().parents[1] / "blobs")
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(one) for one in inside):
+            raise ConfigError(
+                f"model.path={folder}: {file.name} is a link that leads out of it; copy the file"
+            )
+
+
+def _leaves(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Key and value of everything in a JSON object, of whole objects too."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        yield key, value
+        yield from _leaves(value)
 
 
 def _settings(path: str, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from tdro_lightning.retrieval.adapter import Lora
 from tdro_lightning.retrieval.encoder import Encoder
 from tdro_lightning.retrieval.loading import load_beside, load_encoder
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.console import tell
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         chunk_tokens=config.trainer.chunk_tokens,
         kept_tokens=config.trainer.kept_tokens,
     )
+    for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
+        section, _, name = key.partition(".")
+        asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
+        if asked != holds:
+            tell(f"  {path}: its encoder.json has {name} {holds}, which holds; not {key}={asked}")
     if trained and config.strategy.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder

@@ -9,10 +9,12 @@ from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
+from tdro_lightning.retrieval.model_files import base_model
 from tdro_lightning.runs.outputs import require_intact
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.benchmarks import benchmark_places
 
+BASE = "model of "  # label of an adapter's base: this, and the adapter's label
 READ_DOMAINS = ("decontaminate", "init_model", "fit")  # stages that fail without one of them
 
 
@@ -39,7 +41,7 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "chain": _nothing,
         "workspace": _nothing,
     }[config.stage](config)
-    described = {label: _described(label, path) for label, path in paths.items()}
+    described = {label: _described(label, path) for label, path in _with_bases(paths).items()}
     return described | (_hub_domains(config) if config.stage in READ_DOMAINS else {})
 
 
@@ -54,6 +56,18 @@ def require_intact_training(config: Config) -> None:
     for path in paths:
         if path is not None and Path(path).exists():
             require_intact(Path(path))
+
+
+def _with_bases(paths: dict[str, str]) -> dict[str, str]:
+    """The base models of adapters too: they are read with them, and lie in folders of their own."""
+    known = {Path(path).resolve() for path in paths.values()}
+    found = dict(paths)
+    for label, path in paths.items():
+        if label.startswith(("model", "encoder", "reference")) and Path(path).is_dir():
+            base = base_model(path)
+            if base is not None and Path(base).resolve() not in known:
+                found[f"{BASE}{label}"] = base
+    return found
 
 
 def _described(label: str, path: str) -> dict[str, str | None]:

@@ -97,9 +97,10 @@ def configured_mixture(
     lineage: dict[str, Any] = {"transfer": asdict(given)}
     if given.rule not in WITHOUT_WEIGHTS:
         assert given.weights is not None
-        if not require_intact(Path(given.weights)):
-            tell(f"  {given.weights}: no record of a run says that these weights are unchanged")
+        recorded = require_intact(Path(given.weights))
         file = read_weights(Path(given.weights))
+        if not recorded and not file.has_checksum:
+            tell(f"  {given.weights}: has no checksum, so nothing says that it is unchanged")
         weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
         check_domains(names, weights)
         if given.same_data:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.memory import GIGA, USABLE, Memory, Model, cards_that_hold, estimate
 from tdro_lightning.report.tables import Column, Table, cells
 from tdro_lightning.retrieval.adapter import Lora, attach_lora
+from tdro_lightning.retrieval.model_files import own_config, refuse_model_code
 from tdro_lightning.retrieval.shapes import from_architecture, from_config
 from tdro_lightning.retrieval.tiny import tiny_config
 from tdro_lightning.schema import Config, ModelConfig, TDROConfig
@@ -49,7 +50,8 @@ def shape(model: ModelConfig, device: str) -> PreTrainedModel:
     """
     folder, dtype = Path(model.path), getattr(torch, model.dtype)
     if (folder / "config.json").is_file():
-        return from_config(AutoConfig.from_pretrained(folder), device, dtype)
+        refuse_model_code(model.path)
+        return from_config(own_config(model.path, None), device, dtype)
     if model.architecture is not None:
         return from_architecture(model.architecture, device, dtype)
     if model.tiny is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.errors import DataError, ResourceError
-from tdro_lightning.files import read_checked_json, remove_orphans, write_checked_json
+from tdro_lightning.files import CHECKSUM, read_checked_json, remove_orphans, write_checked_json
 from tdro_lightning.runs.outcome import outcome
 from tdro_lightning.runs.outputs import (
     RECORD,
@@ -24,7 +24,7 @@ from tdro_lightning.runs.outputs import (
     describe_outputs,
 )
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.inputs import inputs
+from tdro_lightning.stages.inputs import BASE, inputs
 
 WITHOUT_EFFECT = {  # on results
     "trainer": (
@@ -117,6 +117,8 @@ def reason_to_run(config: Config) -> str | None:
         known, found = record["inputs"], inputs(config)
     except DataError as error:
         return str(error)
+    if CHECKSUM not in record:  # as version 0.1.0 wrote it, without the bases of adapters
+        found = {k: v for k, v in found.items() if k in known or not k.startswith(BASE)}
     for label in sorted(known.keys() | found.keys()):
         if known.get(label) != found.get(label):
             return f"input {label} changed"

@@ -95,7 +95,12 @@ def _started(config: Config, mode: str, start: int) -> Any:
         dir=config.run_dir,
         mode=mode,  # type: ignore[arg-type]
         config=asdict(config) | {"resumed_at_step": start},
-        settings=wandb.Settings(init_timeout=WAIT, login_timeout=WAIT, finish_timeout=FINISH_WAIT),
+        settings=wandb.Settings(
+            init_timeout=WAIT,
+            login_timeout=WAIT,
+            finish_timeout=FINISH_WAIT,
+            disable_git=True,  # the address of a remote may hold a token; run.json has the commit
+        ),
         **goes_on,  # type: ignore[arg-type]
     )
     run.define_metric(STEP)

@@ -1,8 +1,12 @@
+import functools
+import itertools
 import json
+import operator
 import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +59,8 @@ def test_weights_come_back_exactly(
 def test_released_keys(tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.json", WeightsFile(LAST, SIZE))
     value = json.loads((tmp_path / "weights.json").read_text())
-    assert list(value) == ["domain_ids", "domain_weights", "size", "epoch"]
+    assert list(value) == ["domain_ids", "domain_weights", "size", "epoch", "sha256"]
+    del value["sha256"]
     assert value["epoch"] == pytest.approx(RELEASED["epoch"], rel=1e-15)
     assert {**value, "epoch": None} == {**RELEASED, "epoch": None}
 
@@ -63,7 +68,7 @@ def test_released_keys(tmp_path: Path) -> None:
 def test_own_keys_follow(tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.json", WeightsFile(LAST, SIZE, MEAN, EMA, {"step": 7}))
     value = json.loads((tmp_path / "weights.json").read_text())
-    assert list(value)[4:] == ["mean_weights", "ema_weights", "lineage", "format"]
+    assert list(value)[4:] == ["mean_weights", "ema_weights", "lineage", "format", "sha256"]
     assert (value["mean_weights"], value["ema_weights"]) == (MEAN, EMA)
     assert value["lineage"] == {"step": 7}
 
@@ -194,8 +199,52 @@ def test_a_file_of_the_first_format_is_read_for_ever(tmp_path: Path) -> None:
     assert read.last == {"nq": 0.5, "agnews": 0.3, "AllNLI": 0.2}
     assert (read.mean, read.ema) == (MEAN, EMA)
     assert read.lineage == {"domains": {"nq": "a", "agnews": "b", "AllNLI": "c"}, "steps": 3}
+    assert not read.has_checksum
     write_weights(tmp_path / "again.json", read)
-    assert (tmp_path / "again.json").read_bytes() == golden.read_bytes()
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert len(again.pop("sha256")) == 64
+    assert list(again.items()) == list(json.loads(golden.read_text()).items())
+
+
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every leaf of a JSON file."""
+    if isinstance(value, dict):
+        for key, content in value.items():
+            yield from numbers(content, (*path, key))
+    else:
+        yield path
+
+
+def test_any_two_values_of_a_file_with_a_checksum_swapped_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    lineage = {"domains": {"nq": "a", "agnews": "b", "AllNLI": "c"}, "steps": 3}
+    write_weights(path, WeightsFile(LAST, SIZE, MEAN, EMA, lineage))
+    whole = path.read_text()
+    assert read_weights(path).has_checksum
+    path.write_text(json.dumps(json.loads(whole)))  # the layout does not matter
+    assert read_weights(path).last == LAST
+    places = list(numbers(json.loads(whole)))
+    for one, two in itertools.combinations(places, 2):
+        value = json.loads(whole)
+        parents = [functools.reduce(operator.getitem, place[:-1], value) for place in (one, two)]
+        a, b = parents[0][one[-1]], parents[1][two[-1]]
+        if a == b:
+            continue
+        parents[0][one[-1]], parents[1][two[-1]] = b, a
+        path.write_text(json.dumps(value))
+        with pytest.raises(DataError):
+            read_weights(path)
+
+
+@pytest.mark.parametrize("key", ["domain_ids", "domain_weights", "size", "mean_weights"])
+def test_the_order_of_the_names_is_covered(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "weights.json"
+    write_weights(path, WeightsFile(LAST, SIZE, MEAN))
+    value = json.loads(path.read_text())
+    value[key] = dict(reversed(value[key].items()))
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        read_weights(path)
 
 
 def test_weights_of_other_rows_are_refused() -> None:

@@ -69,10 +69,70 @@ def adapter(change: Callable[[Path], object]) -> Callable[[Path], None]:
     def use(folder: Path) -> None:
         tiny_model(folder / "model")
         loaded(folder / "model", Lora()).save(folder / "adapter")
+        without_hashes(folder / "adapter")
         change(folder)
         loaded(folder / "adapter")
 
     return use
+
+
+def saved(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Load a folder of `Encoder.save` with something changed in it."""
+
+    def use(folder: Path) -> None:
+        tiny_model(folder / "model")
+        loaded(folder / "model").save(folder / "encoder")
+        change(folder / "encoder")
+        loaded(folder / "encoder")
+
+    return use
+
+
+def without_hashes(folder: Path) -> None:
+    """Describe an encoder as before its files were hashed."""
+    described = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps({**described, "sha256": None}))
+
+
+def permuted(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    numbers = [*list(vocabulary.values())[1:], next(iter(vocabulary.values()))]
+    content["model"]["vocab"] = dict(zip(vocabulary, numbers, strict=True))
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def token(number: int, special: bool = False) -> Callable[[Path], None]:
+    """Add a token with an id of its own to tokenizer.json."""
+
+    def changed(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text())
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"].append(
+            {"id": number, "content": "<more>", **flags, "special": special}
+        )
+        path.write_text(json.dumps(content))
+
+    return changed
+
+
+def index(**files: str) -> Callable[[Path], None]:
+    """Name the weights by an index in place of their file."""
+
+    def changed(folder: Path) -> None:
+        names = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").rename(folder / "a.safetensors")
+        weights = {name: files.get("all", "a.safetensors") for name in names}
+        content = {"metadata": {}, "weight_map": weights}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return model(changed)
+
+
+def linked(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    (folder / "model.safetensors").symlink_to(folder.parent / "elsewhere.safetensors")
 
 
 def pickled(folder: Path) -> None:
@@ -120,6 +180,7 @@ def cut(file: str, size: int) -> Callable[[Path], None]:
 
 
 BASE = "model.path=model"
+OTHER = "names files or code outside the usual ones (`{}`), which are never read; take it out"
 CODE = "names code of its own (`auto_map`), which is never run; ..."
 
 CASES = [
@@ -142,6 +203,21 @@ CASES = [
     Case("a tokenizer without EOS", setting("tokenizer_config.json", eos_token=None), 2, f"{BASE}: the tokenizer has no EOS token, ..."),
     Case("a description without limits", setting("encoder.json", pooling="last"), 3, "model/encoder.json: must have the keys pooling, query_tokens and passage_tokens"),
     Case("another pooling", setting("encoder.json", pooling="max", query_tokens=8, passage_tokens=8), 3, "model/encoder.json: pooling='max', ..."),
+    Case("limits of one token", setting("encoder.json", pooling="last", query_tokens=1, passage_tokens=8), 3, "model/encoder.json: pooling='last', query_tokens=1, passage_tokens=8 cannot be; ..."),
+    Case("attention from a hub of kernels", setting("config.json", _attn_implementation="kernels-community/x"), 2, f"{BASE}: its config.json names the attention 'kernels-community/x', whose code would be downloaded; ..."),
+    Case("quantised weights", setting("config.json", quantization_config={"quant_method": "gptq"}), 2, f"{BASE}: its config.json is of a quantised model (`quantization_config`); ..."),
+    Case("other weights named in config.json", setting("config.json", transformers_weights="x.safetensors"), 2, f"{BASE}: its config.json {OTHER.format('transformers_weights')}"),
+    Case("a vocabulary elsewhere", setting("tokenizer_config.json", vocab_file="/etc/hostname"), 2, f"{BASE}: its tokenizer_config.json {OTHER.format('vocab_file')}"),
+    Case("a tokenizer that is a model", setting("tokenizer_config.json", tokenizer_class="PreTrainedModel"), 2, f"{BASE}: its tokenizer_config.json names 'PreTrainedModel', which is no tokenizer"),
+    Case("an index that names a pickle", index(all="weights.bin"), 2, f"{BASE}: its model.safetensors.index.json names 'weights.bin'; allowed are ..."),
+    Case("an index that leads out of the folder", index(all="../a.safetensors"), 2, f"{BASE}: its model.safetensors.index.json names '../a.safetensors'; ..."),
+    Case("weights that are a link elsewhere", model(linked), 2, f"{BASE}: model.safetensors is a link that leads out of it; copy the file"),
+    Case("a token with the id of no embedding", model(token(99999)), 2, f"{BASE}: its tokenizer.json gives '<more>' the id 99999, but ..."),
+    Case("a token with the id of another", model(token(5)), 2, f"{BASE}: its tokenizer.json gives '<more>' the id 5, but ..."),
+    Case("a token more than embeddings", model(token(300)), 2, f"{BASE}: its tokenizer.json gives '<more>' the id 300, but the model has embeddings for 0 to 299"),
+    Case("an encoder with another vocabulary", saved(permuted), 3, "encoder/tokenizer.json: is not the file that the encoder was saved with, ..."),
+    Case("an adapter of another kind", adapter(lambda f: set_in(f / "adapter/adapter_config.json", peft_type="PROMPT_TUNING")), 2, "model.path=adapter: its adapter_config.json is of kind 'PROMPT_TUNING'; adapters are of kind LORA"),
+    Case("an adapter of an adapter", adapter(lambda f: set_in(f / "model/adapter_config.json", peft_type="LORA")), 2, "model.path=adapter: its base model model is an adapter itself"),
     Case("an adapter that names no base", adapter(lambda f: set_in(f / "adapter/adapter_config.json", base_model_name_or_path=None)), 2, "model.path=adapter: its adapter_config.json names no base_model_name_or_path"),
     Case("an adapter as a pickle", adapter(pickled_adapter), 2, "model.path=adapter: no adapter_model.safetensors in it; ..."),
     Case("an adapter whose base brings code", adapter(lambda f: code(f / "model")), 2, f"{BASE}: its config.json {CODE}"),

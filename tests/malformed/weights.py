@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.dro.transfer import check_domains, transfer
-from tdro_lightning.dro.weights_file import LARGEST, read_weights
+from tdro_lightning.dro.weights_file import LARGEST, WeightsFile, read_weights, write_weights
 from tests.malformed import Case
 
 NAMES = ("easy", "middle", "hard")
@@ -31,6 +31,27 @@ def weights(**changes: Any) -> Callable[[Path], None]:
     return file(domain_weights={**WEIGHTS, **changes})
 
 
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A file of ours with its checksum, something in it changed."""
+
+    def use(folder: Path) -> None:
+        path = folder / "weights.json"
+        content = WeightsFile(WEIGHTS, dict.fromkeys(NAMES, 40), mean=WEIGHTS, lineage={"steps": 3})
+        write_weights(path, content)
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+        read_weights(path)
+
+    return use
+
+
+def swap(value: dict[str, Any]) -> None:
+    value["easy"], value["hard"] = value["hard"], value["easy"]
+
+
+IDS = dict(zip(NAMES, range(3), strict=True))
+OTHER_FILE = "weights.json: was changed after it was written, as its `sha256` says; ..."
 NO_WEIGHT = "weights.json: `domain_weights.hard` must be a weight of 0 or more, is"
 OTHERS = "transfer.weights does not match the configured domains:"
 
@@ -76,6 +97,37 @@ CASES = [
         "a size in quotes", file(size={"easy": "40"}), 3, "weights.json: `size.easy` must be a ..."
     ),
     Case("a lineage that is none", file(lineage=[1]), 3, "weights.json: `lineage` and its ..."),
+    Case("two weights swapped", changed(lambda v: swap(v["domain_weights"])), 3, OTHER_FILE),
+    Case("two means swapped", changed(lambda v: swap(v["mean_weights"])), 3, OTHER_FILE),
+    Case("a size changed", changed(lambda v: v["size"].update(easy=41)), 3, OTHER_FILE),
+    Case("a lineage changed", changed(lambda v: v["lineage"].update(steps=4)), 3, OTHER_FILE),
+    Case("a checksum of a file cut short", changed(lambda v: v.pop("size")), 3, OTHER_FILE),
+    Case("a checksum that is none", file(sha256=5), 3, OTHER_FILE),
+    Case(
+        "an index twice",
+        file(domain_ids={**IDS, "hard": 0}),
+        3,
+        "weights.json: `domain_ids` must be 0 to 2, each once",
+    ),
+    Case(
+        "an index in quotes",
+        file(domain_ids={**IDS, "hard": "2"}),
+        3,
+        "weights.json: `domain_ids` must map domain to a whole number",
+    ),
+    Case(
+        "indices of other domains",
+        file(domain_ids={"easy": 0, "middle": 1, "other": 2}),
+        3,
+        "weights.json: `domain_ids` names other domains than `domain_weights`",
+    ),
+    Case(
+        "epochs of other weights",
+        file(size=dict.fromkeys(NAMES, 40), epoch={"easy": 1.5, "middle": 0.9, "hard": 0.6}),
+        3,
+        "weights.json: `epoch.easy` is 1.5, but its weight and the sizes give 0.6",
+    ),
+    Case("epochs in a list", file(epoch=[1]), 3, "weights.json: `epoch` must map domain to ..."),
     Case("a newer format", file(format=9), 3, "weights.json: has format 9; this version reads ..."),
     Case(
         "11 MB",

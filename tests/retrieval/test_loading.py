@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,10 @@ def test_saved_and_loaded_again(load: Load, family: str, texts: list[str], tmp_p
     encoder.save(tmp_path)
     described = json.loads((tmp_path / "encoder.json").read_text())
     pooling = "mean" if family == "bert" else "last"
+    files = described.pop("sha256")
     assert described == {"pooling": pooling, "query_tokens": 10, "passage_tokens": 20}
+    assert set(files) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert files == {name: sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}
     # What the folder says of itself goes before the arguments.
     other = "last" if pooling == "mean" else "mean"
     again = load_encoder(str(tmp_path), pooling=other, query_tokens=3, passage_tokens=3).eval()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.errors import ResourceError
+from tdro_lightning.files import write_checked_json
 from tdro_lightning.runs.outputs import OUTPUTS
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import RUN_AGAIN, SECTIONS, reason_to_run, recorded
@@ -65,9 +66,9 @@ def test_a_new_version_runs_nothing_again_unless_the_format_changed(config: Conf
     path = Path("run/run.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     record["versions"]["tdro-lightning"] = "0.0.1"
-    path.write_text(json.dumps(record), encoding="utf-8")
+    write_checked_json(path, record)
     assert reason_to_run(config) is None
-    path.write_text(json.dumps(record | {"format": 0}), encoding="utf-8")
+    write_checked_json(path, record | {"format": 0})
     assert reason_to_run(config) == "its results have format 0, this version writes 1"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from tdro_lightning.callbacks.history import HISTORY, history_digest
 from tdro_lightning.checkpoint import RUN, checkpoint_path
 from tdro_lightning.errors import Stopped, TimeUp
 from tdro_lightning.processes import BEGAN, barrier
@@ -51,8 +52,9 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what the run depends on."""
-        checkpoint[RUN] = self.run
+        """Add what the run depends on, and what its history is by now."""
+        digest = history_digest(self.folder.parent / HISTORY, trainer.global_step)
+        checkpoint[RUN] = {**self.run, HISTORY: digest}
 
     def write(self, trainer: Trainer) -> None:
         """Write one now, unless this step has one; all ranks take part, the first one writes."""

@@ -1,7 +1,9 @@
 """An append-only history of everything logged, our own record beside any tracker."""
 
 import csv
+import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +12,11 @@ from typing import Any
 from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 
-from tdro_lightning.errors import ResourceError
+from tdro_lightning.errors import DataError, ResourceError
 from tdro_lightning.files import write_text
 from tdro_lightning.processes import is_first_process
+from tdro_lightning.runs.outputs import HISTORY
 
-HISTORY = "history.csv"  # in the run folder
 HEADER = ("step", "metric", "value")
 
 
@@ -36,8 +38,22 @@ def log_now(module: LightningModule, metrics: Mapping[str, float], step: int | N
 
 
 def steps_in(path: Path) -> int:
-    """How many steps a history file has; 0 without one."""
+    """How many steps a history file has; 0 without one.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     return max((int(line[0]) + 1 for line in _lines(path)), default=0) if path.is_file() else 0
+
+
+def history_digest(path: Path, before: int) -> str:
+    """SHA-256 of a history's lines of the steps before one; of nothing without a file.
+
+    Raises:
+        DataError: as in `steps_in`.
+    """
+    kept = [line for line in _lines(path) if int(line[0]) < before] if path.is_file() else []
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 class History(Logger):
@@ -108,6 +124,18 @@ class History(Logger):
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """Step, metric and value of each line; the last one may be cut short where a run was killed."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [line for line in list(csv.reader(stream))[1:] if len(line) == len(HEADER)]
+    """Step, metric and value of each line; the last one may be cut short where a run was killed.
+
+    Raises:
+        DataError: it is no text, or a step is no whole number.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            lines = [line for line in list(csv.reader(stream))[1:] if len(line) == len(HEADER)]
+        for line in lines:
+            int(line[0])
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: is damaged ({error}); restore it, or remove it to resume without its lines"
+        ) from None
+    return lines

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.callbacks.history import HISTORY, steps_in
+from tdro_lightning.callbacks.history import HISTORY, history_digest, steps_in
 from tdro_lightning.checkpoint import (
     RUN,
     checkpoints,
@@ -31,7 +31,7 @@ FREE = {  # may change when a run goes on; paths are compared by the content tha
 }
 STEPS = "trainer.steps"
 MACHINE = ("processor", "instructions", "threads")  # of these, last digits depend
-NOTED = (STEPS, *MACHINE)  # in a checkpoint, and may change: the run says what that means
+NOTED = (STEPS, HISTORY, *MACHINE)  # in a checkpoint, and may change: the run says what that means
 
 
 def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
             f"{step_of(newest)}; ask for as many steps or more, or start again with "
             "trainer.resume=never"
         )
-    tell("\n".join(resume_notes(newest, now)))
+    digest = history_digest(run_dir / HISTORY, step_of(newest))
+    tell("\n".join(resume_notes(newest, now | {HISTORY: digest})))
     return newest
 
 
@@ -104,7 +105,7 @@ def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
 
     Args:
         checkpoint: from which the run resumes.
-        now: what the run depends on, by `decisive`.
+        now: what the run depends on, by `decisive`, and its history's digest.
     """
     then = manifest(checkpoint)[RUN]
     before = then.get(STEPS, now[STEPS])
@@ -115,6 +116,8 @@ def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
     if changed:
         what = ", ".join(f"{key} {now[key]} (was {then[key]})" for key in changed)
         notes.append(f"  {what}: the results equal an uninterrupted run's up to rounding only")
+    if then.get(HISTORY, now[HISTORY]) != now[HISTORY]:
+        notes.append(f"  {HISTORY} has changed: its lines before that step are not the run's own")
     if "threads" in changed:
         notes.append(f"  for the same bits: trainer.threads={then['threads']}")
     return notes

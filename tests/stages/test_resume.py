@@ -204,6 +204,26 @@ def test_a_hostile_checkpoint_is_refused_by_the_command(command, folder, whole) 
     assert not canary.exists()
 
 
+def test_a_changed_history_is_announced(command, folder: Path, whole: Path) -> None:
+    history = (whole / "history.csv").read_bytes()
+    shutil.copytree(whole, folder / "run")
+    unfinish(folder / "run", "step-0000004")
+    path = folder / "run/history.csv"
+    path.write_bytes(history.replace(b"\n1,loss,", b"\n1,loss,9", 1))
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert "history.csv has changed: its lines before that step are not the run's" in ended.out
+    unfinish(folder / "run", "step-0000004")
+    path.write_bytes(history.replace(b"\n1,loss,", b"\nx,loss,", 1))
+    ended = command("trainer.steps=6")
+    assert ended.code == 3
+    assert "run/history.csv: is damaged" in ended.err
+    path.write_bytes(history)
+    ended = command("trainer.steps=6")
+    assert ended.code == 0, ended.err
+    assert "history.csv has changed" not in ended.out
+
+
 def test_another_schedule_is_announced(command, folder: Path, whole: Path) -> None:
     shutil.copytree(whole, folder / "run")
     unfinish(folder / "run", "step-0000004")

@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from tdro_lightning.callbacks.history import HISTORY, steps_in
+from tdro_lightning.callbacks.history import steps_in
 from tdro_lightning.checkpoint import checkpoints, damage_of, read_checkpoint, step_of
 from tdro_lightning.files import read_json
+from tdro_lightning.runs.outputs import HISTORY
 
 KINDS = ("save", "step", "any moment")  # in which a kill falls
 TIMING = ("speed/", "reference_cached")  # metrics that say how a step ran, not what came out

@@ -9,11 +9,12 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from tdro_lightning.callbacks.history import HISTORY, history_digest
+from tdro_lightning.callbacks.history import history_digest
 from tdro_lightning.checkpoint import RUN, checkpoint_path
 from tdro_lightning.errors import Stopped, TimeUp
 from tdro_lightning.processes import BEGAN, barrier
 from tdro_lightning.retrieval.distributed import largest
+from tdro_lightning.runs.outputs import HISTORY
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TIME = 1  # in place of a signal's number, and lower than those

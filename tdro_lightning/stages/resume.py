@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.callbacks.history import HISTORY, history_digest, steps_in
+from tdro_lightning.callbacks.history import history_digest, steps_in
 from tdro_lightning.checkpoint import (
     RUN,
     checkpoints,
@@ -15,7 +15,7 @@ from tdro_lightning.checkpoint import (
 )
 from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_checked_json
-from tdro_lightning.runs.outputs import RECORD
+from tdro_lightning.runs.outputs import HISTORY, RECORD
 from tdro_lightning.schema import Config
 from tdro_lightning.stages.record import flat, hardware
 from tdro_lightning.watch import tell

@@ -168,10 +168,14 @@ def below_untrained(
     """
     for other in trials if trial.trained else ():
         scores = [(trial.score(n, metric), other.score(n, metric)) for n in names]
-        known = {n: (a, b) for n, (a, b) in zip(names, scores, strict=True) if a and b}
+        known = {
+            name: (ours, theirs)
+            for name, (ours, theirs) in zip(names, scores, strict=True)
+            if ours is not None and theirs is not None
+        }
         if other.label.casefold() == "untrained" and other.model == trial.model and known:
-            ours, theirs = (mean_over_sets({n: v[i] for n, v in known.items()}) for i in (0, 1))
-            if ours < theirs:
+            means = [mean_over_sets({n: v[i] for n, v in known.items()}) for i in (0, 1)]
+            if means[0] < means[1]:
                 return True
     return False
 

@@ -62,7 +62,8 @@ BEIR = [
 
 
 def read(group: str, name: str, *, resolve: bool = True) -> dict[str, Any]:
-    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    # As Hydra composes it: which key reads the environment depends on where it stands.
+    config = OmegaConf.create({group: OmegaConf.load(CONF / group / f"{name}.yaml")})[group]
     container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

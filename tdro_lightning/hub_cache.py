@@ -29,6 +29,22 @@ def require_undamaged(path: Path) -> None:
             )
 
 
+def cached_commit(name: str, kind: str) -> str | None:
+    """The commit of a hub repository that the cache holds as its newest; None where it has none.
+
+    Args:
+        name: of the repository, with `@revision` where it is not the main branch's.
+        kind: `model` or `dataset`.
+    """
+    from huggingface_hub import constants
+
+    repository, _, revision = name.partition("@")
+    home = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}"
+    reference = home / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    return commit if commit and (home / "snapshots" / commit).is_dir() else None
+
+
 def _git_sha1(path: Path) -> str:
     content = path.read_bytes()
     digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)

@@ -19,10 +19,14 @@ def hub_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def snapshot(
-    cache: Path, name: str, files: Mapping[str, bytes], commit: str = COMMIT
+    cache: Path,
+    name: str,
+    files: Mapping[str, bytes],
+    commit: str = COMMIT,
+    kind: str = "dataset",
 ) -> dict[str, Path]:
-    """Put a dataset's commit into the cache, as the newest, and return its files' blobs."""
-    home = cache / f"datasets--{name.replace('/', '--')}"
+    """Put a repository's commit into the cache, as the newest, and return its files' blobs."""
+    home = cache / f"{kind}s--{name.replace('/', '--')}"
     (home / "blobs").mkdir(parents=True, exist_ok=True)
     (home / "refs").mkdir(exist_ok=True)
     (home / "refs/main").write_text(commit)

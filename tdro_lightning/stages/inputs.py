@@ -1,5 +1,6 @@
 """Which files and folders a stage reads, for lineage and for skipping what is finished."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tdro_lightning.data.domain_files import hub_content
@@ -9,17 +10,19 @@ from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
+from tdro_lightning.hub_cache import cached_commit
 from tdro_lightning.retrieval.model_files import base_model
 from tdro_lightning.runs.outputs import require_intact
 from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.stages.benchmarks import benchmark_places
 
+Described = dict[str, str | None]  # path, sha256, and commit of what the hub's cache holds
 BASE = "model of "  # label of an adapter's base: this, and the adapter's label
 READ_DOMAINS = ("decontaminate", "init_model", "fit")  # stages that fail without one of them
 
 
-def inputs(config: Config) -> dict[str, dict[str, str | None]]:
-    """Label to path and SHA-256 of everything the stage reads; hub names have no hash.
+def inputs(config: Config) -> dict[str, Described]:
+    """Label to path and SHA-256 of everything the stage reads; of hub names, the commit.
 
     Raises:
         DataError: a file or folder is missing, or is a result of a run that is not finished or was
@@ -42,7 +45,8 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         "workspace": _nothing,
     }[config.stage](config)
     described = {label: _described(label, path) for label, path in _with_bases(paths).items()}
-    return described | (_hub_domains(config) if config.stage in READ_DOMAINS else {})
+    described |= _hub_domains(config) if config.stage in READ_DOMAINS else {}
+    return with_commits(described)
 
 
 def require_intact_training(config: Config) -> None:
@@ -70,7 +74,23 @@ def _with_bases(paths: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _described(label: str, path: str) -> dict[str, str | None]:
+def with_commits(described: Mapping[str, Described]) -> dict[str, Described]:
+    """The inputs, with the commit of those on the hub as far as the hub's cache has it by now.
+
+    A commit says what each file is; a file of the cache that differs is refused where it is read.
+    """
+    found = {}
+    for label, one in described.items():
+        # Behind owner and name, a set says the part of the dataset, and a source its file.
+        name = "/".join((one["path"] or "").partition(":")[0].split("/")[:2])
+        kind = "dataset" if label.startswith(("hub", "source")) else "model"
+        known = one["sha256"] or one.get("commit")
+        commit = None if known else cached_commit(name, kind)
+        found[label] = {**one, "commit": commit} if commit else dict(one)
+    return found
+
+
+def _described(label: str, path: str) -> Described:
     is_hub_name = label.startswith(("model", "encoder", "hub", "source"))
     if is_hub_name and not Path(path).exists():
         return {"path": path, "sha256": None}
@@ -98,7 +118,7 @@ def _domains(config: Config) -> dict[str, str]:
     return {f"domain {name}": str(root / file) for name, file in _domain_files(config).items()}
 
 
-def _hub_domains(config: Config) -> dict[str, dict[str, str | None]]:
+def _hub_domains(config: Config) -> dict[str, Described]:
     """The domains' files of a hub dataset, by its revision; they are downloaded where need be."""
     if not _is_on_hub(config):
         return {}

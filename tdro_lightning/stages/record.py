@@ -24,7 +24,7 @@ from tdro_lightning.runs.outputs import (
     describe_outputs,
 )
 from tdro_lightning.schema import Config
-from tdro_lightning.stages.inputs import BASE, inputs
+from tdro_lightning.stages.inputs import BASE, inputs, with_commits
 
 WITHOUT_EFFECT = {  # on results
     "trainer": (
@@ -86,6 +86,7 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
             raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {
             "status": status,
+            "inputs": with_commits(found),
             "warnings": [*warnings],
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - busy, 1),
@@ -120,7 +121,10 @@ def reason_to_run(config: Config) -> str | None:
     if CHECKSUM not in record:  # as version 0.1.0 wrote it, without the bases of adapters
         found = {k: v for k, v in found.items() if k in known or not k.startswith(BASE)}
     for label in sorted(known.keys() | found.keys()):
-        if known.get(label) != found.get(label):
+        then, now = known.get(label, {}), found.get(label, {})
+        if "commit" not in then:  # it was not in the cache yet, or the record is of version 0.1.0
+            now = {key: value for key, value in now.items() if key != "commit"}
+        if then != now:
             return f"input {label} changed"
     return next(damaged_outputs(folder, record), None)
 

@@ -1,5 +1,6 @@
 """Whether and from where a training run goes on, and whether it still is the same run."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_checked_json
 from tdro_lightning.runs.outputs import HISTORY, RECORD
 from tdro_lightning.schema import Config
+from tdro_lightning.stages.inputs import Described, with_commits
 from tdro_lightning.stages.record import flat, hardware
 from tdro_lightning.watch import tell
 
@@ -34,7 +36,7 @@ MACHINE = ("processor", "instructions", "threads")  # of these, last digits depe
 NOTED = (STEPS, HISTORY, *MACHINE)  # in a checkpoint, and may change: the run says what that means
 
 
-def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[str, Any]:
+def decisive(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
     """What a training run's result depends on: flat keys to plain values.
 
     Processes and loggers are left out. What is in `NOTED` may change when a run is resumed.
@@ -53,8 +55,10 @@ def decisive(config: Config, inputs: dict[str, dict[str, str | None]]) -> dict[s
         values[f"domains.{name}.symmetric"] = entry.symmetric
         values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
     evaluated = ("set ", "corpus ", "hub ")
-    read = {label: found for label, found in inputs.items() if not label.startswith(evaluated)}
-    values |= {f"content of {n}": f["sha256"] or f["path"] for n, f in read.items()}
+    for label, one in with_commits(inputs).items():
+        if not label.startswith(evaluated):
+            named = filter(None, (one["path"], one.get("commit")))
+            values[f"content of {label}"] = one["sha256"] or "@".join(named)
     here = hardware()
     return values | {STEPS: config.trainer.steps} | {key: here[key] for key in MACHINE}
 
@@ -131,7 +135,7 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
     """
     then = manifest(checkpoint)[RUN]
     compared = (then.keys() | now.keys()) - set(NOTED)
-    keys = sorted(key for key in compared if then.get(key) != now.get(key))
+    keys = sorted(key for key in compared if not _same(then.get(key), now.get(key)))
     if not keys:
         return
     rows = [("what", "checkpoint", "now")]
@@ -143,6 +147,11 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
         f"{checkpoint} is of another run than this one:\n{table}\n"
         "set these back to go on with it, or start again with trainer.resume=never"
     )
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Equal; or a hub name and the same with its commit, which version 0.1.0 did not record."""
+    return bool(then == now or (isinstance(now, str) and then == now.rpartition("@")[0] != ""))
 
 
 def _short(value: Any) -> str:

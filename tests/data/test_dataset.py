@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import signal
-import time
 from collections import Counter
 
 import numpy as np
@@ -158,16 +157,14 @@ def test_a_loader_process_that_fails_says_with_which_row(domains: list[Domain]) 
 
 
 def test_a_loader_process_that_is_killed_ends_the_run(domains: list[Domain]) -> None:
+    """One process: the death of a second would be raised wherever the test is by then."""
+    before = set(multiprocessing.active_children())
     loader = DataLoader(
-        Failing(domains, 1, 9), batch_size=None, num_workers=2, sampler=[Draw(0, 1, 2)] * 3
+        Failing(domains, 1, 9), batch_size=None, num_workers=1, sampler=[Draw(0, 1, 2)] * 3
     )
     with pytest.raises(RuntimeError, match=r"^DataLoader worker .* (killed by signal|exited)"):
         list(loader)
-    # The first that is missed ends the run; the other, with the same row, may still be dying.
-    deadline = time.monotonic() + 30
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 @given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 2**32))

@@ -1,5 +1,7 @@
 """LightningDataModules: they give each rank its share of every global batch, from any step on."""
 
+import logging
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import BatchSampler, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.retrieval.distributed import rank, world_size
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 600  # seconds for a batch, after which a loader process hangs
 
@@ -41,7 +45,7 @@ class RetrievalDataModule(LightningDataModule):
         super().__init__()
         self.dataset = dataset
         self.collate = collate
-        self.workers = workers
+        self.workers = usable_workers(workers)
         self.step = 0
         self._sampling = {"batch_size": batch_size, "steps": steps, "seed": seed}
 
@@ -102,3 +106,22 @@ class HomogeneousDataModule(RetrievalDataModule):
     def sampler(self) -> BatchSampler:
         """Homogeneous batches of this rank."""
         return HomogeneousBatches(**self._arguments(), probability=self.probability)
+
+
+def usable_workers(wanted: int) -> int:
+    """The loader processes that can be had: none where the system has no shared memory.
+
+    Batches are the same with any number.
+    """
+    if wanted:
+        try:
+            multiprocessing.Lock()
+        except OSError as error:
+            logger.warning(
+                "data.workers=%d: this machine gives no shared memory (%s; see /dev/shm), so "
+                "batches are made without loader processes",
+                wanted,
+                error.strerror,
+            )
+            return 0
+    return wanted

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tdro_lightning.data.jsonl import write_rows
+from tdro_lightning.datamodules import usable_workers
 from tdro_lightning.retrieval.tiny import build_tiny_model
 from tests.retrieval.conftest import bert_tokenizer
 
@@ -18,6 +19,9 @@ WORDS = [
     *("red", "blue", "green", "round", "square", "small", "large"),
     *("stone", "river", "cloud", "tree", "bird", "fish", "night", "day"),
 ]
+needs_shared_memory = pytest.mark.skipif(
+    usable_workers(1) == 0, reason="a loader process needs shared memory, and /dev/shm gives none"
+)
 TDRO = (  # a tDRO run in a folder of `write_inputs`
     "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
     "model.lora=null", "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",

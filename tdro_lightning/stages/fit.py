@@ -217,8 +217,8 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
         if not str(error).startswith("DataLoader"):
             raise
         raise ResourceError(
-            f"a loader process ended or hangs ({str(error).partition(chr(10))[0]}): the memory of "
-            f"this machine may not hold data.workers={config.data.workers} of them; lower it"
+            f"a loader process ended or hangs ({str(error).partition(chr(10))[0]}): memory or "
+            f"/dev/shm may not hold data.workers={config.data.workers} of them; lower it"
         ) from None
 
 

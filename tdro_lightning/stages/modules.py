@@ -1,6 +1,5 @@
 """What a training stage trains, and on what, as the configuration wants it."""
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -130,26 +129,9 @@ def data_module(
         "batch_size": data.batch_size,
         "steps": config.trainer.steps,
         "seed": config.seed,
-        "workers": usable_workers(data.workers),
+        "workers": data.workers,
     }
     if isinstance(config.module, TDROConfig):
         return HeterogeneousDataModule(**arguments)
     chances = [probability[domain.name] for domain in domains]
     return HomogeneousDataModule(**arguments, probability=chances)
-
-
-def usable_workers(wanted: int) -> int:
-    """The loader processes that can be had: none where the system has no shared memory.
-
-    Batches are the same with any number.
-    """
-    if wanted:
-        try:
-            multiprocessing.Lock()
-        except OSError as error:
-            tell(
-                f"  data.workers={wanted}: this machine gives no shared memory ({error.strerror}; "
-                "see /dev/shm), so batches are made without loader processes"
-            )
-            return 0
-    return wanted

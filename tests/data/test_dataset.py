@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,9 @@ from tdro_lightning.data.dataset import RetrievalDataset, chosen_negatives
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches
+from tdro_lightning.datamodules import usable_workers
 from tests.data.conftest import MakeDomain
+from tests.made_up import needs_shared_memory
 
 PROMPTS = ["Find the answer", "Look it up", "Search"]
 
@@ -125,6 +128,18 @@ def test_prompted_passages_of_symmetric_domains(domains: list[Domain]) -> None:
     assert bare.query == twins.query
 
 
+def test_without_shared_memory_there_are_no_loader_processes(monkeypatch, caplog) -> None:
+    def refused() -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing, "Lock", refused)
+    assert (usable_workers(2), usable_workers(0)) == (0, 0)
+    assert "data.workers=2: this machine gives no shared memory (Read-only file" in caplog.text
+    monkeypatch.undo()
+    assert usable_workers(0) == 0
+
+
+@needs_shared_memory
 def test_loader_workers_change_nothing(domains: list[Domain]) -> None:
     dataset = RetrievalDataset(domains, negatives=2, seed=1)
     rows = [len(domain) for domain in domains]
@@ -148,6 +163,7 @@ class Failing(RetrievalDataset):
         return super()._example(draw)
 
 
+@needs_shared_memory
 def test_a_loader_process_that_fails_says_with_which_row(domains: list[Domain]) -> None:
     loader = DataLoader(Failing(domains, 1, 0), batch_size=None, num_workers=2, sampler=[
         Draw(0, 0, 1), Draw(0, 1, 2), Draw(0, 0, 3),
@@ -156,6 +172,7 @@ def test_a_loader_process_that_fails_says_with_which_row(domains: list[Domain]) 
         list(loader)
 
 
+@needs_shared_memory
 def test_a_loader_process_that_is_killed_ends_the_run(domains: list[Domain]) -> None:
     """One process: the death of a second would be raised wherever the test is by then."""
     before = set(multiprocessing.active_children())

@@ -13,7 +13,7 @@ import pytest
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.retrieval.tiny import build_tiny_model
 from tests.command import Ended, assert_one_message, run
-from tests.made_up import rows, write_inputs
+from tests.made_up import needs_shared_memory, rows, write_inputs
 
 SMALL = (
     "data.batch_size=6",
@@ -256,6 +256,7 @@ def test_a_reference_may_have_another_width(command, folder: Path) -> None:
     assert ended.code == 0, ended.err
 
 
+@needs_shared_memory
 def test_a_loader_process_that_is_killed_ends_the_run(command, monkeypatch) -> None:
     """Also the second training of this process, as in a chain."""
     assert command("tdro_qwen05b", "data.workers=1").code == 0

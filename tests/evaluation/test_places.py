@@ -37,7 +37,8 @@ def test_from_the_hub_by_name(evaluated, cache: Path, tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert scores(tmp_path)["scifact"]["ndcg@10"] == pytest.approx(expected_ndcg())
     record = json.loads((tmp_path / "run/run.json").read_text())
-    expected = {"path": f"mteb/scifact@{REVISION}", "sha256": None}
+    name = f"mteb/scifact@{REVISION}"
+    expected = {"path": name, "sha256": None, "commit": REVISION}
     assert record["inputs"] == {"hub set scifact": expected}
 
 

@@ -47,10 +47,8 @@ def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
-    """A chain that got SIGINT while its reference trained: folder, exit code, output."""
-    folder = tmp_path_factory.mktemp("chain")
+def interrupt(folder: Path) -> tuple[int, str]:
+    """Send SIGINT to a chain while its reference trains; its exit code and output."""
     process = started(folder, "trainer.steps=2000")
     assert process.stdout is not None
     printed = ""
@@ -58,7 +56,14 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, st
         printed += line
         if "reference: step" in line:
             process.send_signal(signal.SIGINT)
-    return folder, process.wait(timeout=60), printed
+    return process.wait(timeout=60), printed
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """A chain that got SIGINT while its reference trained: folder, exit code, output."""
+    folder = tmp_path_factory.mktemp("chain")
+    return folder, *interrupt(folder)
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +204,8 @@ def test_an_unfinished_step_has_no_results(chain, capfd) -> None:
     """Those of the run before are kept aside, and no report takes them for its own."""
     reference = chain / "runs/demo/reference"
     before = (reference / "metrics.json").read_bytes()
-    process = started(chain, "trainer.steps=2000")
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if "reference: step" in line:
-            process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130, printed
+    code, printed = interrupt(chain)
+    assert code == 130, printed
     assert "run again: trainer.steps changed from 4 to 2000" in printed
     left = {path.name for path in reference.iterdir()}
     assert not left & {"metrics.json", "per_query", "encoder"}

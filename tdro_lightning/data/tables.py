@@ -11,15 +11,17 @@ import datasets
 import filelock
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tdro_lightning.data.text_tables import SUFFIXES
+from tdro_lightning.data.text_tables import SUFFIXES, text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, whole_file
 from tdro_lightning.receipts import finished, write_receipt
 
 FOLDER = "tdro_lightning"  # in the cache of `datasets`
 ROWS_AT_ONCE = 1000
+PARQUET = ".parquet"
 
 
 def text_columns(*names: str) -> datasets.Features:
@@ -96,15 +98,15 @@ def _write(parts: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
             orphan.unlink()
 
 
-class TextFiles(NamedTuple):
+class SplitFiles(NamedTuple):
     """Local files of a dataset's split by their addresses, and what divides their cells if any."""
 
     files: dict[str, Path]
     delimiter: str | None
 
 
-def text_files(path: str, split: str | None, **chosen: Any) -> TextFiles | None:
-    """The JSON or `.csv` files of a split, for `text_objects`; None where it has other files.
+def split_files(path: str, split: str | None, **chosen: Any) -> SplitFiles | None:
+    """The JSON, `.csv` or parquet files of a split, for `file_rows`; None where it has others.
 
     Args:
         path: folder or hub dataset, as `load_dataset` of `datasets` takes it.
@@ -118,16 +120,51 @@ def text_files(path: str, split: str | None, **chosen: Any) -> TextFiles | None:
     builder = datasets.load_dataset_builder(path, **chosen)
     kind = type(builder).__module__.rpartition(".")[2]
     splits = builder.config.data_files
-    if kind not in ("json", "csv") or getattr(builder.config, "field", None) is not None:
+    suffixes = {"json": SUFFIXES, "csv": SUFFIXES, "parquet": (PARQUET,)}.get(kind, ())
+    if not suffixes or getattr(builder.config, "field", None) is not None:
         return None
     if split not in splits and len(splits) > 1:
         raise DataError(f"{path}: there is no split {split!r}; it has {', '.join(splits)}")
     addresses = list(map(str, splits[split if split in splits else next(iter(splits))]))
-    if not all(address.endswith(SUFFIXES) for address in addresses):
+    if not all(address.endswith(suffixes) for address in addresses):
         return None
     local = datasets.DownloadManager().download(addresses)
     delimiter = builder.config.sep if kind == "csv" and builder.config.sep != "," else None
-    return TextFiles(dict(zip(addresses, map(Path, local), strict=True)), delimiter)
+    return SplitFiles(dict(zip(addresses, map(Path, local), strict=True)), delimiter)
+
+
+def file_rows(found: SplitFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and row of a split's files.
+
+    The rows are read from the files each time: a cache of `datasets` knows a file by its size and
+    time, and its streams need shared memory, which some containers lack.
+
+    Raises:
+        DataError: a file cannot be read, or a line of it.
+    """
+    for address, file in found.files.items():
+        if address.endswith(PARQUET):
+            yield from parquet_rows(file)
+        else:
+            yield from text_objects(file, found.delimiter)
+
+
+def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and row of a parquet file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(ROWS_AT_ONCE):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}:{number}", row
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{file}: cannot be read after row {number} ({reason})") from None
 
 
 @contextmanager

@@ -65,34 +65,22 @@ def hub_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield place and row of a table; its only split where none of that name is there.
 
-    The rows are read from the files each time: a cache of them would not see that a file changed.
-
     Raises:
-        DataError: there is no such table or split, or a file is missing or damaged.
+        DataError: there is no such table or split, or a file is missing, damaged, or neither JSON
+            nor `.csv` nor parquet.
     """
     import datasets
 
-    from tdro_lightning.data.tables import text_files
-    from tdro_lightning.data.text_tables import text_objects
+    from tdro_lightning.data.tables import file_rows, split_files
 
-    number = 0
     try:
-        found = text_files(str(folder), split, name=table)
-        if found is not None:
-            for file in found.files.values():
-                yield from text_objects(file, found.delimiter)
-            return
-        splits = datasets.load_dataset(str(folder), table, streaming=True)
-        chosen = split if split in splits else next(iter(splits))
-        if split not in splits and len(splits) > 1:
-            raise DataError(f"{folder}: {table} has no split {split!r}; it has {list(splits)}")
-        for number, row in enumerate(splits[chosen], start=1):
-            yield f"{folder}: {table}/{chosen}, row {number}", row
-    except DataError:
-        raise
+        found = split_files(str(folder), split, name=table)
     except (OSError, ValueError, EOFError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{folder}: {table} cannot be read after row {number} ({reason})") from None
+        raise DataError(f"{folder}: {table} cannot be read ({reason})") from None
+    if found is None:
+        raise DataError(f"{folder}: the files of {table} must be JSON, .csv or .parquet")
+    yield from file_rows(found)
 
 
 def require_all_shards(folder: Path) -> None:

@@ -55,10 +55,6 @@ def outcome(error: BaseException | None, run_dir: str = "") -> Outcome:
         return Outcome("failed", error.code, str(error), FIX)
     if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
         return Outcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
-    if isinstance(error, RuntimeError) and "shared memory object" in str(error):
-        # torch's, where `datasets` reads tables of the hub row by row.
-        reason = f"this machine gives no shared memory ({error}); make /dev/shm writable"
-        return Outcome("failed", ResourceError.code, reason, FIX)
     return Outcome("failed", 1, f"{type(error).__name__}: {error}", UNEXPECTED)
 
 

@@ -98,7 +98,7 @@ def test_a_half_downloaded_copy_of_the_hub_s(evaluated, tmp_path: Path) -> None:
     first.write_bytes(whole[: len(whole) // 2])
     ended = evaluated("beir_fast", *only)
     assert ended.code == 3
-    assert ended.err.startswith("error: data/scifact: corpus cannot be read after row 0")
+    assert ended.err.startswith(f"error: {first}: cannot be read after row 0")
     assert ended.err.endswith(BEIR_REMEDY)
     first.unlink()
     ended = evaluated("beir_fast", *only)

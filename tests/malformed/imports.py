@@ -196,7 +196,7 @@ SENTENCE_TRANSFORMERS = [
     st("a table in Latin 1", raw("x.csv", b"query,pos\ncaf\xe9,p\n"), "x.csv", "x.csv:2: not UTF-8 (...)"),
     st("a parquet file", table("x.parquet", TRIPLET), "x.parquet", [READ]),
     st("a damaged parquet file", raw("x.parquet", b"PAR1 no more"), "x.parquet",
-       "x.parquet: cannot be read as a dataset (...)"),
+       "x.parquet: cannot be read after row 0 (...)"),
     st("a folder of save_to_disk", table("x", TRIPLET, kind="saved"), "x", [READ]),
     st("its file alone", table("x", TRIPLET, kind="saved"), "x/data-00000-of-00001.arrow", [READ]),
     st("a folder of save_to_disk with splits", table("x", TRIPLET, TRIPLET, kind="splits"), "x",

@@ -45,12 +45,3 @@ def test_a_fault_of_the_system_names_path_and_key(number: int) -> None:
     assert (ended.code, ended.reason) == (6, "run_dir=runs/a/file: words")
     assert outcome(OSError(number, "words", "elsewhere"), "runs/a").reason == "elsewhere: words"
     assert len(outcome(OSError(number, "words", "a" * 4000)).reason) < 200
-
-
-def test_no_shared_memory_is_no_fault_of_the_program() -> None:
-    error = RuntimeError(
-        "unable to open shared memory object </torch_1_2_3>: Read-only file system"
-    )
-    ended = outcome(error)
-    assert (ended.status, ended.code, ended.hint) == ("failed", 6, FIX)
-    assert "make /dev/shm writable" in ended.reason

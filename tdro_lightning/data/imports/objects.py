@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tdro_lightning.data.tables import TextFiles, text_files, without_bars
+from tdro_lightning.data.tables import file_rows, parquet_rows, split_files, without_bars
 from tdro_lightning.data.text_tables import SUFFIXES as TEXT
 from tdro_lightning.data.text_tables import text_objects
 from tdro_lightning.errors import DataError
@@ -98,9 +97,7 @@ def _read_files(files: list[Path]) -> Objects:
     for file in files:
         kind = file.name.removesuffix(".gz").rpartition(".")[2]
         if kind == "parquet":
-            # Not by `load_dataset`, whose cache knows a file by its size and time.
-            parquet = _opened(str(file), partial(pq.ParquetFile, file))
-            yield from _rows(parquet.iter_batches(ROWS_AT_ONCE), str(file))
+            yield from parquet_rows(file)
         elif kind == "arrow":
             table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
             yield from _rows(_stored(table), str(file))
@@ -136,16 +133,13 @@ def _hub(path: str, split: str) -> Source:
     chosen: dict[str, Any] = {"name": part or None}
     if part.endswith(SUFFIXES):
         chosen, split = {"data_files": part}, "train"
-    found: TextFiles | None = _opened(path, partial(text_files, name, split, **chosen))
+    found = _opened(path, partial(split_files, name, split, **chosen))
     if found is None:
         table = _load(name, path, split=split, **chosen)
         return Source({path: table._fingerprint}, lambda: _rows(_stored(table), path))
 
-    def read() -> Objects:
-        for file in found.files.values():
-            yield from text_objects(file, found.delimiter)
-
-    return Source({name: fingerprint(file) for name, file in found.files.items()}, read)
+    inputs = {address: fingerprint(file) for address, file in found.files.items()}
+    return Source(inputs, partial(file_rows, found))
 
 
 def _load(builder: str, place: str, **arguments: Any) -> datasets.Dataset:

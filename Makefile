@@ -30,7 +30,7 @@ demo: .venv/core
 
 test: install
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=
-	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/retrieval/*,tdro_lightning/data/*'
+	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/losses/*,tdro_lightning/models/*,tdro_lightning/data/*,tdro_lightning/search/*'
 
 lint: install
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ bench: install
 
 faults: install
 	$(BIN)/python experiments/faults/kill_loop.py
-	$(BIN)/python -m pytest -m nightly tests/test_peers.py
+	$(BIN)/python -m pytest -m nightly tests/distributed/test_peers.py
 
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]

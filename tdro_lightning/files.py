@@ -136,6 +136,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
+GIGA = 10**9  # bytes of a GB
 CHECKSUM = "sha256"  # key of a JSON object: of all its other keys, in their order
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from tdro_lightning.__main__ import main
+from tdro_lightning.cli import main
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ import transformers
 
 from tests.made_up import unrounded_norms
 
+pytest_plugins = [
+    f"tests.fixtures.{name}" for name in ("models", "domains", "evaluation", "training", "commands")
+]
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)

@@ -12,9 +12,9 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from tdro_lightning import optim, processes
-from tdro_lightning.__main__ import main
-from tdro_lightning.modules import tdro
+from tdro_lightning.cli import main
+from tdro_lightning.distributed import processes
+from tdro_lightning.training import optim, tdro
 
 
 def met(kind: str) -> None:

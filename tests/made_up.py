@@ -11,9 +11,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.datamodules import usable_workers
-from tdro_lightning.retrieval.tiny import build_tiny_model
-from tests.retrieval.conftest import bert_tokenizer
+from tdro_lightning.models.tiny import build_tiny_model
+from tdro_lightning.training.datamodules import usable_workers
+from tests.fixtures.models import bert_tokenizer
 
 WORDS = [
     *("red", "blue", "green", "round", "square", "small", "large"),

@@ -16,20 +16,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tdro_lightning.data import parts
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.data.jsonl import read_rows, write_rows
-from tdro_lightning.data.mining import Miner
-from tdro_lightning.data.pool import corpus_pool, domain_pool
-from tdro_lightning.data.rule import MiningRule
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation import candidates
-from tdro_lightning.evaluation.beir import beir_corpus
 from tdro_lightning.evaluation.benchmark import Sets
 from tdro_lightning.evaluation.evaluate import Dense, evaluate
+from tdro_lightning.evaluation.sets.beir import beir_corpus
 from tdro_lightning.files import fingerprint
-from tdro_lightning.retrieval.reference_cache import ReferenceLosses
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.losses.reference_cache import ReferenceLosses
+from tdro_lightning.mining import candidates, parts
+from tdro_lightning.mining.miner import Miner
+from tdro_lightning.mining.pool import corpus_pool, domain_pool
+from tdro_lightning.mining.rule import MiningRule
+from tdro_lightning.models.tokens import Tokens
 from tests.damage import damages
 from tests.evaluation.hub_copies import write_beir
 from tests.evaluation.test_evaluate import LARGE, letter_counts

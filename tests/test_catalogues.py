@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from tdro_lightning.retrieval.shapes import from_architecture
+from tdro_lightning.models.shapes import from_architecture
 
 CONF = Path(__file__).parents[1] / "conf"
 CATALOGUES = sorted((CONF / "domains").glob("*.yaml"))

@@ -8,11 +8,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from tdro_lightning.__main__ import conf_folder, experiments
-from tdro_lightning.config import checked, package_folder
+from tdro_lightning.cli import conf_folder, experiments
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.validation import checked, package_folder
 from tdro_lightning.dro.measurement import MEASURES
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import Config
 
 CONF = conf_folder()
 REQUIRED = {

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.examination import examined
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.dro.transfer import check_domains
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError, InputError
-from tdro_lightning.retrieval.characters import is_blank
-from tdro_lightning.retrieval.tokenizer import TextTokenizer
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tests.made_up import tiny_model
 
 LONG = settings(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.errors import InputError
-from tdro_lightning.trust import masked
+from tdro_lightning.secrets import masked
 from tests.malformed import GROUPS, Case, cases, page
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.stages import wandb_run
+from tdro_lightning.runs import wandb_run
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
 from tests.secret_shapes import SHAPES

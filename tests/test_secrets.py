@@ -17,17 +17,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import MODULES, Config
-from tdro_lightning.trust import (
+from tdro_lightning.config.safety import (
     PATH_KEYS,
-    SECRETS,
-    mask_output,
-    masked,
     refuse_environment,
     refuse_secret_arguments,
     refuse_secrets,
 )
+from tdro_lightning.config.schema import MODULES, Config
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.secrets import SECRETS, mask_output, masked
 from tests.secret_shapes import NO_SECRETS, NOT_IN_PATHS, SHAPES, A
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -208,7 +206,7 @@ def test_logs_warnings_and_tracebacks_are_masked(caplog, monkeypatch, capsys) ->
 def test_an_unforeseen_error_is_printed_masked(tmp_path: Path) -> None:
     """In a process of its own, with the interpreter's own end."""
     code = (
-        "import threading, tdro_lightning.__main__ as m\n"
+        "import threading, tdro_lightning.cli as m\n"
         f"def fail(*a): raise RuntimeError('at {SHAPES['Slack, bot']}')\n"
         "m.any_output = lambda: None\n"
         "m._refused_at_once = lambda a: (m.signal, None)[1]\n"

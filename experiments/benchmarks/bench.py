@@ -24,10 +24,10 @@ from rounds import growth
 from scaling import scaled, scaling_table
 from workbench import Case, Choice, Workbench
 
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.models.tokens import length_chunks, padded_tokens
 from tdro_lightning.report.tables import markdown_table
-from tdro_lightning.retrieval.tokens import length_chunks, padded_tokens
-from tdro_lightning.roofline import Kernels
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.training.roofline import Kernels
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {

@@ -13,12 +13,12 @@ from workbench import Case, Workbench
 
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.data.example import Example
-from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.parallel import checkpoint_activations
-from tdro_lightning.retrieval.contrastive import all_passage_losses, hard_negative_losses
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
-from tdro_lightning.retrieval.tokens import Tokens, length_chunks
+from tdro_lightning.losses.contrastive import all_passage_losses, hard_negative_losses
+from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokens import Tokens, length_chunks
+from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.strategies import checkpoint_activations
 
 TDRO, TDRO_FLOOR, PADDED = "tDRO step", "tDRO floor", "padded tDRO step"
 TUNING, TUNING_FLOOR = "fine-tuning step", "fine-tuning floor"

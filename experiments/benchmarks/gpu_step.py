@@ -19,12 +19,13 @@ import torch
 import transformers
 from steps import NEGATIVES, Settings, batches, encoder, module, shape, trained
 
-from tdro_lightning.callbacks.throughput import useful_flops
-from tdro_lightning.memory import GIGA, estimate
+from tdro_lightning.files import GIGA
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.planning.memory import estimate
+from tdro_lightning.planning.model import counted
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.roofline import GPUS
-from tdro_lightning.stages.plan_memory import counted
+from tdro_lightning.training.callbacks.throughput import useful_flops
+from tdro_lightning.training.roofline import GPUS
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:

@@ -18,14 +18,13 @@ from lightning import Callback
 from steps import trainer
 from workbench import Choice, Workbench
 
-from tdro_lightning import checkpoint
-from tdro_lightning.callbacks import throughput as throughput_module
-from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
-from tdro_lightning.callbacks.history import History
-from tdro_lightning.callbacks.throughput import Throughput
+from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.modules import tdro
-from tdro_lightning.stages.console import quiet_libraries
+from tdro_lightning.training import checkpoint, tdro
+from tdro_lightning.training.callbacks import throughput as throughput_module
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.training.callbacks.throughput import Throughput
+from tdro_lightning.training.history import History
 
 
 class Switch:

@@ -7,8 +7,8 @@ import torch
 from rounds import seconds
 
 from tdro_lightning.report.tables import Column, Table, cells
-from tdro_lightning.roofline import Kernel, Rates
-from tdro_lightning.roofline import seconds as roofline_seconds
+from tdro_lightning.training.roofline import Kernel, Rates
+from tdro_lightning.training.roofline import seconds as roofline_seconds
 
 SIZES = {"cpu": (1024, 2**25), "cuda": (8192, 2**29)}  # of a matrix's side, and of a copy in values
 REPEATS = 7

@@ -24,7 +24,7 @@ from contenders import (
 )
 
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
-from tdro_lightning.stages.record import git_commit, hardware
+from tdro_lightning.runs.record import git_commit, hardware
 
 PACKAGES = ("torch", "lightning", "transformers", "sentence-transformers", "peft")
 COMPARISONS = (  # ours, the other, whether the ratio is ours / other, what it should be

@@ -16,14 +16,14 @@ from torch import Tensor
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.data.example import Example
 from tdro_lightning.dro.objective import sample_coefficients
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.optim import Optimisation
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
-from tdro_lightning.retrieval.contrastive import hard_negative_losses
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.loading import chosen_attention
-from tdro_lightning.retrieval.pooling import pool
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.losses.contrastive import hard_negative_losses
+from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import chosen_attention
+from tdro_lightning.models.pooling import pool
+from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.tdro import TDROModule
 
 Padded = tuple[Tensor, Tensor]  # ids and mask, each [N, longest]
 

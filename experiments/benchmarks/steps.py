@@ -21,15 +21,15 @@ from tdro_lightning.data.collator import Batch
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.optim import Optimisation
-from tdro_lightning.parallel import checkpoint_activations
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.shapes import from_architecture
-from tdro_lightning.retrieval.tokenizer import TextTokenizer
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.shapes import from_architecture
+from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.strategies import checkpoint_activations
+from tdro_lightning.training.tdro import TDROModule
 
 MODELS = Path(__file__).resolve().parents[2] / "conf" / "model"
 DOMAINS = 25

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Qwen2Tokenizer
 
-from tdro_lightning.retrieval.tokenizer import TextTokenizer
+from tdro_lightning.models.tokenizer import TextTokenizer
 
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiou"
 LARGEST_VOCABULARY = 8000

@@ -13,13 +13,13 @@ from rounds import Rounds, Work, seconds
 from steps import Settings, encoder, module, shape, trainer
 from texts import lengths, made_tokenizer, single_tokens, texts
 
-from tdro_lightning.callbacks.history import History
-from tdro_lightning.callbacks.throughput import Throughput
 from tdro_lightning.data.collator import Batch, Collator
 from tdro_lightning.data.example import Example
-from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.retrieval.encoder import Encoder
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.training.callbacks.throughput import Throughput
+from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.history import History
+from tdro_lightning.training.tdro import TDROModule
 
 Stage = Literal["tdro", "finetune"]
 Module = TDROModule | FinetuneModule

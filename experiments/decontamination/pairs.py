@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from tdro_lightning.data.near_duplicates import EvaluationText
+from tdro_lightning.data.characters import UNSPACED
 from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.data.shingles import Shingler
-from tdro_lightning.retrieval.bm25 import STOP_WORDS
-from tdro_lightning.retrieval.characters import UNSPACED
+from tdro_lightning.decontamination.near_duplicates import EvaluationText
+from tdro_lightning.decontamination.shingles import Shingler
+from tdro_lightning.search.bm25 import STOP_WORDS
 
 CHANGES = ("punctuation", "reordered", "edited", "all three")
 WORDS_AN_EDIT = {"query": 8, "document": 12}

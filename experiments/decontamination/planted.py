@@ -13,9 +13,9 @@ from pairs import CHANGES, Pair, neighbours, planted, swapped
 
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.data.near_duplicates import EvaluationIndex, EvaluationText
-from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
 from tdro_lightning.evaluation.benchmark import joined
+from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.files import write_json
 
 PER_KIND = {"query": 63, "document": 62}  # of each of the eight sets: 1000 in all

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tdro_lightning.config import package_folder
-from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
+from tdro_lightning.config.validation import package_folder
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets, joined
 from tdro_lightning.evaluation.evaluate import Dense, evaluate
-from tdro_lightning.retrieval.bm25 import BM25
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.metrics import answer_accuracy
+from tdro_lightning.evaluation.metrics import answer_accuracy
+from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.search.bm25 import BM25
 
 PROMPTS = yaml.safe_load(Path("conf/benchmark/tdro_mini.yaml").read_text(encoding="utf-8"))["sets"]
 TOKENS = 256

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.evaluation.encode import encode
-from tdro_lightning.evaluation.shards import Shards
-from tdro_lightning.retrieval.search import exact_search
+from tdro_lightning.search.dense import exact_search
+from tdro_lightning.search.encoding import encode
+from tdro_lightning.search.shards import Shards
 
 
 class Numbers(Sequence[str]):

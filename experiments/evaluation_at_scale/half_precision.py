@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
-from tdro_lightning.evaluation.encode import encode
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.metrics import average, score
-from tdro_lightning.retrieval.search import exact_search
+from tdro_lightning.evaluation.metrics import average, score
+from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.search.dense import exact_search
+from tdro_lightning.search.encoding import encode
 
 DEPTH = 100
 NDCG = "ndcg@10"

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from tdro_lightning.evaluation.beir import beir_corpus, beir_questions
 from tdro_lightning.evaluation.benchmark import joined
-from tdro_lightning.evaluation.encode import SHARD_TEXTS
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.tiny import build_tiny_model
+from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.tiny import build_tiny_model
+from tdro_lightning.search.encoding import SHARD_TEXTS
 from tdro_lightning.stages.evaluate import dense
 
 DEPTH = 100

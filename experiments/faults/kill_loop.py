@@ -21,10 +21,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from tdro_lightning.callbacks.history import steps_in
-from tdro_lightning.checkpoint import checkpoints, damage_of, read_checkpoint, step_of
 from tdro_lightning.files import read_json
-from tdro_lightning.runs.outputs import HISTORY
+from tdro_lightning.records.outputs import HISTORY
+from tdro_lightning.training.checkpoint import checkpoints, damage_of, read_checkpoint, step_of
+from tdro_lightning.training.history import steps_in
 
 KINDS = ("save", "step", "any moment")  # in which a kill falls
 TIMING = ("speed/", "reference_cached")  # metrics that say how a step ran, not what came out
@@ -182,7 +182,7 @@ def cold(arguments: Sequence[str]) -> int:
 
 def warm(arguments: Sequence[str]) -> int:
     """Start the command in a copy of this process, which has imported what it needs."""
-    for module in ("tdro_lightning.__main__", "tdro_lightning.stages.fit"):
+    for module in ("tdro_lightning.cli", "tdro_lightning.stages.fit"):
         importlib.import_module(module)
     return os.fork() or run_and_end(arguments, Path(os.environ["TMPDIR"], "output"))
 
@@ -195,7 +195,7 @@ def run_and_end(arguments: Sequence[str], output: Path) -> NoReturn:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         sys.argv = ["tdro_lightning", *arguments]
-        sys.modules["tdro_lightning.__main__"].main()
+        sys.modules["tdro_lightning.cli"].main()
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)

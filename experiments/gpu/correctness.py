@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.dro import gradients
-from tdro_lightning.modules.tdro import TDROModule
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.grad_cache import CachedEmbeddings
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.losses import domain_gradients as gradients
+from tdro_lightning.losses.gradient_cache import CachedEmbeddings
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.training.tdro import TDROModule
 
 ARCHITECTURE = {
     "model_type": "qwen2",

@@ -6,7 +6,7 @@ from typing import Any
 from probe import Probe
 from variants import VARIANTS, Variant, chunk_size, data_sheet, made_encoder
 
-from tdro_lightning.roofline import Kernel, passes, seconds
+from tdro_lightning.training.roofline import Kernel, passes, seconds
 
 
 def measure(probe: Probe, name: str) -> None:

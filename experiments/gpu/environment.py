@@ -15,7 +15,7 @@ PACKAGES = (
     *("wandb", "sentence-transformers", "flash-attn", "kernels", "triton", "gguf"),
 )
 MODULES = (  # from the steps alone to whole commands
-    *("gpu_step", "tdro_lightning.__main__", "tdro_lightning.stages.fit"),
+    *("gpu_step", "tdro_lightning.cli", "tdro_lightning.stages.fit"),
     *("tdro_lightning.stages.evaluate", "tdro_lightning.stages.mine", "contenders"),
 )
 QUERY = "name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"

@@ -8,10 +8,10 @@ import torch
 from probe import Probe
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tdro_lightning.callbacks.throughput import useful_flops
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.tokens import Tokens
-from tdro_lightning.roofline import GPUS, Rates
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.training.callbacks.throughput import useful_flops
+from tdro_lightning.training.roofline import GPUS, Rates
 
 TINY = {
     "model_type": "qwen2",

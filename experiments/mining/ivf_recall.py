@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.data.pool import domain_pool
-from tdro_lightning.retrieval.ivf import ivf_search, write_ivf
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.search import exact_search
+from tdro_lightning.mining.pool import domain_pool
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.search.dense import exact_search
+from tdro_lightning.search.ivf import ivf_search, write_ivf
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tdro_lightning.data.example import Example
-from tdro_lightning.retrieval.tokenizer import TextTokenizer
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.models.tokens import Tokens
 
 
 @dataclass(frozen=True)

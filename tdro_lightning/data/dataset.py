@@ -9,7 +9,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Example, Row, passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw
-from tdro_lightning.retrieval.tokenizer import prompted
+from tdro_lightning.models.tokenizer import prompted
 
 
 class RetrievalDataset(torch.utils.data.Dataset[Example]):

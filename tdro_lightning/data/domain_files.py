@@ -6,8 +6,8 @@ The hub's library is imported where files come from there: a chain with nothing 
 from collections.abc import Mapping
 from pathlib import Path
 
+from tdro_lightning.data.hub_cache import require_undamaged
 from tdro_lightning.errors import DataError
-from tdro_lightning.hub_cache import require_undamaged
 
 
 def hub_content(hub: str, files: Mapping[str, str]) -> dict[str, tuple[str, Path]]:

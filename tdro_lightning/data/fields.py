@@ -4,9 +4,10 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.errors import DataError
-from tdro_lightning.retrieval import GREATEST_GRADE
-from tdro_lightning.retrieval.characters import is_blank
+
+GREATEST_GRADE = 100  # of a judgement; the library of the measures ends the process at huge ones
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 

@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import RowError
-from tdro_lightning.retrieval.characters import is_blank
 
 
 def check_row(value: Mapping[str, Any], place: str) -> Row:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.text_tables import SUFFIXES, text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, whole_file
-from tdro_lightning.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished, write_receipt
 
 FOLDER = "tdro_lightning"  # in the cache of `datasets`
 ROWS_AT_ONCE = 1000

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tdro_lightning.console.output import note_warning, withdraw_warning
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.watch import note_warning, withdraw_warning
 
 WITHOUT_FLOOR = 10  # steps in which the measurement has lost its floor, before the warning
 AT_CHANCE = 20  # steps of the loss at chance, before the warning

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tdro_lightning.data.beir_files import Judgement, graded
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
-from tdro_lightning.retrieval.characters import is_blank
 
 logger = logging.getLogger(__name__)
 

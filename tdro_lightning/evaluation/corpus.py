@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.example import Passage, passage_text
 from tdro_lightning.data.stored import Stored
+from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
-from tdro_lightning.processes import from_first, is_first_process
-from tdro_lightning.retrieval.characters import is_blank
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,19 +10,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.distributed.collectives import rank
+from tdro_lightning.distributed.processes import barrier, from_first
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.content import Content
-from tdro_lightning.evaluation.encode import HALF_FROM, SHARD_TEXTS, encode
-from tdro_lightning.evaluation.forecast import Forecast
-from tdro_lightning.evaluation.shards import Shards
+from tdro_lightning.evaluation.metrics import MAIN_METRICS, answer_accuracy, average, score
 from tdro_lightning.files import slug, write_json
-from tdro_lightning.processes import barrier, from_first
-from tdro_lightning.retrieval.bm25 import BM25
-from tdro_lightning.retrieval.distributed import rank
-from tdro_lightning.retrieval.metrics import MAIN_METRICS, answer_accuracy, average, score
-from tdro_lightning.retrieval.search import exact_search
+from tdro_lightning.search.bm25 import BM25
+from tdro_lightning.search.dense import exact_search
+from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, encode
+from tdro_lightning.search.forecast import Forecast
+from tdro_lightning.search.shards import Shards
 
 EMBEDDINGS = "embeddings"
 

@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from tdro_lightning.files import read_json, write_json
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.model_files import ADAPTER
-from tdro_lightning.retrieval.tokenizer import prompted
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.model_files import ADAPTER
+from tdro_lightning.models.tokenizer import prompted
 
 ADAPTER_FOLDER = "adapter"
 FORMAT = "5.1.0"  # of sentence-transformers: a reader that is older than this warns

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tdro_lightning.errors import DataError
 from tdro_lightning.export import reader
 from tdro_lightning.files import write_json
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.tokenizer import prompted
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokenizer import prompted
 
 LEAST = 0.99999  # cosine
 TEXTS = (

@@ -11,10 +11,10 @@ from typing import Any
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
+from tdro_lightning.records.outputs import RECORD, require_intact
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
 from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
-from tdro_lightning.runs.outputs import RECORD, require_intact
 
 PER_QUERY = "per_query"
 LONGEST = 200  # characters of the name of a set or retriever, which is part of file names

@@ -34,7 +34,7 @@ from tdro_lightning.report.sweeps import read_sweeps
 from tdro_lightning.report.tables import NOTHING, Table, plain_text, terminal_table
 from tdro_lightning.report.templates import environment
 from tdro_lightning.report.trials import all_trials, baseline_pairs
-from tdro_lightning.trust import masked
+from tdro_lightning.secrets import masked
 
 
 def write_report(

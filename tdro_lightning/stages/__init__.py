@@ -6,13 +6,13 @@ imported when it runs, so that a chain with nothing left to do starts at once.
 
 import importlib
 
-from tdro_lightning.peers import named_peer
-from tdro_lightning.processes import barrier, is_first_process
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.record import recorded
-from tdro_lightning.stages.status import alone, told
-from tdro_lightning.values import TOGETHER
-from tdro_lightning.watch import doing, entitled, noted_warnings
+from tdro_lightning.config.constraints import TOGETHER
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import doing, entitled, noted_warnings
+from tdro_lightning.distributed.peers import named_peer
+from tdro_lightning.distributed.processes import barrier, is_first_process
+from tdro_lightning.runs.record import recorded
+from tdro_lightning.runs.status import alone, told
 
 
 def run_stage(config: Config, command: str) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from tdro_lightning.config import checked
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.validation import checked
+from tdro_lightning.console.output import tell
+from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.processes import from_first, is_first_process
-from tdro_lightning.schema import Config
+from tdro_lightning.runs.record import reason_to_run
 from tdro_lightning.stages import run_stage
-from tdro_lightning.stages.console import tell
-from tdro_lightning.stages.record import reason_to_run
 
 
 def run(config: Config) -> None:

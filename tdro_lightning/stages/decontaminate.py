@@ -9,19 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.decontamination import decontaminate
+from tdro_lightning.assembly.benchmarks import benchmark_sets
+from tdro_lightning.assembly.domains import domains_root
+from tdro_lightning.config.schema import Config, DecontaminateConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.data.domains import chosen_domains, domain_rows
-from tdro_lightning.data.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.decontamination import decontaminate
+from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.files import write_json, write_text
-from tdro_lightning.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished, write_receipt
 from tdro_lightning.report.contamination import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
-from tdro_lightning.schema import Config, DecontaminateConfig
-from tdro_lightning.stages.benchmarks import benchmark_sets
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.domains import domains_root
 
 FORMAT = 1  # another number where equal rows and settings give another result
 

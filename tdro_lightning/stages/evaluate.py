@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 
+from tdro_lightning.assembly.benchmarks import benchmark_sets
+from tdro_lightning.assembly.encoders import configured_encoder
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
+from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import Sets
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
-from tdro_lightning.evaluation.forecast import Forecast
-from tdro_lightning.retrieval.distributed import rank
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.fingerprint import encoder_fingerprint
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.benchmarks import benchmark_sets
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.encoders import configured_encoder
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.fingerprint import encoder_fingerprint
+from tdro_lightning.search.forecast import Forecast
 
 WORTH_TELLING = 60  # seconds of encoding
 

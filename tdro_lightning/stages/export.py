@@ -4,6 +4,9 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from tdro_lightning.config.schema import Config, ExportConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.export import lineage
 from tdro_lightning.export.card import Subject, adapter_card, card
@@ -17,10 +20,8 @@ from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, write_mteb_results
 from tdro_lightning.export.proof import Comparison, compare, sample
 from tdro_lightning.files import whole_folder, write_text
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.model_files import base_model
-from tdro_lightning.schema import Config, ExportConfig
-from tdro_lightning.stages.console import quiet_libraries, tell
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.model_files import base_model
 
 
 @dataclass(frozen=True)

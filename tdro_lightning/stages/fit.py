@@ -14,38 +14,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.utils.data._utils import signal_handling
 
-from tdro_lightning.callbacks.checkpoints import Checkpoints, Stops
-from tdro_lightning.callbacks.progress import Progress
-from tdro_lightning.callbacks.throughput import Throughput
-from tdro_lightning.checkpoint import require_room, step_of
-from tdro_lightning.data.domains import Domain
-from tdro_lightning.datamodules import RetrievalDataModule
-from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.transfer import RULES
-from tdro_lightning.dro.weights import DomainWeights
-from tdro_lightning.dro.weights_file import WeightsFile, write_weights
-from tdro_lightning.errors import NonFiniteError, ResourceError
-from tdro_lightning.files import fingerprint, read_checked_json, write_json
-from tdro_lightning.modules.finetune import FinetuneModule
-from tdro_lightning.parallel import strategy
-from tdro_lightning.processes import (
-    barrier,
-    from_first,
-    is_first_process,
-    processes,
-    processes_here,
-    rank_here,
-)
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.reference_cache import ReferenceLosses, loss_fingerprint
-from tdro_lightning.runs.outputs import RECORD
-from tdro_lightning.schema import Config, FinetuneConfig, TDROConfig
-from tdro_lightning.stages.benchmarks import benchmark_sets
-from tdro_lightning.stages.console import quiet_libraries
-from tdro_lightning.stages.domains import configured_domains
-from tdro_lightning.stages.encoders import configured_encoder, configured_reference
-from tdro_lightning.stages.evaluate import dense, evaluate_and_print
-from tdro_lightning.stages.modules import (
+from tdro_lightning.assembly.benchmarks import benchmark_sets
+from tdro_lightning.assembly.domains import configured_domains
+from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
+from tdro_lightning.assembly.modules import (
     configured_mixture,
     data_module,
     domain_weights,
@@ -53,9 +25,37 @@ from tdro_lightning.stages.modules import (
     reference_path,
     tdro_module,
 )
-from tdro_lightning.stages.record import WITHOUT_EFFECT
-from tdro_lightning.stages.resume import CHECKPOINTS, decisive, resumed
-from tdro_lightning.stages.trackers import loggers, require_trackers, tracked
+from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.distributed.processes import (
+    barrier,
+    from_first,
+    is_first_process,
+    processes,
+    processes_here,
+    rank_here,
+)
+from tdro_lightning.dro import WITHOUT_WEIGHTS
+from tdro_lightning.dro.transfer import RULES
+from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.dro.weights_file import WeightsFile, write_weights
+from tdro_lightning.errors import NonFiniteError, ResourceError
+from tdro_lightning.files import fingerprint, read_checked_json, write_json
+from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.records.outputs import RECORD
+from tdro_lightning.runs.record import WITHOUT_EFFECT
+from tdro_lightning.runs.resume import CHECKPOINTS, decisive, resumed
+from tdro_lightning.runs.trackers import loggers, require_trackers, tracked
+from tdro_lightning.stages.evaluate import dense, evaluate_and_print
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.training.callbacks.progress import Progress
+from tdro_lightning.training.callbacks.throughput import Throughput
+from tdro_lightning.training.checkpoint import require_room, step_of
+from tdro_lightning.training.datamodules import RetrievalDataModule
+from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.strategies import strategy
 
 
 def run(config: Config) -> None:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import tell
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
 
 
 def run(config: Config) -> None:
     """Write `train/`, `eval/` and `manifest.json` into the run folder."""
-    from tdro_lightning.data.python_docs.harvest import harvest
+    from tdro_lightning.demo.harvest import harvest
 
     assert config.harvest is not None
     manifest = harvest(Path(config.run_dir), max_rows=config.harvest.max_rows, seed=config.seed)

@@ -7,6 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from tdro_lightning.assembly.domains import domains_root
+from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.data.domains import chosen_domains
 from tdro_lightning.data.imports import layouts
 from tdro_lightning.data.imports.beir import beir, beir_files
@@ -15,10 +19,7 @@ from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
 from tdro_lightning.files import fingerprint, write_text
-from tdro_lightning.receipts import finished, write_receipt
-from tdro_lightning.schema import Config, DomainConfig, SourceConfig
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.domains import domains_root
+from tdro_lightning.records.receipts import finished, write_receipt
 
 FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
 

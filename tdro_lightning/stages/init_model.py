@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from tdro_lightning.assembly.domains import configured_domains
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import passage_text
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.domains import configured_domains
 
 TOKENIZER_ROWS = 1000  # rows a domain the tokenizer learns from; each domain counts alike
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config) -> None:
     """Write an ordinary model folder to `model/` in the run folder."""
-    from tdro_lightning.retrieval.tiny import build_tiny_model
+    from tdro_lightning.models.tiny import build_tiny_model
 
     quiet_libraries()
     assert config.model.tiny is not None

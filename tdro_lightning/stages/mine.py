@@ -7,27 +7,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.assembly.encoders import configured_encoder
+from tdro_lightning.config.constraints import mining_rule
+from tdro_lightning.config.schema import Config, MineConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
-from tdro_lightning.data.mining import Miner, Scorer
-from tdro_lightning.data.parts import mine_in_parts
-from tdro_lightning.data.pool import Pool, corpus_pool, domain_pool
+from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.evaluation.candidates import Dense, Lexical, PairScorer, Prepared, Retriever
 from tdro_lightning.files import fingerprint, write_json
-from tdro_lightning.processes import from_first, is_first_process
-from tdro_lightning.receipts import finished, write_receipt
-from tdro_lightning.report.mining import mining_table
-from tdro_lightning.report.tables import terminal_table
-from tdro_lightning.retrieval.cross_encoder import (
+from tdro_lightning.mining.candidates import Dense, Lexical, PairScorer, Prepared, Retriever
+from tdro_lightning.mining.miner import Miner, Scorer
+from tdro_lightning.mining.parts import mine_in_parts
+from tdro_lightning.mining.pool import Pool, corpus_pool, domain_pool
+from tdro_lightning.models.cross_encoder import (
     CrossEncoder,
     is_cross_encoder,
     load_cross_encoder,
 )
-from tdro_lightning.schema import Config, MineConfig
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.encoders import configured_encoder
+from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.report.mining import mining_table
+from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.stages.evaluate import dense
-from tdro_lightning.values import mining_rule
 
 FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
 WORK = "unfinished"  # embeddings and parts of what is not finished

@@ -8,18 +8,15 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from tdro_lightning.callbacks.throughput import flops_per_token
-from tdro_lightning.config import checked
+from tdro_lightning.assembly.modules import reference_path
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.validation import checked
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
 from tdro_lightning.files import write_json
-from tdro_lightning.report.tables import terminal_table
-from tdro_lightning.retrieval.last_layer import last_layer
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.chain import step_overrides
-from tdro_lightning.stages.console import quiet_libraries, tell
-from tdro_lightning.stages.inputs import require_intact_training
-from tdro_lightning.stages.modules import reference_path
-from tdro_lightning.stages.plan_cost import Cost, cost_lines, costed
-from tdro_lightning.stages.plan_data import (
+from tdro_lightning.models.last_layer import last_layer
+from tdro_lightning.planning.cost import Cost, cost_lines, costed
+from tdro_lightning.planning.data import (
     data_table,
     histogram,
     known,
@@ -27,7 +24,7 @@ from tdro_lightning.stages.plan_data import (
     parts,
     step_tokens,
 )
-from tdro_lightning.stages.plan_memory import (
+from tdro_lightning.planning.model import (
     adapted,
     caption,
     cases,
@@ -37,7 +34,11 @@ from tdro_lightning.stages.plan_memory import (
     memory_table,
     shape,
 )
-from tdro_lightning.stages.trial import Trial, tried
+from tdro_lightning.planning.trial import Trial, tried
+from tdro_lightning.report.tables import terminal_table
+from tdro_lightning.runs.inputs import require_intact_training
+from tdro_lightning.stages.chain import step_overrides
+from tdro_lightning.training.callbacks.throughput import flops_per_token
 
 
 def run(config: Config) -> None:

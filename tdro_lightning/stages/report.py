@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import tell
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
 
 
 def run(config: Config) -> None:

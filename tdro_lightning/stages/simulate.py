@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from tdro_lightning.config.schema import ComparedConfig, Config
+from tdro_lightning.console.output import tell
 from tdro_lightning.dro.diagnostics import concentration
 from tdro_lightning.dro.paper import BASELINE_LOSSES, DOMAIN_WEIGHTS
 from tdro_lightning.dro.simulation import (
@@ -23,8 +25,6 @@ from tdro_lightning.dro.transfer import selected
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
-from tdro_lightning.schema import ComparedConfig, Config
-from tdro_lightning.stages.console import tell
 
 
 def run(config: Config) -> None:

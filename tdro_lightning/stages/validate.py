@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.assembly.domains import QUARANTINE, domains_root
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import domain_file
 from tdro_lightning.data.domains import chosen_domains
 from tdro_lightning.data.jsonl import write_rows
@@ -10,9 +13,6 @@ from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import tell
-from tdro_lightning.stages.domains import QUARANTINE, domains_root
 
 SHOWN = 10  # faults in the message; the file has all
 

@@ -4,10 +4,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.schema import Config
-from tdro_lightning.stages.console import tell
-from tdro_lightning.stages.wandb_run import STEP
+from tdro_lightning.runs.wandb_run import STEP
 
 CURVES = {  # section: {panel: metrics, as a pattern}
     "Domain weights": {

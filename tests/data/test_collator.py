@@ -3,8 +3,8 @@ import torch
 
 from tdro_lightning.data.collator import Batch, Collator
 from tdro_lightning.data.example import Example
-from tdro_lightning.retrieval.tokenizer import TextTokenizer
-from tdro_lightning.retrieval.tokens import Tokens
+from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.models.tokens import Tokens
 
 EXAMPLES = [
     Example(2, "q0", "red stone", ("red stone 0", "blue night", "a")),

@@ -14,8 +14,8 @@ from tdro_lightning.data.dataset import RetrievalDataset, chosen_negatives
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches
-from tdro_lightning.datamodules import usable_workers
-from tests.data.conftest import MakeDomain
+from tdro_lightning.training.datamodules import usable_workers
+from tests.fixtures.domains import MakeDomain
 from tests.made_up import needs_shared_memory
 
 PROMPTS = ["Find the answer", "Look it up", "Search"]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.jsonl import (
     domain_files,
     read_lines,
@@ -19,7 +20,6 @@ from tdro_lightning.data.jsonl import (
     write_rows,
 )
 from tdro_lightning.errors import DataError
-from tdro_lightning.retrieval.characters import is_blank
 
 POSITIVE = {"docid": "d1", "title": "Apples", "text": "Apples grow on trees."}
 ROW = {

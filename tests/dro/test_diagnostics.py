@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from tdro_lightning.console.output import note_warning, noted_warnings
 from tdro_lightning.dro.diagnostics import Watches, by_domain, concentration
-from tdro_lightning.watch import note_warning, noted_warnings
 
 
 def test_uniform_weights_count_every_domain() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.models.loading import load_encoder
 from tests.command import run
 from tests.evaluation.judged_set import mteb_task, write_judged_set
 from tests.made_up import tiny_model
@@ -84,8 +84,8 @@ def test_sentence_transformers_finds_our_numbers(made: Path, ours, sentence_enco
 def _binary_ndcg(made: Path) -> float:
     from tdro_lightning.evaluation.benchmark import joined
     from tdro_lightning.evaluation.evaluate import _values
-    from tdro_lightning.evaluation.hub_copy import hub_corpus, hub_questions
-    from tdro_lightning.retrieval.search import exact_search
+    from tdro_lightning.evaluation.sets.hub_copy import hub_corpus, hub_questions
+    from tdro_lightning.search.dense import exact_search
 
     folder = made / "data/made"
     one = joined("made", hub_corpus(folder), hub_questions(folder, "test"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.content import Content
-from tdro_lightning.evaluation.places import Place
-from tdro_lightning.evaluation.published import PublishedSet, lazy_sets
+from tdro_lightning.evaluation.sets.places import Place
+from tdro_lightning.evaluation.sets.published import PublishedSet, lazy_sets
 from tests.evaluation.hub_copies import (
     write_beir,
     write_hub_lines,

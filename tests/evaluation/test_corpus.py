@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import beir_corpus
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
-from tests.evaluation.conftest import in_two_processes
+from tdro_lightning.evaluation.sets.beir import beir_corpus
+from tests.fixtures.evaluation import in_two_processes
 
 TITLES = ("", "Title", " x", "Ünï 中文")
 TEXTS = ("a text", "", "two\nlines", "🙂 \u2028 end ")
@@ -113,7 +113,7 @@ HELD = """
 import re, sys
 from pathlib import Path
 import tdro_lightning.data.tables
-from tdro_lightning.evaluation.beir import beir_corpus
+from tdro_lightning.evaluation.sets.beir import beir_corpus
 def held(): return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = held()
 one = beir_corpus(Path(sys.argv[1]))

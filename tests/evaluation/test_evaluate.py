@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.content import Content
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Search, evaluate
-from tdro_lightning.retrieval.distributed import rank
-from tests.evaluation.conftest import in_two_processes
+from tests.fixtures.evaluation import in_two_processes
 
 ANIMALS = RetrievalSet(
     name="animals",

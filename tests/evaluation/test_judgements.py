@@ -12,11 +12,10 @@ import pytest
 
 from tdro_lightning.data.imports.beir import beir, beir_files
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.beir import beir_questions
-from tdro_lightning.evaluation.hub_copy import hub_questions, hub_rows
-from tdro_lightning.evaluation.miracl import miracl_questions
+from tdro_lightning.evaluation.sets.beir import beir_questions
+from tdro_lightning.evaluation.sets.hub_copy import hub_questions, hub_rows
+from tdro_lightning.evaluation.sets.miracl import miracl_questions
 from tests.evaluation import hub_copies
-from tests.evaluation.conftest import without
 from tests.evaluation.hub_copies import (
     README,
     write_beir,
@@ -26,6 +25,7 @@ from tests.evaluation.hub_copies import (
     write_miracl,
     write_mkqa,
 )
+from tests.fixtures.evaluation import without
 
 Pairs = list[tuple[Any, Any, Any]]
 DOCUMENT = {"_id": "d", "title": "", "text": "x"}

@@ -29,8 +29,8 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     """The comparison sees a bit, a line of the history, and a file left over."""
     import torch
 
-    from tdro_lightning.checkpoint import write_checkpoint
     from tdro_lightning.files import write_json
+    from tdro_lightning.training.checkpoint import write_checkpoint
 
     script = loaded("faults/kill_loop.py")
     ours, theirs = SimpleNamespace(path=tmp_path / "a"), SimpleNamespace(path=tmp_path / "b")

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tdro_lightning.export.folder import _name_rotary_base, portable_base, templates, write_merged
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.models.loading import load_encoder
 from tests.made_up import tiny_model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tdro_lightning.__main__ import conf_folder
+from tdro_lightning.cli import conf_folder
 from tdro_lightning.export.lineage import Scores
 from tdro_lightning.export.mteb_results import LANGUAGES, TASKS, task_name, write_mteb_results
 from tdro_lightning.files import read_json

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdro_lightning.config import package_folder
+from tdro_lightning.config.validation import package_folder
 from tdro_lightning.export.folder import write_adapter, write_merged
 from tdro_lightning.export.proof import compare, sample
-from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.loading import load_encoder
 from tests.made_up import tiny_model
 
 pytestmark = pytest.mark.nightly

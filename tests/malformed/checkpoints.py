@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tdro_lightning.checkpoint import newest_valid, read_checkpoint, write_checkpoint
+from tdro_lightning.training.checkpoint import newest_valid, read_checkpoint, write_checkpoint
 from tests.malformed import Case
-from tests.test_checkpoint import DAMAGE, MALICIOUS, state, write
+from tests.training.test_checkpoint import DAMAGE, MALICIOUS, state, write
 
 FOLDER = "checkpoints"
 STEP = f"{FOLDER}/step-0000020"

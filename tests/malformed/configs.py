@@ -8,12 +8,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import tdro_lightning.composition  # noqa: F401
-from tdro_lightning.__main__ import _explained, conf_folder
-from tdro_lightning.config import checked, package_folder
+import tdro_lightning.config.composition  # noqa: F401
+from tdro_lightning.assembly.benchmarks import benchmark_sets
+from tdro_lightning.cli import _explained, conf_folder
+from tdro_lightning.config.validation import checked, package_folder
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.stages.benchmarks import benchmark_sets
-from tdro_lightning.stages.inputs import inputs
+from tdro_lightning.runs.inputs import inputs
 from tests.malformed import Case
 
 

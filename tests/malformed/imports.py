@@ -12,9 +12,9 @@ from typing import Any
 
 import datasets
 
+from tdro_lightning.config.schema import SourceConfig
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.schema import SourceConfig
 from tdro_lightning.stages.import_rows import imported
 from tests.malformed import Case
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tdro_lightning.retrieval.adapter import Lora
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.loading import load_encoder
-from tdro_lightning.retrieval.tiny import build_tiny_model
+from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.tiny import build_tiny_model
 from tests.made_up import tiny_model
 from tests.malformed import Case
 

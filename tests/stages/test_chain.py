@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdro_lightning.checkpoint import read_checkpoint
 from tdro_lightning.errors import DataError
+from tdro_lightning.records.outputs import require_intact
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.runs.outputs import require_intact
+from tdro_lightning.training.checkpoint import read_checkpoint
 from tests.command import run
 from tests.damage import damages
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import load_encoder
 from tests.command import Ended, run
 from tests.evaluation.judged_set import mteb_task, write_judged_set
 from tests.made_up import WORDS, tiny_model, write_domain_option, write_domains

@@ -9,10 +9,10 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoTokenizer
 
-from tdro_lightning.config import package_folder
+from tdro_lightning.config.validation import package_folder
 from tdro_lightning.files import fingerprint
-from tdro_lightning.retrieval.adapter import Lora, attach_lora
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.loading import load_encoder
 from tests.made_up import tiny_model
 from tests.stages import test_export
 from tests.stages.test_export import COSINE, command

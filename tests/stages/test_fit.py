@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.data.dataset import RetrievalDataset
-from tdro_lightning.retrieval.tiny import build_tiny_model
+from tdro_lightning.models.tiny import build_tiny_model
 from tests.command import Ended, assert_one_message, run
 from tests.made_up import needs_shared_memory, rows, write_inputs
 

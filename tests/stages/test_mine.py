@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch.multiprocessing as mp
 
-from tdro_lightning.__main__ import main
-from tdro_lightning.data import parts
+from tdro_lightning.cli import main
 from tdro_lightning.data.example import Row, passage_text
 from tdro_lightning.data.jsonl import read_rows, write_rows
-from tdro_lightning.data.mining import Miner
-from tdro_lightning.retrieval.bm25 import BM25, analyse
-from tdro_lightning.retrieval.cross_encoder import load_cross_encoder
-from tdro_lightning.retrieval.encoder import Encoder
-from tdro_lightning.retrieval.loading import load_encoder
+from tdro_lightning.mining import parts
+from tdro_lightning.mining.miner import Miner
+from tdro_lightning.models.cross_encoder import load_cross_encoder
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.search.bm25 import BM25, analyse
 from tests.command import Ended, free_port, run
 from tests.damage import damages
 from tests.made_up import (

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from tdro_lightning.config.schema import ModelConfig
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.memory import Memory
-from tdro_lightning.schema import ModelConfig
-from tdro_lightning.stages.plan_memory import resized
+from tdro_lightning.planning.memory import Memory
+from tdro_lightning.planning.model import resized
 from tests.command import Ended, run
 from tests.made_up import tiny_model, write_domain_option, write_domains
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.example import Row, passage_text
 from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.imports.layouts import Fields, ignored
@@ -13,7 +14,6 @@ from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
-from tdro_lightning.retrieval.characters import is_blank
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")
 PASSAGE_REASONS = ("no text", "stands twice", "negative is a positive")

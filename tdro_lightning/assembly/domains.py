@@ -1,0 +1,67 @@
+"""The configured domains, loaded and checked before any model is."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
+from tdro_lightning.data.domains import Domain, load_domains
+from tdro_lightning.data.jsonl import write_rows
+from tdro_lightning.distributed.processes import is_first_process
+from tdro_lightning.errors import ConfigError
+
+QUARANTINE = "quarantine.jsonl"  # in the run folder: rows that were skipped, and why
+
+
+def configured_domains(config: Config, negatives: bool = False) -> list[Domain]:
+    """Rows of the configured domains; those that are skipped are listed in the run folder.
+
+    Args:
+        config: with `data.on_bad_row=skip`, rows that cannot be used are left out.
+        negatives: whether a row needs a hard negative.
+
+    Raises:
+        ConfigError: neither a folder nor a hub dataset is named.
+        DataError: a file is missing, a row cannot be used, or more than may be skipped cannot.
+    """
+    skip = config.data.on_bad_row == "skip"
+    domains = load_domains(
+        {name: asdict(entry) for name, entry in config.domains.catalogue.items()},
+        root=domains_root(config),
+        hub=config.domains.hub,
+        only=config.domains.only,
+        rows=config.domains.rows or {},
+        skip=skip,
+    )
+    if negatives and skip:
+        domains = [domain.with_negatives() for domain in domains]
+    for domain in domains:
+        if skip:
+            domain.require_few_skipped(config.data.max_bad_rows)
+        elif negatives:
+            domain.require_negatives()
+    write_quarantine(config, domains)
+    return domains
+
+
+def write_quarantine(config: Config, domains: list[Domain]) -> None:
+    """List the skipped rows of all domains in the run folder; no file where there are none."""
+    path = Path(config.run_dir) / QUARANTINE
+    listed = [{"domain": d.name, **asdict(row)} for d in domains for row in d.skipped]
+    if not is_first_process():
+        return
+    path.unlink(missing_ok=True)
+    if listed:
+        write_rows(path, listed)
+        tell(f"  {len(listed)} rows cannot be used and are skipped: {path}")
+
+
+def domains_root(config: Config) -> str:
+    """Folder of the domain files; empty where a hub dataset holds them.
+
+    Raises:
+        ConfigError: neither a folder nor a hub dataset is named.
+    """
+    if config.domains.hub is None and config.domains.root is None:
+        raise ConfigError("domains.root is not set; give the folder of the domain files")
+    return config.domains.root or ""

@@ -1,0 +1,82 @@
+"""Encoders as the configuration wants them."""
+
+import logging
+
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import load_beside, load_encoder
+from tdro_lightning.training.strategies import checkpoint_activations
+
+logger = logging.getLogger(__name__)
+
+
+def configured_encoder(config: Config, path: str, *, trained: bool = False) -> Encoder:
+    """Load an encoder.
+
+    Args:
+        config: pooling, dtype, attention and token limits come from here.
+        path: hub name or folder.
+        trained: attach the configured adapter, for training.
+
+    Raises:
+        ConfigError: no such model, or one that cannot be pooled as asked.
+    """
+    lora = config.model.lora if trained else None
+    encoder = load_encoder(
+        path,
+        pooling=config.model.pooling,  # type: ignore[arg-type]
+        query_tokens=config.data.query_tokens,
+        passage_tokens=config.data.passage_tokens,
+        dtype=config.model.dtype,
+        attention=config.model.attention,  # type: ignore[arg-type]
+        lora=Lora(lora.r, lora.alpha, lora.dropout) if lora else None,
+        chunk_tokens=config.trainer.chunk_tokens,
+        kept_tokens=config.trainer.kept_tokens,
+    )
+    for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
+        section, _, name = key.partition(".")
+        asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
+        if asked != holds:
+            tell(f"  {path}: its encoder.json has {name} {holds}, which holds; not {key}={asked}")
+    if trained and config.strategy.activation_checkpointing:
+        checkpoint_activations(encoder)
+    return encoder
+
+
+def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
+    """Load the reference; where it is an adapter on the proxy's base, that base is held once.
+
+    Under FSDP each holds its own shards, since the base is gathered for one of them at a time.
+
+    Raises:
+        ConfigError: no such model, or its tokenizer, pooling or token limits are not the proxy's.
+    """
+    shared = None if config.strategy.kind == "fsdp" else load_beside(proxy, path)
+    if shared is not None:
+        logger.info("%s: an adapter on the proxy's base model, which is held once", path)
+    reference = shared or configured_encoder(config, path)
+    require_same_tokenizer(proxy, reference)
+    return reference
+
+
+def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:
+    """The reference reads the proxy's token ids, so their tokenizers must agree.
+
+    Raises:
+        ConfigError: the vocabularies, the pooling or the token limits differ.
+    """
+    sides = [
+        (e.tokenizer.tokenizer.get_vocab(), e.pooling, e.query_tokens, e.passage_tokens)
+        for e in (proxy, reference)
+    ]
+    titles = ("vocabulary", "pooling", "data.query_tokens", "data.passage_tokens")
+    for title, ours, theirs in zip(titles, *sides, strict=True):
+        if ours != theirs:
+            shown = "" if title == "vocabulary" else f" ({ours} and {theirs})"
+            raise ConfigError(
+                f"module.reference: its {title} differs from the proxy's{shown}; "
+                "train the reference from the same base model with the same data settings"
+            )

@@ -1,0 +1,137 @@
+"""What a training stage trains, and on what, as the configuration wants it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.console.output import tell
+from tdro_lightning.data.collator import Collator
+from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.data.domains import Domain
+from tdro_lightning.dro import WITHOUT_WEIGHTS
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.dro.transfer import Mixture, check_domains, perturbed, transfer
+from tdro_lightning.dro.weights import DomainWeights
+from tdro_lightning.dro.weights_file import read_weights
+from tdro_lightning.losses.reference_cache import ReferenceLosses
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.records.outputs import require_intact
+from tdro_lightning.training.datamodules import (
+    HeterogeneousDataModule,
+    HomogeneousDataModule,
+    RetrievalDataModule,
+)
+from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.tdro import TDROModule
+
+
+def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:
+    """Uniform domain weights, which move as configured."""
+    return DomainWeights(
+        names,
+        learning_rate=settings.weights_lr,
+        gradient_norm=settings.gradient_norm,  # type: ignore[arg-type]
+        smoothing=settings.smoothing,
+        ema=settings.ema,
+    )
+
+
+def reference_path(config: Config) -> str | None:
+    """Where the frozen reference lies; None where the stage or its measurement needs none."""
+    settings = config.module
+    if not isinstance(settings, TDROConfig) or not measurement(settings).needs_reference:
+        return None
+    return settings.reference
+
+
+def measurement(settings: TDROConfig) -> Measurement:
+    """How losses become headroom."""
+    return Measurement(settings.measurement, settings.reference_floor)
+
+
+def tdro_module(
+    config: Config,
+    settings: TDROConfig,
+    weights: DomainWeights,
+    proxy: Encoder,
+    reference: Encoder | None,
+    cache: ReferenceLosses | None = None,
+) -> TDROModule:
+    """The module of the tDRO stage; see there for the arguments."""
+    return TDROModule(
+        proxy,
+        reference,
+        weights,
+        measurement(settings),
+        settings.temperature,
+        optimisation(config),
+        config.seed,
+        cache,
+    )
+
+
+def optimisation(config: Config) -> Optimisation:
+    """How the encoder trains."""
+    return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
+
+
+def configured_mixture(
+    config: Config, names: Sequence[str], domains: Sequence[Domain]
+) -> tuple[Mixture, dict[str, Any]]:
+    """The mixture of the configured transfer, and what it was made of.
+
+    Args:
+        config: `transfer`.
+        names: of the domains, in index order.
+        domains: the same with their rows; none where a plan has no rows here.
+
+    Raises:
+        ConfigError: weights of other domains, or a share that keeps none.
+        DataError: the weights file is missing or broken, or was learned on other rows.
+    """
+    given = config.transfer
+    weights: dict[str, float] = {}
+    lineage: dict[str, Any] = {"transfer": asdict(given)}
+    if given.rule not in WITHOUT_WEIGHTS:
+        assert given.weights is not None
+        recorded = require_intact(Path(given.weights))
+        file = read_weights(Path(given.weights))
+        if not recorded and not file.has_checksum:
+            tell(f"  {given.weights}: has no checksum, so nothing says that it is unchanged")
+        weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
+        check_domains(names, weights)
+        if given.same_data:
+            sizes = {domain.name: len(domain) for domain in domains}
+            file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
+        lineage["weights"] = file.lineage
+    return transfer(given.rule, names, weights, given.share, given.noise_seed), lineage
+
+
+def data_module(
+    config: Config, domains: Sequence[Domain], encoder: Encoder, probability: Mapping[str, float]
+) -> RetrievalDataModule:
+    """The batches of the configured kind of training.
+
+    Args:
+        config: `data`, steps, seed and kind.
+        domains: in index order.
+        encoder: whose tokenizer and limits are used.
+        probability: of each domain; tDRO does not look at it, since all are in every batch.
+    """
+    data = config.data
+    arguments: dict[str, Any] = {
+        "dataset": RetrievalDataset(
+            domains, data.negatives, config.seed, data.prompt_symmetric_passages
+        ),
+        "collate": Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
+        "batch_size": data.batch_size,
+        "steps": config.trainer.steps,
+        "seed": config.seed,
+        "workers": data.workers,
+    }
+    if isinstance(config.module, TDROConfig):
+        return HeterogeneousDataModule(**arguments)
+    chances = [probability[domain.name] for domain in domains]
+    return HomogeneousDataModule(**arguments, probability=chances)

@@ -1,1 +1,0 @@
-"""Observers of a run: deleting one changes no number."""

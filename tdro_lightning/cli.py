@@ -1,0 +1,294 @@
+"""`python -m tdro_lightning +experiment=NAME [overrides]`: compose, check, run the stage.
+
+Hydra is imported once there is something to compose, so that help comes at once.
+"""
+
+import difflib
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tdro_lightning.config.safety import refuse_secret_arguments
+from tdro_lightning.console.output import any_output, doing, entitled, flush_output, tell, watching
+from tdro_lightning.distributed.launcher import STARTED_BY
+from tdro_lightning.distributed.processes import (
+    from_first,
+    is_first_process,
+    process_group,
+    processes,
+    rank_here,
+)
+from tdro_lightning.errors import ConfigError, InputError, PeerError, Stopped
+from tdro_lightning.runs.outcome import UNEXPECTED, outcome
+from tdro_lightning.secrets import mask_output, masked
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+
+USAGE = """\
+usage: python -m tdro_lightning +experiment=NAME [key=value ...]
+       python -m tdro_lightning -m +experiment=NAME key=value1,value2   (a run for each value)
+       python -m tdro_lightning +experiment=NAME +sweep=SWEEP           (a shipped sweep)
+       python -m tdro_lightning +experiment=NAME --cfg job --resolve    (show the configuration)
+       python -m tdro_lightning +experiment=NAME stage=plan             (check it, forecast it)
+
+to begin with: python -m tdro_lightning +experiment=demo
+"""
+
+
+def conf_folder() -> Path:
+    """The configuration folder: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    found = [folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir()]
+    return found[0]
+
+
+def experiments() -> dict[str, str]:
+    """Name and description of every shipped experiment."""
+    root = conf_folder() / "experiment"
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): _description(path)
+        for path in sorted(root.rglob("*.yaml"))
+        if not path.name.startswith("_")
+    }
+
+
+def _description(path: Path) -> str:
+    """The description of an experiment file, a line of its own."""
+    text = path.read_text(encoding="utf-8")
+    return str(re.findall(r'^description: "(.*)"$', text, re.MULTILINE)[0])
+
+
+def run(composed: "DictConfig", command: str) -> None:
+    """Check the composed configuration and run its stage."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    from tdro_lightning.config.constraints import TOGETHER
+    from tdro_lightning.config.validation import checked
+
+    job = HydraConfig.get()
+    with open_dict(composed):
+        if job.mode == RunMode.MULTIRUN:
+            composed.run_dir = job.runtime.output_dir
+        if processes() > 1:  # the folder's name may hold the time, which processes see differently
+            composed.run_dir = from_first(composed.run_dir)
+    config = checked(composed)
+    devices = config.trainer.devices or 1
+    if processes() == 1 < devices and config.stage in TOGETHER:
+        launch(devices, job, config.run_dir)
+        return
+    if not is_first_process():
+        log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
+    with watching(), entitled(config.name):
+        doing("loading libraries")
+        from tdro_lightning.stages import run_stage  # takes seconds; wrong input is told before
+
+        run_stage(config, command)
+
+
+def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
+    """Start this job again as several processes, as torchrun would.
+
+    Raises:
+        PeerError: they ended with an error, which they have printed.
+    """
+    given = [s.path for s in job.runtime.config_sources if s.provider == "command-line"]
+    command = [sys.executable, "-m", "tdro_lightning.distributed.launcher", "--standalone"]
+    command += [f"--nproc-per-node={devices}", "-m", "tdro_lightning"]
+    command += [*(f"--config-dir={path}" for path in given), *job.overrides.task]
+    environment = {**os.environ, STARTED_BY: str(os.getpid())}
+    process = subprocess.Popen([*command, f"run_dir={run_dir}"], env=environment)
+    try:
+        code = process.wait()
+    except (KeyboardInterrupt, Stopped) as asked:
+        process.send_signal(signal.SIGINT if isinstance(asked, KeyboardInterrupt) else asked.signal)
+        process.wait()  # they end in their own time, with a checkpoint
+        raise
+    if code:
+        raise PeerError(f"the {devices} processes of {run_dir} ended with an error", code)
+
+
+def main() -> None:
+    """Entry point; what a user can mend ends with one message and the exit code of its kind."""
+    any_output()
+    mask_output()
+    arguments = [_with_plus(argument) for argument in sys.argv[1:]]
+    try:
+        refuse_secret_arguments(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    if "--help" in arguments or "-h" in arguments:
+        tell(USAGE + "\n" + _listing())
+        return
+    if refused := _refused_at_once(arguments):
+        print(masked(refused), file=sys.stderr)
+        sys.exit(2)
+    from hydra.errors import HydraException
+
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        wrong = [outcome(error) for error in _start(arguments)]
+        flush_output()
+    except HydraException as error:
+        wrong = [outcome(ConfigError(_explained(error, arguments)))]
+    except BaseException as error:
+        if "Config group override must be a string" in str(error):  # Hydra's ValueError
+            nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
+            names = " ".join(f"~{name}" for name in nulls)
+            error = ConfigError(f"a group cannot be null; write {names}")
+        elif type(error).__module__ == "omegaconf.errors":  # of a value that Hydra itself needs
+            error = ConfigError(str(error).splitlines()[0])
+        wrong = [outcome(error, _run_dir(arguments))]
+        if wrong[0].hint == UNEXPECTED:
+            logging.getLogger(__name__).exception("failed")
+            if processes() > 1:
+                print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
+            raise
+    rank = f"rank {rank_here()}: " if processes() > 1 else ""
+    for ended in wrong:
+        if ended.status == "failed":
+            print(masked(f"error: {rank}{ended.reason}"), file=sys.stderr)
+        elif is_first_process():
+            print(masked(ended.reason), file=sys.stderr)
+    if wrong:
+        sys.exit(wrong[-1].code)
+
+
+def _run_dir(arguments: Sequence[str]) -> str:
+    """The run folder that the command names; empty where it names none."""
+    given = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run_dir=")]
+    return given[-1] if given else ""
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Where nothing is trained, SIGTERM ends a run at once."""
+    raise Stopped(number, f"stopped by {signal.Signals(number).name}")
+
+
+def _start(arguments: list[str]) -> list[InputError]:
+    """Let Hydra compose and run every job; an error for each job of a sweep that failed.
+
+    A job of a sweep that fails does not stop the others, and the sweep ends with a summary; except
+    where several processes run it: those that did not fail may be waiting.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    import tdro_lightning.config.composition  # noqa: F401 - checks what is composed from here on
+    from tdro_lightning.config.validation import package_folder
+    from tdro_lightning.runs.sweeps import STARTED, failures, recorded_job, summarise
+
+    command = "python -m tdro_lightning " + shlex.join(arguments)
+    wrong: list[InputError] = []
+
+    def job(composed: "DictConfig") -> None:
+        OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
+        if HydraConfig.get().mode == RunMode.MULTIRUN and processes() == 1:
+            with recorded_job(HydraConfig.get()):
+                run(composed, command)
+            return
+        try:
+            run(composed, command)
+        except (InputError, HydraException) as error:
+            if processes() > 1:  # the others may be waiting
+                raise
+            # Hydra would print a headline of its own above what goes through it.
+            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
+
+    if not is_first_process():
+        arguments += [f"hydra/{kind}_logging=none" for kind in ("job", "hydra")]
+        arguments += [f"hydra.{kind}.dir={tempfile.gettempdir()}" for kind in ("run", "sweep")]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
+    sys.argv[1:] = arguments
+    with process_group():
+        try:
+            hydra.main(str(conf_folder()), config_name="config", version_base="1.3")(job)()
+        finally:
+            sweeps = STARTED.copy() if processes() == 1 else []
+            STARTED.clear()
+            for folder in sweeps:
+                summarise(folder)
+    return wrong + [failure for folder in sweeps for failure in failures(folder)]
+
+
+def log_to(path: Path) -> None:
+    """Write what this process logs, from INFO on, to a file of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+
+
+def _with_plus(argument: str) -> str:
+    """Accept `experiment=NAME` for `+experiment=NAME`."""
+    return f"+{argument}" if argument.startswith("experiment=") else argument
+
+
+def _refused_at_once(arguments: list[str]) -> str | None:
+    """What to say where no experiment is named, or one that is not shipped, in the only folder."""
+    known = experiments()
+    named = [a.partition("=")[2] for a in arguments if a.startswith("+experiment=")]
+    more = any(a.startswith(("--config-dir", "-cd", "hydra.searchpath=")) for a in arguments)
+    if named and (named[0] in known or more or "," in named[0]):
+        return None
+    if named:
+        return f"error: {_unknown_experiment(named[0])}"
+    for argument in arguments:
+        key, _, value = argument.lstrip("+-").partition("=")
+        near = difflib.get_close_matches(value or key, known, n=1)
+        if near and (not value or difflib.get_close_matches(key, ["experiment"])):
+            return f"error: {argument}: did you mean +experiment={near[0]}?\n\n{USAGE}"
+    return USAGE + "\n" + _listing()
+
+
+def _unknown_experiment(name: str) -> str:
+    near = difflib.get_close_matches(name, experiments(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no experiment {name}{hint}\n\n{_listing()}"
+
+
+def _unknown_option(group: str, name: str) -> str:
+    root = conf_folder() / group
+    known = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"no {group}/{name}{hint} There are: {', '.join(known)}"
+
+
+def _listing() -> str:
+    known = experiments()
+    width = max(map(len, known))
+    return "experiments:\n" + "\n".join(f"  {n:{width}}  {line}" for n, line in known.items())
+
+
+def _explained(error: "HydraException", arguments: list[str]) -> str:
+    """Hydra's first line, or the nearest name where an experiment, option or key was misspelt."""
+    from tdro_lightning.config.validation import unknown_key
+
+    named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
+    missing = "Could not find" in str(error) and f"experiment/{named}" in str(error)
+    if missing and named not in experiments():
+        return _unknown_experiment(named)
+    option = re.search(r"Could not find '(\w+)/([^']+)'", str(error))
+    if option and (conf_folder() / option[1]).is_dir():
+        return _unknown_option(*option.groups())
+    key = re.match(r"Could not override '([\w.]+)'", str(error))
+    lines = str(error).strip().splitlines()
+    return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -1,0 +1,128 @@
+"""From a composed configuration to checked dataclasses, or one message that says what is wrong."""
+
+import difflib
+import importlib.util
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from tdro_lightning.config.constraints import require_fitting
+from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
+from tdro_lightning.config.schema import MODULES, Config
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.models.model_files import refuse_model_code
+
+
+def checked(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses.
+
+    Raises:
+        ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
+    """
+    kind = OmegaConf.select(composed, "module.kind")
+    if kind is not None and kind not in MODULES:
+        raise ConfigError(f"module.kind={kind!r} is unknown; allowed are {', '.join(MODULES)}")
+    schema = OmegaConf.structured(Config)
+    if kind is not None:
+        schema.module = OmegaConf.structured(MODULES[kind])
+    try:
+        merged = OmegaConf.merge(schema, composed)
+        OmegaConf.resolve(merged)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing == ["module.reference"] and merged.stage == "plan":
+            merged.module.reference = "any"  # a plan counts a reference and reads none
+            missing = []
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
+        tree = OmegaConf.to_container(merged)
+        refuse_code(tree)
+        refuse_secrets(tree)
+        config = OmegaConf.to_object(merged)
+    except InterpolationResolutionError as error:
+        cause = error.__cause__ or error
+        key = error.full_key or _unresolved(merged)
+        raise ConfigError(f"{key}: {str(cause).splitlines()[0]}") from None
+    except ConfigKeyError as error:
+        raise ConfigError(unknown_key(str(error.full_key))) from None
+    except (ValidationError, MissingMandatoryValue) as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    assert isinstance(config, Config)
+    require_fitting(config)
+    for path in _models(config):
+        if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
+            refuse_model_code(path)
+    return config
+
+
+def _models(config: Config) -> list[str]:
+    """The models that a stage loads."""
+    found: list[str | None] = []
+    if config.stage == "fit":
+        found = [config.model.path, getattr(config.module, "reference", None)]
+    elif config.stage == "evaluate" and config.evaluate is not None:
+        found = list(config.evaluate.encoders.values())
+    elif config.stage == "mine" and config.mine is not None:
+        found = [config.mine.encoder, config.mine.teacher]
+    elif config.stage == "export" and config.export is not None:
+        found = [config.export.encoder]
+    return [path for path in found if path is not None]
+
+
+def _unresolved(merged: Any) -> str:
+    """The first key whose value refers to something that is not there."""
+    for key, value in leaves(OmegaConf.to_container(merged, resolve=False)):
+        try:
+            if isinstance(value, str) and "${" in value:
+                OmegaConf.select(merged, key)
+        except InterpolationResolutionError:
+            return key
+    return "the configuration"
+
+
+def unknown_key(key: str) -> str:
+    """The message for a key that no dataclass here has, with the nearest one that exists."""
+    *parents, last = key.split(".")
+    sections: list[Any] = [Config]
+    for part in parents:
+        kinds = [hint for s in sections for hint in _kinds(s, part)]
+        sections = [kind for kind in kinds if is_dataclass(kind)]
+    known = sorted({f.name for s in sections for f in fields(s)})
+    if parents and last in known:
+        section = ".".join(parents)
+        return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
+    near = difflib.get_close_matches(last, known, n=1)
+    hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
+    return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
+
+
+def _kinds(section: Any, key: str) -> list[Any]:
+    """The classes a key of a section may hold."""
+    if section is Config and key == "module":
+        return list(MODULES.values())
+    hint = get_type_hints(section).get(key)
+    return [hint, *get_args(hint)]
+
+
+def package_folder(package: str, folder: str) -> str:
+    """Folder of data inside an installed package, without importing it.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"package {package} is not installed; pip install 'tdro-lightning[pretrained]'"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / folder)

@@ -1,0 +1,95 @@
+"""The processes of a run: what the launcher says of them, and how they wait for each other.
+
+torch is imported where there are several only, so that a command with nothing to do starts at once.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+TIMEOUT = timedelta(minutes=10)  # a collective that others do not join ends the run after this
+PATIENCE = timedelta(days=7)  # for the first process, while it does what one process does alone
+
+BEGAN = time.monotonic()  # the command
+
+T = TypeVar("T")
+
+_waiting: Any = None  # the process group for waiting, once there is one
+
+
+def rank_here() -> int:
+    """This process's number over all machines, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's files."""
+    return rank_here() == 0
+
+
+def processes_here() -> int:
+    """Processes that torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def processes() -> int:
+    """Processes over all machines; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def backend() -> str:
+    """Backends of the process group: tensors are exchanged where they are."""
+    import torch
+
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connect the processes that torchrun started; nothing to do where there is one.
+
+    An exception inside leaves the group as it is: taking it down waits for ranks that may be
+    stuck. The others are told, and end as well.
+
+    Raises:
+        PeerError: another process has failed.
+    """
+    if processes() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    from tdro_lightning.distributed.peers import ending_together
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    global _waiting
+    dist.init_process_group(backend(), timeout=TIMEOUT)
+    _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+    with ending_together(rank_here()):
+        yield
+    _waiting = None
+    dist.destroy_process_group()
+
+
+def from_first(value: T) -> T:
+    """The first process's object, on every process; what the others hand in is not looked at."""
+    if processes() == 1:
+        return value
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held, src=0, group=_waiting)
+    return held[0]
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if processes() > 1:
+        import torch.distributed as dist
+
+        dist.barrier(_waiting)

@@ -1,0 +1,90 @@
+"""Contrastive losses per query, computed in float32 or better whatever the autocast.
+
+At the paper's temperature of 0.002 one step of bf16 between 0.5 and 1 is two logits, so scores are
+never formed in half precision. Legend: B queries of this process, N = 1 + negatives passages a
+query, P passages of the global batch, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tdro_lightning.distributed.collectives import gather_rows, rank, world_size
+from tdro_lightning.errors import NonFiniteError
+
+
+def hard_negative_losses(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of each query against its own passages only (Eq. 2).
+
+    Args:
+        queries: [B, D] unit vectors.
+        passages: [B, N, D] unit vectors, the positive first.
+        temperature: softmax temperature.
+
+    Returns:
+        [B] losses.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, passages = _wide(queries), _wide(passages)
+        scores = torch.einsum("bd,bnd->bn", queries, passages) / temperature
+        return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")
+
+
+def all_passage_losses(
+    queries: Tensor, passages: Tensor, positive: Tensor, temperature: float
+) -> Tensor:
+    """InfoNCE of each query against all passages of the global batch (Eq. 7).
+
+    Args:
+        queries: [B, D] unit vectors.
+        passages: [P, D] unit vectors: own hard negatives, the others' positives and hard negatives.
+        positive: [B] index into `passages` of each query's positive.
+        temperature: softmax temperature.
+
+    Returns:
+        [B] losses.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = _wide(queries) @ _wide(passages).T / temperature
+        return F.cross_entropy(scores, positive, reduction="none")
+
+
+def require_finite_losses(
+    losses: Tensor, domain: Tensor, names: Sequence[str], query_ids: Sequence[str], model: str
+) -> None:
+    """Refuse losses that would destroy every domain weight and the model, before any update.
+
+    Args:
+        losses: [B].
+        domain: [B] domain index of each query.
+        names: domain names, in index order.
+        query_ids: ids of the B queries.
+        model: whose losses these are, for the message.
+
+    Raises:
+        NonFiniteError: on every rank, naming the domains and rows of NaN or infinite losses.
+    """
+    bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    # Asked of all ranks, so that none waits for one that has stopped.
+    if not bool(torch.isfinite(gather_rows(losses.detach())).all()):
+        where = f" of rank {rank()}" if world_size() > 1 else ""
+        rows = ", ".join(f"{names[int(domain[i])]}:{query_ids[i]}" for i in bad[:5])
+        raise NonFiniteError(
+            f"{len(bad)} {model} losses{where} are not finite; nothing was updated; "
+            f"first rows: {rows or 'on another rank'}",
+            [
+                {
+                    "model": model,
+                    "domain": names[int(domain[i])],
+                    "query_id": query_ids[i],
+                    "loss": str(losses[i].item()),
+                }
+                for i in bad
+            ],
+        )
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

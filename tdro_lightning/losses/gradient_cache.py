@@ -1,0 +1,67 @@
+"""Gradient cache: a batch limited by its embeddings, not by the activations behind them.
+
+A contrastive loss sees the model through its embeddings only. So the gradient can be had in two
+steps: first with respect to the embeddings, for the whole batch at once, then through the model,
+chunk by chunk (Gao et al. 2021, arXiv 2101.06983).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tdro_lightning.losses.replay import seeded
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokens import Tokens
+
+
+class CachedEmbeddings:
+    """Embeddings of many texts, with their gradient carried into the encoder chunk by chunk.
+
+    The chunks that fit into `encoder.kept_tokens` together keep their graph; the others run again
+    in the backward pass, with the same dropout.
+
+    Args:
+        encoder: the encoder that trains.
+        tokens: N texts.
+        seed: integers that the dropout of this batch depends on.
+
+    Attributes:
+        vectors: [N, D] unit vectors, a leaf of the graph: a loss on them fills `vectors.grad`.
+    """
+
+    def __init__(self, encoder: Encoder, tokens: Tokens, seed: tuple[int, ...]) -> None:
+        self._encoder, self._tokens, self._seed = encoder, tokens, seed
+        self._chunks = encoder.chunks(tokens.lengths)
+        kept = encoder.kept_chunks(tokens.lengths, self._chunks)
+        self._graphs: list[Tensor | None] = []
+        values = []
+        for number in range(len(self._chunks)):
+            with torch.set_grad_enabled(number < kept):
+                vectors = self._embed(number)
+            self._graphs.append(vectors if number < kept else None)
+            values.append(vectors.detach())
+        order = torch.cat(self._chunks).argsort()
+        self.vectors = torch.cat(values)[order].requires_grad_()
+
+    def backward(self, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
+        """Add the gradient of `vectors` to the gradients of the encoder's parameters.
+
+        Args:
+            backward: runs the backward pass of a scalar; called once a chunk.
+        """
+        gradient = self.vectors.grad
+        assert gradient is not None, "run the loss's backward pass first"
+        sizes = [len(rows) for rows in self._chunks]
+        shares = gradient[torch.cat(self._chunks)].split(sizes)
+        for number, share in enumerate(shares):
+            self._encoder.reduce_gradients(last=number == len(shares) - 1)
+            vectors = self._graphs[number]
+            self._graphs[number] = None  # lets its activations go with its backward pass
+            if vectors is None:
+                vectors = self._embed(number)
+            backward((vectors * share).sum())
+
+    def _embed(self, number: int) -> Tensor:
+        with seeded(*self._seed, number):
+            return self._encoder.embed_rows(self._tokens, self._chunks[number])

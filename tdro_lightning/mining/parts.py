@@ -1,0 +1,108 @@
+"""Rows mined in parts, which all processes share; a broken run mines what is missing."""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from tdro_lightning.data.example import Row
+from tdro_lightning.data.jsonl import read_rows, write_rows
+from tdro_lightning.distributed.collectives import rank, world_size
+from tdro_lightning.distributed.processes import barrier
+from tdro_lightning.errors import DataError
+from tdro_lightning.mining.miner import Miner
+from tdro_lightning.records.receipts import finished, read_receipt, write_receipt
+
+PART_ROWS = 2048
+MANIFEST = "manifest.json"
+
+logger = logging.getLogger(__name__)
+
+
+def mine_in_parts(
+    miner: Miner, target: Path, folder: Path, made_from: Mapping[str, object]
+) -> dict[str, int]:
+    """Write the mined rows of a domain to a file, in their order, and return the counts.
+
+    Called by all processes together; part i is mined by process i mod world size. The parts lie in
+    a folder, which is deleted at the end.
+
+    Args:
+        miner: of all rows of the domain, the same on every process.
+        target: the file that is written.
+        folder: parts in it that were made from something else are deleted.
+        made_from: fingerprints of everything that the mined rows depend on.
+
+    Raises:
+        DataError: as `Miner.choose`, no row is left, or a part was damaged meanwhile.
+    """
+    manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
+    if rank() == 0:
+        _begin(folder, manifest)
+    barrier()
+    parts = [
+        range(start, min(start + PART_ROWS, len(miner.rows)))
+        for start in range(0, len(miner.rows), PART_ROWS)
+    ]
+    own = [
+        number
+        for number in range(rank(), len(parts), world_size())
+        if finished(_receipt(folder, number), _part(manifest, number)) is None
+    ]
+    # All are searched for at once, so that a large pool is gone through once.
+    if own:
+        logger.info("%s: searching", folder)
+        scores, places = miner.search([*chain.from_iterable(parts[number] for number in own)])
+    start = 0
+    for number in own:
+        found = slice(start, start := start + len(parts[number]))
+        mined, counts = miner.choose(parts[number], (scores[found], places[found]))
+        write_rows(_rows(folder, number), mined)
+        files = [_rows(folder, number)]
+        write_receipt(_receipt(folder, number), _part(manifest, number), files, dict(counts))
+        logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
+    barrier()
+    total = Counter[str]()
+    for number in range(len(parts)):
+        counted = read_receipt(_receipt(folder, number), _part(manifest, number))
+        if counted is None:
+            raise DataError(f"{_receipt(folder, number)}: is gone; run the command again")
+        total.update(counted)
+    if total["rows"] == total["without"]:
+        raise DataError(
+            f"none of the {total['rows']} rows keeps a negative; "
+            "loosen mine.margin, mine.ratio or mine.max_score"
+        )
+    barrier()  # all have read the counts
+    if rank() == 0:
+        write_rows(target, _merged(folder, len(parts)))
+        shutil.rmtree(folder)
+    return dict(sorted(total.items()))
+
+
+def _begin(folder: Path, manifest: Mapping[str, object]) -> None:
+    path = folder / MANIFEST
+    if finished(path, manifest) is not None:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_receipt(path, manifest, [])
+
+
+def _merged(folder: Path, parts: int) -> Iterator[Row]:
+    for number in range(parts):
+        yield from (row for _, row in read_rows(_rows(folder, number)))
+
+
+def _rows(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.jsonl"
+
+
+def _receipt(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.json"
+
+
+def _part(manifest: Mapping[str, object], number: int) -> dict[str, object]:
+    return {**manifest, "part": number}

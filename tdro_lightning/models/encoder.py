@@ -1,0 +1,218 @@
+"""A text encoder: backbone, pooling and normalisation; freezing, saving."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+
+from tdro_lightning.distributed.collectives import largest, rank
+from tdro_lightning.files import write_json
+from tdro_lightning.models.adapter import (
+    switched,
+)
+from tdro_lightning.models.last_layer import last_layer
+from tdro_lightning.models.model_files import deciding_files
+from tdro_lightning.models.pooling import Pooling, last_positions, pool
+from tdro_lightning.models.tokenizer import TextTokenizer, prompted
+from tdro_lightning.models.tokens import Tokens, divided, length_chunks, padded_tokens
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
+ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
+
+
+class Encoder(nn.Module):
+    """Texts to unit vectors.
+
+    Args:
+        backbone: a transformer that returns `last_hidden_state`, with or without an adapter.
+        tokenizer: the tokenizer the backbone was trained with.
+        pooling: `last` or `mean`.
+        query_tokens: longest query in tokens, special tokens included.
+        passage_tokens: longest passage in tokens, special tokens included.
+        chunk_tokens: padded tokens in one forward pass; it changes memory and speed, not results.
+        kept_tokens: padded tokens of a training batch whose activations stay in memory until its
+            backward pass.
+        adapter: the backbone's adapter that this encoder uses, where the backbone is another
+            encoder's; None where it is its own.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel | PeftModel,
+        tokenizer: TextTokenizer,
+        pooling: Pooling,
+        query_tokens: int,
+        passage_tokens: int,
+        chunk_tokens: int = 16384,
+        kept_tokens: int = 0,
+        adapter: str | None = None,
+    ) -> None:
+        super().__init__()
+        if adapter is None:
+            self.backbone = backbone
+        else:  # a submodule of the other encoder only, so that no parameter is found twice
+            self.__dict__["backbone"] = backbone
+        self.adapter = adapter
+        self.tokenizer = tokenizer
+        self.pooling: Pooling = pooling
+        self.query_tokens = query_tokens
+        self.passage_tokens = passage_tokens
+        self.chunk_tokens = chunk_tokens
+        self.kept_tokens = kept_tokens
+        self._last_layer = last_layer(backbone) if pooling == "last" else None
+        attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
+        # The config overrules the layers: it makes a decoder attend in both directions.
+        self.causal = (
+            getattr(backbone.config, "is_causal", True)
+            and bool(attentions)
+            and all(m.is_causal for m in attentions)
+        )
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Unit vectors of the texts, [N, D] float32, in the order given.
+
+        Texts are run in chunks of like length, so that a vector depends on its own text only.
+        """
+        chunks = self.chunks(tokens.lengths)
+        with switched(self.backbone, self.adapter):
+            vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
+        return vectors[torch.cat(chunks).argsort()]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the backbone's parameters are spread over the processes of the run."""
+        return isinstance(self.backbone, FSDPModule)
+
+    @property
+    def pooled_only(self) -> list[nn.Module]:
+        """Blocks of the backbone that only the pooled tokens pass."""
+        return [self._last_layer.feed_forward] if self._last_layer else []
+
+    def chunks(self, lengths: Tensor) -> list[Tensor]:
+        """Row indices of the forward passes that texts of such lengths [N] need.
+
+        A forward pass of a sharded backbone is a collective, so then all ranks make equally many.
+        """
+        chunks = length_chunks(lengths, self.chunk_tokens)
+        return divided(chunks, largest(len(chunks))) if self.sharded else chunks
+
+    def kept_chunks(self, lengths: Tensor, chunks: list[Tensor]) -> int:
+        """How many of a batch's chunks keep their graph, from the first on; at least the one."""
+        sizes = [padded_tokens(lengths, [rows]) for rows in chunks]
+        fitting = sum(1 for total in accumulate(sizes) if total <= self.kept_tokens)
+        kept = max(fitting, 1)
+        return -largest(-kept) if self.sharded else kept
+
+    def reduce_gradients(self, last: bool) -> None:
+        """Say, before a backward pass of a sharded backbone, whether it is the step's last.
+
+        Gradients of an adapter are small: they are summed over ranks once, after the last chunk.
+        Those of a whole model would not fit unsharded, so each chunk's are reduced and sharded.
+        """
+        if self.sharded and isinstance(self.backbone, PeftModel):
+            self.backbone.set_requires_gradient_sync(last)
+
+    def embed_rows(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Unit vectors of some texts in one forward pass, [R, D]."""
+        return self._embed_first(*tokens.padded(rows))
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of one padded chunk.
+
+        Args:
+            ids: [R, L] token ids, padded on either side.
+            mask: [R, L] true where a token stands.
+
+        Returns:
+            [R, D] in float32, or float64 for a float64 backbone.
+        """
+        if not bool(mask[:, 0].all()):
+            # Positions are counted from the left, so each text must start there.
+            tokens_first = mask.long().argsort(dim=1, descending=True, stable=True)
+            ids, mask = ids.gather(1, tokens_first), mask.gather(1, tokens_first)
+        return self._embed_first(ids, mask)
+
+    def _embed_first(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of a chunk that is padded on the right."""
+        # In a causal model nothing looks at padding on the right; without a mask the fast attention
+        # kernels run.
+        attention_mask = None if self.causal else mask.long()
+        lean = self._last_layer.only(last_positions(mask)) if self._last_layer else nullcontext()
+        with lean:
+            states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(pool(states, mask, self.pooling), dim=-1)
+
+    def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
+        """Vectors [N, D] of queries under one prompt, without gradient."""
+        return self._embed_texts([prompted(text, prompt) for text in texts], self.query_tokens)
+
+    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [N, D] of passages, without gradient."""
+        return self._embed_texts(texts, self.passage_tokens)
+
+    @torch.inference_mode()
+    def _embed_texts(self, texts: Sequence[str], max_tokens: int) -> NDArray[np.float32]:
+        was_training = self.training
+        self.eval()
+        device = next(self.backbone.parameters()).device
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        blocks, full = [], 0
+        for start in range(0, len(texts), ENCODE_BLOCK):
+            chosen = [texts[i] for i in by_length[start : start + ENCODE_BLOCK]]
+            tokens = self.tokenizer(chosen, max_tokens)
+            full += int((tokens.lengths == max_tokens).sum())
+            blocks.append(self(tokens.to(device)).float().cpu())
+        self.train(was_training)
+        if full:
+            found = "%d of %d texts have the %d tokens allowed; all but those that just fit are cut"
+            logger.info(found, full, len(texts), max_tokens)
+        order = torch.tensor(by_length).argsort()
+        return torch.cat(blocks)[order].numpy()
+
+    def freeze(self) -> "Encoder":
+        """Put the encoder in eval mode without gradients, as the reference needs it."""
+        return self.requires_grad_(False).eval()
+
+    def save(self, folder: Path) -> None:
+        """Write model (or adapter), tokenizer and description, for `loading.load_encoder` to read.
+
+        All ranks of a run call it together, and the first one writes.
+        """
+        whole = None
+        if self.sharded:
+            only_adapter = isinstance(self.backbone, PeftModel)
+            options = StateDictOptions(
+                full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_adapter
+            )
+            whole = get_model_state_dict(self.backbone, options=options)
+        if rank() > 0:
+            return
+        self.backbone.save_pretrained(str(folder), state_dict=whole)
+        self.tokenizer.save(folder)
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write what `loading.load_encoder` has to know beside the model, after all other files."""
+        write_json(
+            folder / DESCRIPTION,
+            {
+                "pooling": self.pooling,
+                "query_tokens": self.query_tokens,
+                "passage_tokens": self.passage_tokens,
+                "sha256": deciding_files(folder),
+            },
+        )

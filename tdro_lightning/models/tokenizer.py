@@ -1,0 +1,181 @@
+"""Text to token ids: the prompt template, truncation, and the EOS that last-token pooling reads."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import read_json
+from tdro_lightning.models.model_files import TOKENIZER, TOKENIZER_CONFIG, model_file
+from tdro_lightning.models.pooling import Pooling
+from tdro_lightning.models.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+
+def prompted(text: str, prompt: str | None) -> str:
+    """The query as the encoder reads it: the paper's instruction template, or the bare text."""
+    return f"Instruct: {prompt}\nQuery: {text}" if prompt else text
+
+
+class TextTokenizer:
+    """A Hugging Face tokenizer that ends every text with EOS where pooling reads the last token.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        pooling: `last` needs an EOS; `mean` leaves the tokenizer's own special tokens.
+
+    Raises:
+        ConfigError: no fast tokenizer, or no EOS token where one is needed.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pooling: Pooling) -> None:
+        vocabulary = tokenizer.get_vocab()
+        # Where the files are missing, transformers makes a tokenizer of special tokens alone.
+        if not tokenizer.is_fast or set(vocabulary.values()) <= set(tokenizer.all_special_ids):
+            raise ConfigError(f"model.path={tokenizer.name_or_path}: needs a tokenizer.json")
+        if pooling == "last":
+            _append_eos(tokenizer)
+        # Of the model it was made of; readers of an embedding model would wrap every text in it.
+        tokenizer.chat_template = None
+        tokenizer.init_kwargs.pop("chat_template", None)
+        self.tokenizer = tokenizer
+        self.vocabulary_size = max(vocabulary.values()) + 1
+        self._longest_token = max(len(token) for token in vocabulary)
+
+    @classmethod
+    def load(cls, path: str, pooling: Pooling) -> "TextTokenizer":
+        """Load the tokenizer of a model folder or hub name."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except ValueError:  # how some families report that there are no files to read
+            raise ConfigError(f"model.path={path}: needs a tokenizer.json") from None
+        except Exception as error:
+            if type(error) is not Exception:  # the tokenizers library raises these, of broken files
+                raise
+            raise ConfigError(f"model.path={path}: broken tokenizer.json ({error})") from None
+        _require_own_ids(tokenizer, path)
+        return cls(tokenizer, pooling)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files, and remove what an earlier one has left beside them."""
+        self.tokenizer.save_pretrained(str(folder))
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+
+    def require_rows(self, rows: int) -> None:
+        """Refuse a tokenizer whose ids the model has no embedding for.
+
+        A special token that nothing adds may lie beyond: no text ever becomes it.
+
+        Args:
+            rows: of the model's embeddings.
+
+        Raises:
+            ConfigError: names the token.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        ends = set(self.tokenizer(["a"]).input_ids[0])
+        for token, number in self.tokenizer.get_vocab().items():
+            unread = number in added and added[number].special and number not in ends
+            if number >= rows and not unread:
+                raise ConfigError(
+                    f"model.path={self.tokenizer.name_or_path}: its {TOKENIZER} gives {token!r} "
+                    f"the id {number}, but the model has embeddings for 0 to {rows - 1}"
+                )
+
+    def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:
+        """Token ids of each text, at most `max_tokens` each, special tokens included.
+
+        A special token that stands literally in a text is read as ordinary text.
+        """
+        # No token is longer than the longest in the vocabulary, so this cut loses nothing that
+        # truncation would keep; without it a text of megabytes takes seconds. Only characters that
+        # make no token (white space of a BERT) can leave the cut text short: it is then read whole.
+        cut = (max_tokens + 1) * self._longest_token
+        rows = self._encode([text[:cut] for text in texts], max_tokens)
+        for i, text in enumerate(texts):
+            if len(text) > cut and len(rows[i]) < max_tokens:
+                rows[i] = self._encode([text], max_tokens)[0]
+        if not all(rows):
+            raise ConfigError(
+                f"model.path={self.tokenizer.name_or_path}: an empty text has no token to pool, "
+                "since this tokenizer adds none; use model.pooling=last or leave such texts out"
+            )
+        return Tokens.of(rows)
+
+    def _encode(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_tokens,
+            padding=False,
+            return_attention_mask=False,
+            split_special_tokens=True,
+        )
+        return encoded["input_ids"]
+
+
+def _require_own_ids(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuse files that give ids twice, or other ids than the tokenizer has after loading.
+
+    Raises:
+        ConfigError: names token, ids and file.
+        DataError: one of the files is not JSON.
+    """
+    seen: dict[int, str] = {}
+    for name, token, number in _declared_ids(path):
+        loaded = tokenizer.convert_tokens_to_ids(token)
+        if number != loaded or seen.setdefault(number, token) != token:
+            other = f"it is {seen[number]!r}'s" if number in seen else f"it is read as {loaded}"
+            raise ConfigError(
+                f"model.path={path}: its {name} gives {token!r} the id {number}, but {other}; "
+                "restore the tokenizer's files"
+            )
+
+
+def _declared_ids(path: str) -> Iterator[tuple[str, str, Any]]:
+    """File, token and id of every token that a tokenizer's files give an id."""
+    file = model_file(path, TOKENIZER)
+    content = read_json(file) if file else {}
+    model = content.get("model", {})
+    if model.get("dropout"):
+        raise ConfigError(
+            f"model.path={path}: its {TOKENIZER} drops merges at random (`dropout`), so that a "
+            "text has other tokens every time; set it to null"
+        )
+    vocabulary = model.get("vocab", {})
+    for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        yield TOKENIZER, token, number
+    for one in content.get("added_tokens", ()):
+        yield TOKENIZER, one["content"], one["id"]
+    settings = model_file(path, TOKENIZER_CONFIG)
+    added = read_json(settings).get("added_tokens_decoder", {}) if settings else {}
+    for number, one in added.items():
+        yield TOKENIZER_CONFIG, one["content"], int(number)
+
+
+def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write EOS into the tokenizer's post-processor, after the text and after truncation."""
+    if tokenizer.eos_token is None:
+        raise ConfigError(
+            f"model.path={tokenizer.name_or_path}: the tokenizer has no EOS token, which "
+            "model.pooling=last reads; name one in its tokenizer_config.json, or pool by mean"
+        )
+    with_special = tokenizer(["a"]).input_ids[0]
+    if with_special[-1] == tokenizer.eos_token_id:
+        return
+    bare = tokenizer(["a"], add_special_tokens=False).input_ids[0]
+    start = with_special.index(bare[0])
+    prefix = tokenizer.convert_ids_to_tokens(with_special[:start])
+    suffix = tokenizer.convert_ids_to_tokens(with_special[start + len(bare) :])
+    special = {*prefix, *suffix, tokenizer.eos_token}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*prefix, "$A", *suffix, tokenizer.eos_token],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in special],
+    )

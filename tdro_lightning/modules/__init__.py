@@ -1,1 +1,0 @@
-"""Thin LightningModules: they put the core's functions in order and log."""

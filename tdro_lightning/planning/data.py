@@ -1,0 +1,262 @@
+"""What a planned run would read: rows, lengths in tokens, and how often each row is drawn."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from huggingface_hub import try_to_load_from_cache
+from numpy.typing import NDArray
+
+from tdro_lightning.assembly.domains import configured_domains
+from tdro_lightning.assembly.modules import configured_mixture
+from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.data.domains import Domain, chosen_domains
+from tdro_lightning.data.randomness import generator
+from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
+from tdro_lightning.dro import WITHOUT_WEIGHTS
+from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.report.tables import NOTHING, Column, Table, cells
+
+SAMPLE = 100  # rows of a domain whose texts are measured
+CHARACTERS_A_TOKEN = 4  # where there is no tokenizer
+BINS = 8  # of a histogram, up to the limit of tokens
+BARS = "▁▂▃▄▅▆▇█"
+
+Lengths = NDArray[np.int64]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is on this machine of a run's data and tokenizer.
+
+    Attributes:
+        names: of the domains, in index order.
+        sizes: rows of each domain; None where nobody knows.
+        domains: with their rows; empty where these are not here.
+        tokenizer: None where it is not here.
+        notes: what is not here, each with the key that names it.
+    """
+
+    names: list[str]
+    sizes: dict[str, int | None]
+    domains: list[Domain] = field(default_factory=list)
+    tokenizer: TextTokenizer | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A domain in a planned run; lengths are tokens of a sample of its texts, after the cut."""
+
+    name: str
+    rows: int | None
+    passages: int | None
+    probability: float
+    drawn: int | None
+    queries: Lengths
+    texts: Lengths
+
+    @property
+    def epochs(self) -> float | None:
+        """How often each row is drawn."""
+        return self.drawn / self.rows if self.drawn is not None and self.rows else None
+
+
+def known(config: Config) -> Known:
+    """Look for the data and the tokenizer; what is here is checked whole.
+
+    Raises:
+        ConfigError: no such domain, or an unusable tokenizer.
+        DataError: a row that breaks the format, or lacks the negatives.
+    """
+    given = config.domains
+    names = chosen_domains(given.catalogue, given.only)
+    missing = _missing(config, names)
+    domains: list[Domain] = []
+    notes: list[str] = []
+    if missing is None:
+        domains = configured_domains(config)
+        for domain in domains:
+            if config.data.negatives:
+                domain.require_negatives()
+    else:
+        notes.append(f"{missing}: rows as catalogued, texts as long as the limits allow")
+    sizes: dict[str, int | None] = {d.name: len(d) for d in domains}
+    if not domains:
+        sizes = {n: (given.rows or {}).get(n, given.catalogue[n].size) for n in names}
+    folder = model_files(config.model.path, "tokenizer.json")
+    if folder is None:
+        how = f"{CHARACTERS_A_TOKEN} characters are counted as one" if domains else "not used yet"
+        notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
+        return Known(names, sizes, domains, None, notes)
+    tokenizer = TextTokenizer.load(str(folder), config.model.pooling)  # type: ignore[arg-type]
+    return Known(names, sizes, domains, tokenizer, notes)
+
+
+def model_files(path: str, name: str) -> Path | None:
+    """The local folder of a model that has such a file: its own, or the hub's cache."""
+    if Path(path).is_dir():
+        return Path(path) if (Path(path) / name).is_file() else None
+    if path.count("/") > 1 or path.startswith((".", "/")):  # no name on the hub
+        return None
+    cached = try_to_load_from_cache(path, name)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def parts(config: Config, found: Known) -> list[Part]:
+    """Each domain's share of the run.
+
+    Raises:
+        ConfigError: the batch does not fit the domains, or the weights do not.
+        DataError: the weights file is broken.
+    """
+    probability = _probability(config, found)
+    drawn = _drawn(config, found, probability)
+    data = config.data
+    dataset = RetrievalDataset(
+        found.domains, data.negatives, config.seed, data.prompt_symmetric_passages
+    )
+    made = []
+    for index, name in enumerate(found.names):
+        queries, texts = np.array([data.query_tokens]), np.array([data.passage_tokens])
+        passages = None
+        if found.domains:
+            logger.info("measuring the texts of %s", name)
+            table = found.domains[index].table.data
+            passages = sum(
+                pc.sum(pc.list_value_length(table.column(f"{kind}_passages"))).as_py()
+                for kind in ("positive", "negative")
+            )
+            queries, texts = _sampled(config, found, dataset, index)
+        made.append(
+            Part(
+                name,
+                found.sizes[name],
+                passages,
+                probability[name],
+                None if drawn is None else drawn[index],
+                queries,
+                texts,
+            )  # fmt: skip
+        )
+    return made
+
+
+def step_tokens(config: Config, found: list[Part]) -> float:
+    """Mean tokens of a global batch, without padding: all texts of all devices."""
+    share = {part.name: part.probability for part in found}
+    a_row = {p.name: p.queries.mean() + (1 + config.data.negatives) * p.texts.mean() for p in found}
+    return float(config.data.batch_size * sum(share[name] * a_row[name] for name in share))
+
+
+def data_table(config: Config, found: list[Part]) -> Table:
+    """A row a domain."""
+    columns = (
+        Column("domain", numeric=False),
+        Column("rows"),
+        Column("passages"),
+        Column("epochs"),
+        Column("query", "tokens, median"),
+        Column("passage", "tokens, median"),
+        Column("cut", "at the limit"),
+        Column("passage lengths", f"0 to {config.data.passage_tokens} tokens", numeric=False),
+    )
+    rows = []
+    for part in found:
+        limit = config.data.passage_tokens
+        measured = part.passages is not None
+        rows.append(
+            cells(
+                (
+                    part.name,
+                    NOTHING if part.rows is None else f"{part.rows:,}",
+                    NOTHING if part.passages is None else f"{part.passages:,}",
+                    NOTHING if part.epochs is None else f"{part.epochs:.2f}",
+                    f"{np.median(part.queries):.0f}" if measured else NOTHING,
+                    f"{np.median(part.texts):.0f}" if measured else NOTHING,
+                    f"{(part.texts >= limit).mean():.0%}" if measured else NOTHING,
+                    bars(histogram(part.texts, limit)) if measured else NOTHING,
+                )
+            )
+        )
+    return Table("Data", "", columns, tuple(rows))
+
+
+def histogram(lengths: Lengths, limit: int) -> list[int]:
+    """Counts of lengths in equal bins from 0 to the limit."""
+    counts, _ = np.histogram(lengths, bins=BINS, range=(0, limit))
+    return [int(count) for count in counts]
+
+
+def bars(counts: list[int]) -> str:
+    """A histogram in a line; an empty bin is a space."""
+    top = max(counts)
+    return "".join(BARS[-(-c * len(BARS) // top) - 1] if c else " " for c in counts)
+
+
+def _missing(config: Config, names: list[str]) -> str | None:
+    """What keeps the rows from being read here, with the key that names it."""
+    given = config.domains
+    if given.hub is not None:
+        return None if Path(given.hub).is_dir() else f"domains.hub={given.hub} is on the hub"
+    if given.root is None:
+        return "domains.root is not set"
+    files = [given.catalogue[name].file for name in names]
+    lacking = [file for file in files if not (Path(given.root) / file).is_file()]
+    return f"domains.root={given.root} lacks {lacking[0]}" if lacking else None
+
+
+def _probability(config: Config, found: Known) -> dict[str, float]:
+    uniform = dict.fromkeys(found.names, 1 / len(found.names))
+    if isinstance(config.module, TDROConfig):
+        return uniform
+    weights = config.transfer.weights
+    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
+    if weighted and (weights is None or not Path(weights).is_file()):
+        found.notes.append(f"transfer.weights={weights} is not there: domains are drawn alike")
+        return uniform
+    return configured_mixture(config, found.names, found.domains)[0].probability
+
+
+def _drawn(config: Config, found: Known, probability: dict[str, float]) -> list[int] | None:
+    rows = [found.sizes[name] for name in found.names]
+    if None in rows:
+        return None
+    arguments = {
+        "names": found.names,
+        "rows": rows,
+        "batch_size": config.data.batch_size,
+        "steps": config.trainer.steps,
+        "seed": config.seed,
+    }
+    if isinstance(config.module, TDROConfig):
+        return HeterogeneousBatches(**arguments).drawn()
+    chances = [probability[name] for name in found.names]
+    return HomogeneousBatches(**arguments, probability=chances).drawn()
+
+
+def _sampled(
+    config: Config, found: Known, dataset: RetrievalDataset, index: int
+) -> tuple[Lengths, Lengths]:
+    """Tokens of the queries and passages of some rows, as training would draw them."""
+    rows = len(found.domains[index])
+    chosen = generator(0, f"plan {found.names[index]}").permutation(rows)[:SAMPLE]
+    examples = [dataset[Draw(0, index, int(row))] for row in chosen]
+    queries = [example.query for example in examples]
+    texts = [text for example in examples for text in example.passages]
+    return (
+        _lengths(queries, config.data.query_tokens, found.tokenizer),
+        _lengths(texts, config.data.passage_tokens, found.tokenizer),
+    )
+
+
+def _lengths(texts: list[str], limit: int, tokenizer: TextTokenizer | None) -> Lengths:
+    if tokenizer is not None:
+        return tokenizer(texts, limit).lengths.numpy()
+    estimated = [1 + len(text) // CHARACTERS_A_TOKEN for text in texts]
+    return np.minimum(estimated, limit)

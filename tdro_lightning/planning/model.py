@@ -1,0 +1,227 @@
+"""What a training stage would need of each GPU's memory; nothing is loaded or downloaded."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tdro_lightning.assembly.modules import reference_path
+from tdro_lightning.config.schema import Config, ModelConfig, TDROConfig
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import GIGA
+from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.model_files import own_config, refuse_model_code
+from tdro_lightning.models.shapes import from_architecture, from_config
+from tdro_lightning.models.tiny import tiny_config
+from tdro_lightning.planning.memory import USABLE, Memory, Model, cards_that_hold, estimate
+from tdro_lightning.report.tables import Column, Table, cells
+
+DEVICES = 8  # where the configuration names fewer than two
+SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to run the stage, and what it would take of each device."""
+
+    strategy: str
+    devices: int
+    checkpointing: bool
+    tokens: int
+    memory: Memory
+
+
+def adapted(backbone: PreTrainedModel, model: ModelConfig) -> PreTrainedModel | PeftModel:
+    """A base model with a fresh adapter, if one is configured."""
+    if model.lora is None:
+        return backbone
+    return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
+
+
+def shape(model: ModelConfig, device: str) -> PreTrainedModel:
+    """The configured base model with random weights, or on `meta` with none.
+
+    Raises:
+        ConfigError: there is no local model folder, no architecture and no size of a small model.
+    """
+    folder, dtype = Path(model.path), getattr(torch, model.dtype)
+    if (folder / "config.json").is_file():
+        refuse_model_code(model.path)
+        return from_config(own_config(model.path, None), device, dtype)
+    if model.architecture is not None:
+        return from_architecture(model.architecture, device, dtype)
+    if model.tiny is None:
+        raise ConfigError(
+            f"model.architecture is not set, and model.path={model.path} is no folder with a "
+            "config.json; give the shape (as conf/model/qwen05b.yaml does) or a local folder"
+        )
+    return from_config(tiny_config(**asdict(model.tiny)), device, dtype)
+
+
+def resized(model: ModelConfig, sizes: Mapping[str, int | None], device: str) -> PreTrainedModel:
+    """The configured kind of model with random weights and other sizes, of those that it has.
+
+    Raises:
+        ConfigError: a kind of model whose number of layers has another name.
+    """
+    config = shape(model, "meta").config
+    given = config.to_dict()
+    if "num_hidden_layers" not in given:
+        raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
+    given.pop("layer_types", None)  # made anew for fewer layers
+    given |= {key: size for key, size in sizes.items() if key in given}
+    return from_config(type(config).from_dict(given), device, getattr(torch, model.dtype))
+
+
+def counted(backbone: PreTrainedModel | PeftModel) -> Model:
+    """What the memory of a model depends on, counted on its parameters.
+
+    Raises:
+        ConfigError: a kind of model whose sizes have other names.
+    """
+    config = backbone.config.get_text_config()
+    layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers or not all(hasattr(config, name) for name in SIZES):
+        raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
+    parameters = list(backbone.parameters())
+    frozen = [p for p in parameters if not p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return Model(
+        layers=len(layers),
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        queries=heads * width,
+        keys=key_heads * width,
+        heads=heads,
+        layer_values=sum(p.numel() for p in layers[0].parameters()),
+        frozen=sum(p.numel() for p in frozen),
+        trained=sum(p.numel() for p in trained),
+        frozen_bytes=frozen[0].element_size() if frozen else 0,
+        trained_bytes=trained[0].element_size(),
+    )
+
+
+def cases(config: Config, model: Model) -> Iterator[Case]:
+    """Each strategy with and without activation checkpointing."""
+    named = config.trainer.devices or 1
+    many = named if named > 1 else DEVICES
+    for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
+        tokens, vectors = _held(config, devices)
+        sharded = strategy == "fsdp"
+        for checkpointing in (False, True):
+            memory = estimate(
+                model,
+                tokens=tokens,
+                vectors=vectors,
+                mixed=config.trainer.precision == "bf16-mixed",
+                checkpointing=checkpointing,
+                devices=devices,
+                parameter_shards=devices if sharded else 1,
+                reference=reference_path(config) is not None,
+                shared=not sharded and _is_adapter(config, model),
+                domains=0 if sharded else _gradients_apart(config, model, devices),
+            )
+            yield Case(strategy, devices, checkpointing, tokens, memory)
+
+
+def _held(config: Config, devices: int) -> tuple[int, int]:
+    """Padded tokens with activations, and embeddings, that one device holds at once at most."""
+    data, passages = config.data, 1 + config.data.negatives
+    rows = math.ceil(data.batch_size / devices)
+    tokens = min(_batch_tokens(config, devices), kept_tokens(config))
+    # Fine-tuning compares every query with the passages of all devices.
+    everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
+    return tokens, rows * (1 + passages) + everyone * passages
+
+
+def _batch_tokens(config: Config, devices: int) -> int:
+    """Tokens of a device's share of a batch whose texts are all as long as allowed."""
+    data = config.data
+    texts = data.query_tokens + (1 + data.negatives) * data.passage_tokens
+    return math.ceil(data.batch_size / devices) * texts
+
+
+def kept_tokens(config: Config) -> int:
+    """Padded tokens of a batch that keep their activations; a chunk at least."""
+    return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
+
+
+def _is_adapter(config: Config, model: Model) -> bool:
+    """Whether the reference is another adapter, as the same model configuration makes it."""
+    reference = getattr(config.module, "reference", None) or ""
+    return bool(model.frozen) and not (Path(reference) / "config.json").is_file()
+
+
+def _gradients_apart(config: Config, model: Model, devices: int) -> int:
+    """Domains that keep a gradient of their own, where a batch is run in one pass."""
+    fits = _batch_tokens(config, devices) <= kept_tokens(config)
+    if fits or not model.frozen or not isinstance(config.module, TDROConfig):
+        return 0
+    return len(config.domains.only or config.domains.catalogue)
+
+
+def content(case: Case) -> dict[str, object]:
+    """A case as plain values."""
+    return {
+        "strategy": case.strategy,
+        "devices": case.devices,
+        "activation_checkpointing": case.checkpointing,
+        "tokens": case.tokens,
+        "bytes": {**asdict(case.memory), "total": case.memory.total},
+        "cards": cards_that_hold(case.memory.total),
+    }
+
+
+def headline(config: Config, model: Model) -> str:
+    """The model and the batch in a line."""
+    both = model.frozen + model.trained
+    how = "LoRA" if model.frozen else "every weight"
+    return (
+        f"{config.model.path}, {config.module.kind}: {both / 1e6:,.1f} M parameters, "
+        f"{model.trained / 1e6:,.1f} M of them trained ({how}); "
+        f"batch {config.data.batch_size}, {config.trainer.precision}\n"
+    )
+
+
+def memory_table(found: list[Case]) -> Table:
+    """A row a case."""
+    parts = ("parameters", "gradients", "optimiser", "reference", "activations", "total")
+    columns = (
+        Column("strategy", numeric=False),
+        Column("devices"),
+        Column("checkpointing", numeric=False),
+        *(Column(part) for part in parts),
+        Column("fits on", "cards, GB", numeric=False),
+    )
+    rows = tuple(
+        cells(
+            (
+                case.strategy,
+                str(case.devices),
+                "yes" if case.checkpointing else "no",
+                *(f"{getattr(case.memory, part) / GIGA:.1f}" for part in parts),
+                ", ".join(str(card) for card in cards_that_hold(case.memory.total)) or "none",
+            )
+        )
+        for case in found
+    )
+    return Table("Memory", "", columns, rows)
+
+
+def caption(config: Config) -> str:
+    """What the table's numbers are, and are not."""
+    held = kept_tokens(config)
+    return (
+        "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
+        f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"
+        "fewer.\n"
+        f"A card fits where the total is at most {USABLE:.0%} of it."
+    )

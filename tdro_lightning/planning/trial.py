@@ -1,0 +1,175 @@
+"""A few steps of a planned run with random weights: they prove that it steps, and may be timed."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from tdro_lightning.assembly.modules import (
+    data_module,
+    domain_weights,
+    optimisation,
+    reference_path,
+    tdro_module,
+)
+from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.console.output import doing
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.files import GIGA
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.planning.data import Known
+from tdro_lightning.planning.model import adapted, resized, shape
+from tdro_lightning.training.callbacks.throughput import GIGA, forget_peak, process_peak
+from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.strategies import strategy
+
+WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU
+STEPS, SECONDS = 8, 12.0  # of a whole trial, whichever comes first; never fewer than three steps
+WORDS = 1000  # of a small trial's vocabulary
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": WORDS,
+    **{f"{name}_token_id": None for name in ("pad", "bos", "eos")},  # beyond that vocabulary
+}
+ROWS, TEXT_TOKENS = 4, 16  # of a small trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial showed.
+
+    Attributes:
+        whole: the configured model and batch, or else a small part of both.
+        steps: timed, the first one left out.
+        tokens: in them, without padding.
+        seconds: they took, the loader included.
+        cpu_seconds: of this process in them; far less than `seconds` where others use the machine.
+        process_gb: most memory that this process held.
+    """
+
+    whole: bool
+    steps: int
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+    process_gb: float | None
+
+
+class Clock(Callback):
+    """Times the steps after the first, and stops the trial when it is long enough."""
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self._began: tuple[float, float] | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
+    ) -> None:
+        """Count the step."""
+        now = time.perf_counter(), time.process_time()
+        doing(f"trial: step {trainer.global_step} of {trainer.max_steps}")
+        if self._began is None:
+            self._began = now
+            return
+        self.steps += 1
+        self.tokens += int(batch.texts.lengths.sum())
+        self.seconds, self.cpu_seconds = now[0] - self._began[0], now[1] - self._began[1]
+        trainer.should_stop = self.steps >= 2 and self.seconds >= SECONDS
+
+
+def tried(config: Config, found: Known, step_flops: float, probability: dict[str, float]) -> Trial:
+    """Run the planned steps on this machine, whole where they are small, else a part of them.
+
+    Args:
+        config: a training stage.
+        found: of its data and tokenizer.
+        step_flops: useful FLOPs of a step.
+        probability: of each domain, in fine-tuning.
+    """
+    whole = step_flops <= WHOLE and bool(found.domains) and found.tokenizer is not None
+    doing("trial: building the model")
+    forget_peak()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        proxy = _encoder(config, found, whole)
+        reference = _encoder(config, found, whole) if reference_path(config) else None
+    names = found.names if whole else ["first", "second"]
+    module = _module(config, names, proxy, reference)
+    data = data_module(config, found.domains, proxy, probability) if whole else _made_up(config)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_steps=STEPS if whole else 1,
+            max_epochs=-1,
+            min_steps=3 if whole else 1,
+            strategy=strategy("single", None),
+            devices=1,
+            precision=config.trainer.precision,  # type: ignore[arg-type]
+            logger=False,
+            callbacks=[clock],
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(module, data)
+    peak = None if torch.cuda.is_available() else process_peak()
+    return Trial(
+        whole,
+        clock.steps,
+        clock.tokens,
+        clock.seconds,
+        clock.cpu_seconds,
+        None if peak is None else peak / GIGA,
+    )
+
+
+def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
+    model, data = config.model, config.data
+    return Encoder(
+        adapted(shape(model, "cpu") if whole else resized(model, SMALL, "cpu"), model),
+        found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
+        model.pooling,  # type: ignore[arg-type]
+        data.query_tokens,
+        data.passage_tokens,
+        config.trainer.chunk_tokens,
+        config.trainer.kept_tokens,
+    )
+
+
+def _module(
+    config: Config, names: list[str], proxy: Encoder, reference: Encoder | None
+) -> LightningModule:
+    settings = config.module
+    if isinstance(settings, TDROConfig):
+        return tdro_module(config, settings, domain_weights(settings, names), proxy, reference)
+    scale = [1.0] * len(names)
+    how = optimisation(config)
+    return FinetuneModule(proxy, names, scale, settings.temperature, how, config.seed)
+
+
+def _made_up(config: Config) -> DataLoader[Batch]:
+    """One batch of random tokens."""
+    random = torch.Generator().manual_seed(0)
+
+    def texts(count: int) -> Tokens:
+        lengths = torch.full((count,), TEXT_TOKENS)
+        size = count * TEXT_TOKENS
+        return Tokens(torch.randint(WORDS, (size,), generator=random), lengths)
+
+    domain = torch.arange(ROWS) % 2 if isinstance(config.module, TDROConfig) else torch.zeros(ROWS)
+    passages = texts(ROWS * (1 + config.data.negatives))
+    batch = Batch(texts(ROWS), passages, domain.long(), tuple(map(str, range(ROWS))))
+    return DataLoader([batch], batch_size=None)  # type: ignore[arg-type]

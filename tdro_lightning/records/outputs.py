@@ -1,0 +1,180 @@
+"""The files that a run has written, with size and SHA-256; whoever reads one checks it first."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import fingerprint, read_checked_json
+
+RECORD = "run.json"
+STATUS = "status.json"
+PREVIOUS = "previous"  # folder in a run's: the results of the finished run before
+RESULTS_FORMAT = 1  # changes when what a stage writes changes its meaning, not with every release
+OUTPUTS = {  # what a stage writes into its run folder for others to read
+    "harvest": ("train", "eval", "manifest.json"),
+    "import": ("train", "dropped", "conf"),
+    "mine": ("train", "domains", "mining.json"),
+    "decontaminate": (
+        *("train", "dropped", "domains"),
+        *("decontamination.json", "decontamination.md"),
+    ),
+    "validate": ("validation.json", "validation.md", "quarantine.jsonl"),
+    "init_model": ("model", "quarantine.jsonl"),
+    "fit": (
+        *("encoder", "weights.json", "mixture.json", "data_usage.json", "history.csv"),
+        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
+    ),
+    "evaluate": ("metrics.json", "per_query"),
+    "simulate": ("simulation.json", "simulation.md"),
+    "report": ("report.html", "report.md", "tables.tex", "significance.json", "figures"),
+    "export": ("export",),
+    "chain": (),
+    "workspace": (),
+}
+# Stages that replace their own files: domain by domain after a check of each, or all of them.
+REPLACE_OWN = ("import", "mine", "decontaminate", "report")
+HISTORY = "history.csv"
+
+logger = logging.getLogger(__name__)
+
+
+def describe_outputs(folder: Path, stage: str) -> dict[str, dict[str, int | str]]:
+    """Size in bytes and SHA-256 of each file of a stage's results, by its path in the folder."""
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": fingerprint(path),
+        }
+        for path in _files(folder, stage)
+    }
+
+
+def clear_outputs(folder: Path, record: Mapping[str, Any], *, resume: bool) -> None:
+    """Take the results of the run before out of a run folder, so that nobody reads them as new.
+
+    Those of a finished run are kept in `previous/`, with its record; a later run replaces them.
+
+    Args:
+        folder: the run folder.
+        record: what its `run.json` holds.
+        resume: leave the history in place, since a training will continue it.
+    """
+    stage, kept = record["stage"], folder / PREVIOUS
+    found = [folder / name for name in OUTPUTS.get(stage, ()) if (folder / name).exists()]
+    if stage in REPLACE_OWN or not found:
+        return
+    if record["status"] == "finished":
+        _remove(kept)
+        kept.mkdir()
+        shutil.copy2(folder / RECORD, kept / "record.json")  # another name: this is no run folder
+    for path in found:
+        stays = resume and path.name == HISTORY
+        if record["status"] != "finished":
+            if not stays:
+                _remove(path)
+        elif stays:
+            shutil.copy2(path, kept / path.name)
+        else:
+            path.rename(kept / path.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def require_intact(path: Path) -> bool:
+    """Refuse a file or folder of a run that is not finished, or one that was changed after it.
+
+    Returns:
+        Whether there was something to check by: the path is among the results of a run that has
+        recorded their SHA-256.
+
+    Raises:
+        DataError: names the file, and says how to get the right one.
+    """
+    found = _run_of(path)
+    if found is None:
+        return False
+    folder, record = found
+    if record.get("status") != "finished":
+        raise DataError(
+            f"{path}: its run is not finished (status: {record.get('status')}). To finish it, give "
+            f"its command again: {record.get('command')}"
+        )
+    place = path.resolve()
+    changed = next(damaged_outputs(folder, record, place), None)
+    if changed is not None:
+        raise DataError(
+            f"{changed}. Put back what the run wrote, or run it again ({record.get('command')}). "
+            "To use changed files on purpose, copy them out of the run folder"
+        )
+    return isinstance(record.get("outputs"), dict)
+
+
+def damaged_outputs(
+    folder: Path, record: Mapping[str, Any], place: Path | None = None
+) -> Iterator[str]:
+    """What is wrong with the results of a finished run, one sentence a file.
+
+    Args:
+        folder: the run folder.
+        record: what its `run.json` holds.
+        place: only this file or folder; None for all.
+    """
+    outputs = record.get("outputs", [])
+    if isinstance(outputs, list):  # names only: the record is of version 0.1.0
+        yield from (f"{folder / n} is missing" for n in outputs if not (folder / n).exists())
+        _report_unchecked(folder)
+        return
+    root = folder.resolve()
+    for name, known in outputs.items():
+        path = root / name
+        if place is not None and place != path and place not in path.parents:
+            continue
+        if not path.is_file():
+            yield f"{folder / name} is missing"
+        elif path.stat().st_size != known["bytes"]:
+            yield f"{folder / name} has {path.stat().st_size} bytes instead of {known['bytes']}"
+        elif fingerprint(path) != known["sha256"]:
+            yield f"{folder / name} has another SHA-256 than the record in {RECORD}"
+    for path in _files(root, record["stage"]):
+        if path.relative_to(root).as_posix() not in outputs and (
+            place is None or place == path or place in path.parents
+        ):
+            yield f"{folder / path.relative_to(root)} was added after the run"
+
+
+@cache
+def _report_unchecked(folder: Path) -> None:
+    """Say once a process that an old record has no checksums."""
+    logger.warning("%s: its record has no checksums, so its files are not checked", folder)
+
+
+def _run_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and record of the run among whose results a path is."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if (folder / RECORD).is_file():
+            record = read_checked_json(folder / RECORD)
+            if not isinstance(record, dict) or record.get("stage") not in OUTPUTS:
+                return None  # another program's
+            parts = place.relative_to(folder).parts
+            own = not parts or parts[0] in OUTPUTS[record["stage"]]
+            return (folder, record) if own else None
+    return None
+
+
+def _files(folder: Path, stage: str) -> list[Path]:
+    found = []
+    for name in OUTPUTS[stage]:
+        path = folder / name
+        inside = path.rglob("*") if path.is_dir() else [path]
+        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,199 @@
+"""`run.json`: what ran, from what, on what, and whether it finished."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning import __version__
+from tdro_lightning.config.schema import Config
+from tdro_lightning.errors import DataError, ResourceError
+from tdro_lightning.files import CHECKSUM, read_checked_json, remove_orphans, write_checked_json
+from tdro_lightning.records.outputs import (
+    RECORD,
+    RESULTS_FORMAT,
+    clear_outputs,
+    damaged_outputs,
+    describe_outputs,
+)
+from tdro_lightning.runs.inputs import BASE, inputs, with_commits
+from tdro_lightning.runs.outcome import outcome
+
+WITHOUT_EFFECT = {  # on results
+    "trainer": (
+        *("devices", "threads", "kept_tokens", "log_every"),
+        *("checkpoint_every", "resume", "max_hours"),
+    ),
+    "module": ("reference_cache",),
+    "evaluate": ("embeddings",),
+}
+PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
+
+
+@contextmanager
+def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iterator[None]:
+    """Write the run's record at its start and again at its end, whatever the end is.
+
+    Args:
+        config: of the run.
+        command: that started it.
+        warnings: what the run warns of until its end.
+
+    Raises:
+        DataError: an input is missing; nothing has run then.
+    """
+    folder = Path(config.run_dir)
+    began, busy = time.monotonic(), time.process_time()
+    remove_orphans(folder)
+    found = inputs(config)
+    before = read_checked_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    if before is not None:
+        unfinished = before["status"] != "finished"
+        how = config.trainer.resume
+        clear_outputs(folder, before, resume=how == "must" or (how == "auto" and unfinished))
+    record: dict[str, Any] = {
+        "name": config.name,
+        "stage": config.stage,
+        "status": "running",
+        "previous": before and before["status"],
+        "command": command,
+        "seed": config.seed,
+        "git_commit": git_commit(),
+        "format": RESULTS_FORMAT,
+        "versions": {"tdro-lightning": __version__, **{p: version(p) for p in PACKAGES}},
+        "hardware": hardware(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": found,
+        "config": asdict(config),
+        "outputs": {},
+    }
+    write_checked_json(folder / RECORD, record)
+    status = outcome(None).status
+    try:
+        yield
+    except BaseException as error:
+        status = outcome(error).status
+        raise
+    finally:
+        if not (folder / RECORD).is_file():
+            raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
+        record |= {
+            "status": status,
+            "inputs": with_commits(found),
+            "warnings": [*warnings],
+            "seconds": round(time.monotonic() - began, 1),
+            "cpu_seconds": round(time.process_time() - busy, 1),
+            "outputs": describe_outputs(folder, config.stage) if status == "finished" else {},
+        }
+        write_checked_json(folder / RECORD, record)
+
+
+def reason_to_run(config: Config) -> str | None:
+    """Why the run folder does not hold this very run, finished and unchanged; None where it does.
+
+    An empty string says that nothing has run there yet, or that the stage runs every time.
+    """
+    folder = Path(config.run_dir)
+    if config.stage in RUN_AGAIN or not (folder / RECORD).is_file():
+        return ""
+    record = read_checked_json(folder / RECORD)
+    if record["stage"] != config.stage:
+        return f"stage changed from {record['stage']} to {config.stage}"
+    if record["status"] != "finished":
+        return f"it is not finished (status: {record['status']})"
+    if record.get("format", 1) != RESULTS_FORMAT:
+        return f"its results have format {record['format']}, this version writes {RESULTS_FORMAT}"
+    then, now = flat(_relevant(record["config"])), flat(_relevant(asdict(config)))
+    for key in sorted(then.keys() | now.keys()):
+        if then.get(key) != now.get(key):
+            return f"{key} changed from {then.get(key)} to {now.get(key)}"
+    try:
+        known, found = record["inputs"], inputs(config)
+    except DataError as error:
+        return str(error)
+    if CHECKSUM not in record:  # as version 0.1.0 wrote it, without the bases of adapters
+        found = {k: v for k, v in found.items() if k in known or not k.startswith(BASE)}
+    for label in sorted(known.keys() | found.keys()):
+        then, now = known.get(label, {}), found.get(label, {})
+        if "commit" not in then:  # it was not in the cache yet, or the record is of version 0.1.0
+            now = {key: value for key, value in now.items() if key != "commit"}
+        if then != now:
+            return f"input {label} changed"
+    return next(damaged_outputs(folder, record), None)
+
+
+SECTIONS = {  # of the configuration, on which a stage's results depend
+    "harvest": ("harvest",),
+    "import": ("source",),
+    "mine": ("mine",),
+    "decontaminate": ("decontaminate", "domains", "benchmark"),
+    "validate": ("domains", "data"),
+    "init_model": ("domains", "model"),
+    "evaluate": ("evaluate", "benchmark", "model", "data"),
+    "simulate": ("simulate",),
+    "export": ("export", "model", "data"),
+    "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer", "benchmark"),
+}
+RUN_AGAIN = ("report", "chain", "workspace")  # they are quick, or decide step by step
+
+
+def _relevant(config: dict[str, Any]) -> dict[str, Any]:
+    """The sections of the configuration that the stage's results depend on."""
+    sections = SECTIONS[config["stage"]]
+    if config["stage"] == "mine" and (config["mine"]["encoder"] or config["mine"]["teacher"]):
+        sections += ("model", "data", "domains")
+    relevant = {key: config[key] for key in ("stage", "seed", *sections)}
+    for section in WITHOUT_EFFECT.keys() & relevant.keys():
+        ignored = WITHOUT_EFFECT[section]
+        relevant[section] = {k: v for k, v in config[section].items() if k not in ignored}
+    return relevant
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Full key and value of every leaf of a configuration; a list is a leaf."""
+    if not isinstance(content, dict):
+        return {prefix.removesuffix("."): content}
+    return {k: v for key in content for k, v in flat(content[key], f"{prefix}{key}.").items()}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from, `-dirty` with local changes; None elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, threads of a process, and GPUs of this machine.
+
+    Sums are rounded in another order with other threads, or on a processor with other instructions.
+    """
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+    }
+
+
+def processor() -> str:
+    """Name of the processor's model, where the system says it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,159 @@
+"""Whether and from where a training run goes on, and whether it still is the same run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.output import tell
+from tdro_lightning.errors import CheckpointError, ConfigError
+from tdro_lightning.files import read_checked_json
+from tdro_lightning.records.outputs import HISTORY, RECORD
+from tdro_lightning.runs.inputs import Described, with_commits
+from tdro_lightning.runs.record import flat, hardware
+from tdro_lightning.training.checkpoint import (
+    RUN,
+    checkpoints,
+    manifest,
+    newest_valid,
+    remove_checkpoint,
+    step_of,
+)
+from tdro_lightning.training.history import history_digest, steps_in
+
+CHECKPOINTS = "checkpoints"  # folder in a run's
+
+FREE = {  # may change when a run goes on; paths are compared by the content that they lead to
+    "model": ("path", "architecture", "tiny", "attention"),
+    "data": ("workers",),
+    "module": ("reference", "reference_cache"),
+    "transfer": ("weights",),
+    "optimiser": (),
+}
+STEPS = "trainer.steps"
+MACHINE = ("processor", "instructions", "threads")  # of these, last digits depend
+NOTED = (STEPS, HISTORY, *MACHINE)  # in a checkpoint, and may change: the run says what that means
+
+
+def decisive(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
+    """What a training run's result depends on: flat keys to plain values.
+
+    Processes and loggers are left out. What is in `NOTED` may change when a run is resumed.
+
+    Args:
+        config: the run's configuration.
+        inputs: path and SHA-256 of what it reads, as the run's record has them.
+    """
+    values: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
+    for section, free in FREE.items():
+        content = asdict(getattr(config, section))
+        values |= flat({section: {key: v for key, v in content.items() if key not in free}})
+    for name in config.domains.only or config.domains.catalogue:
+        entry = config.domains.catalogue[name]
+        values[f"domains.{name}.prompts"] = list(entry.prompts)
+        values[f"domains.{name}.symmetric"] = entry.symmetric
+        values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
+    evaluated = ("set ", "corpus ", "hub ")
+    for label, one in with_commits(inputs).items():
+        if not label.startswith(evaluated):
+            named = filter(None, (one["path"], one.get("commit")))
+            values[f"content of {label}"] = one["sha256"] or "@".join(named)
+    here = hardware()
+    return values | {STEPS: config.trainer.steps} | {key: here[key] for key in MACHINE}
+
+
+def resumed(config: Config, now: dict[str, Any]) -> Path | None:
+    """The checkpoint that the run of `config.run_dir` goes on from, None for a start at step 0.
+
+    Args:
+        config: `trainer.resume` is `never`, `must`, or `auto`: go on with an unfinished run. A run
+            that starts again removes the checkpoints of the one before.
+        now: what the run depends on, by `decisive`.
+
+    Raises:
+        CheckpointError: `must` and there is none; or there are some, and none can be used; or an
+            unfinished run has gone beyond its first checkpoint, and none is left.
+        ConfigError: the checkpoint is of a run that depends on something else.
+    """
+    run_dir, how = Path(config.run_dir), config.trainer.resume
+    previous = read_checked_json(run_dir / RECORD)["previous"]
+    if how == "never" or (how == "auto" and previous in (None, "finished")):
+        for old in checkpoints(run_dir / CHECKPOINTS):  # or a later start would go on from them
+            remove_checkpoint(old)
+        return None
+    newest = newest_valid(run_dir / CHECKPOINTS)
+    if newest is None:
+        every, done = config.trainer.checkpoint_every, steps_in(run_dir / HISTORY)
+        # A step after the first save has been logged: there was a checkpoint once.
+        if how == "must" or (every is not None and done > every):
+            raise CheckpointError(
+                f"{run_dir / CHECKPOINTS} holds no checkpoint, though trainer.resume={how} and the "
+                f"run's history has {done} steps; trainer.resume=never starts again"
+            )
+        return None
+    require_same_run(newest, now)
+    if step_of(newest) > config.trainer.steps:
+        raise ConfigError(
+            f"trainer.steps={config.trainer.steps}, but {newest} is already at step "
+            f"{step_of(newest)}; ask for as many steps or more, or start again with "
+            "trainer.resume=never"
+        )
+    digest = history_digest(run_dir / HISTORY, step_of(newest))
+    tell("\n".join(resume_notes(newest, now | {HISTORY: digest})))
+    return newest
+
+
+def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
+    """Where a run resumes, and what makes its end differ from that of a run left alone.
+
+    Args:
+        checkpoint: from which the run resumes.
+        now: what the run depends on, by `decisive`, and its history's digest.
+    """
+    then = manifest(checkpoint)[RUN]
+    before = then.get(STEPS, now[STEPS])
+    notes = [f"  resuming at step {step_of(checkpoint)} of {now[STEPS]}"]
+    if before != now[STEPS]:
+        notes[0] += f" (was {before}: the learning-rate schedule changes)"
+    changed = [k for k in MACHINE if k in then and then[k] != now[k]]
+    if changed:
+        what = ", ".join(f"{key} {now[key]} (was {then[key]})" for key in changed)
+        notes.append(f"  {what}: the results equal an uninterrupted run's up to rounding only")
+    if then.get(HISTORY, now[HISTORY]) != now[HISTORY]:
+        notes.append(f"  {HISTORY} has changed: its lines before that step are not the run's own")
+    if "threads" in changed:
+        notes.append(f"  for the same bits: trainer.threads={then['threads']}")
+    return notes
+
+
+def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
+    """Refuse to go on with something else than what a run began with.
+
+    Raises:
+        ConfigError: a table of what differs: key, then, now.
+    """
+    then = manifest(checkpoint)[RUN]
+    compared = (then.keys() | now.keys()) - set(NOTED)
+    keys = sorted(key for key in compared if not _same(then.get(key), now.get(key)))
+    if not keys:
+        return
+    rows = [("what", "checkpoint", "now")]
+    rows += [(key, _short(then.get(key)), _short(now.get(key))) for key in keys]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+    table = "\n".join(line.rstrip() for line in lines)
+    raise ConfigError(
+        f"{checkpoint} is of another run than this one:\n{table}\n"
+        "set these back to go on with it, or start again with trainer.resume=never"
+    )
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Equal; or a hub name and the same with its commit, which version 0.1.0 did not record."""
+    return bool(then == now or (isinstance(now, str) and then == now.rpartition("@")[0] != ""))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

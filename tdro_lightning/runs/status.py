@@ -1,0 +1,116 @@
+"""How a run stands, in words: `status.json`; and a lock that keeps a second run out of a folder."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from tdro_lightning.config.schema import Config
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.files import read_checked_json, write_json, write_text
+from tdro_lightning.records.outputs import RECORD, STATUS
+from tdro_lightning.runs.outcome import RESUME, outcome
+from tdro_lightning.runs.record import flat
+from tdro_lightning.secrets import masked
+
+LOCK = ".lock"  # held by the process of the run; it falls with the process, however that ends
+OWNER = ".owner"  # which process that is; what a killed one leaves is overwritten
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """Be the only run of a folder.
+
+    Raises:
+        ConfigError: another process is at work in it; the message names its id and machine.
+    """
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(folder / LOCK, blocking=False), folder / OWNER
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"run_dir={config.run_dir} is in use by {_owner(owner)}; wait for it, stop it, or name "
+            "another run_dir"
+        ) from None
+    try:
+        write_text(owner, f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    """Who holds the lock; it writes that down just after it has taken the lock."""
+    for _ in range(20):
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8")
+        time.sleep(0.1)
+    return "another process"
+
+
+@contextmanager
+def told(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
+    """Write how the run stands, at its start and at its end, whatever the end is.
+
+    Args:
+        config: of the run.
+        warnings: what the run warns of until its end.
+    """
+    path = Path(config.run_dir) / STATUS
+    process, machine = os.getpid(), platform.node()
+    changed = _changed(config)
+    status: dict[str, Any] = {
+        "status": "running",
+        "exit_code": None,
+        "reason": f"process {process} on {machine} is at work; without it, the run was killed",
+        "next": f"If it was killed: {RESUME}",
+        "process": process,
+        "machine": machine,
+        "changed": changed,
+    }
+
+    def write(**now: Any) -> None:
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(path, {**status, **now, "warnings": [*warnings], "written": moment})
+
+    write()
+    ended = outcome(None)
+    try:
+        yield
+    except BaseException as error:
+        ended = outcome(error, config.run_dir)
+        logger.info("the run ends: %s", ended.status, exc_info=error)
+        raise
+    finally:
+        done = f"all that the stage `{config.stage}` makes is in {path.parent}"
+        reason = masked(ended.reason) or done
+        write(status=ended.status, exit_code=ended.code, reason=reason, next=ended.hint)
+
+
+def _changed(config: Config) -> list[str]:
+    """Keys that an unfinished run in this folder had otherwise, so `key: before -> now`."""
+    record = Path(config.run_dir) / RECORD
+    if not record.is_file():
+        return []
+    before = read_checked_json(record)
+    if before.get("status") == "finished" or before.get("stage") != config.stage:
+        return []
+    then, now = flat(before.get("config", {})), flat(asdict(config))
+    return [
+        masked(f"{key}: {then.get(key)} -> {now.get(key)}")
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]

@@ -1,0 +1,96 @@
+"""Sweeps: what was planned, how each job ended, and one summary at the end of the command."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.conf import HydraConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.files import read_checked_json, write_checked_json
+from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
+from tdro_lightning.runs.outcome import UNEXPECTED, outcome
+from tdro_lightning.secrets import masked
+
+STARTED: list[Path] = []  # folders of the sweeps that this process has started
+
+
+class Plan(Callback):
+    """Hydra's hook that writes `sweep.json`, the jobs of a sweep, before any of them runs."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the plan."""
+        folder = Path(config.hydra.sweep.dir)
+        params = config.hydra.sweeper.params or {}
+        given = [f"{key}={value}" for key, value in params.items()]
+        parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+        batches = BasicSweeper.split_arguments(parsed, None)
+        jobs = [settings(job) for batch in batches for job in batch]
+        swept = [key for key in jobs[0] if len({job[key] for job in jobs}) > 1]
+        command = f"python -m tdro_lightning {shlex.join(sys.argv[1:])}"
+        plan = {"command": command, "jobs": [{key: job[key] for key in swept} for job in jobs]}
+        write_checked_json(folder / SWEEP, plan)
+        STARTED.append(folder)
+
+
+def settings(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides by key."""
+    found = (override.lstrip("+").partition("=")[::2] for override in overrides)
+    return dict(found)
+
+
+@contextmanager
+def recorded_job(job: HydraConf) -> Iterator[None]:
+    """Write how a job of a sweep stands into its folder, at its start and its end.
+
+    An error ends here, so that the other jobs run; `failures` tells of it.
+    """
+    plan = read_checked_json(Path(job.sweep.dir) / SWEEP)
+    own = settings(job.overrides.task)
+    record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
+    path = Path(job.runtime.output_dir) / JOB
+    write_checked_json(path, {**record, "status": "running", "code": None, "error": None})
+    ended = outcome(None)
+    try:
+        yield
+    except Exception as error:
+        wrong = ConfigError(str(error)) if isinstance(error, HydraException) else error
+        ended = outcome(wrong, job.runtime.output_dir)
+        if ended.hint == UNEXPECTED:
+            logging.getLogger(__name__).exception("failed")
+    except BaseException as error:
+        ended = outcome(error)
+        raise
+    finally:
+        known = {"status": ended.status, "code": ended.code}
+        shown = masked(ended.reason) or None
+        write_checked_json(path, {**record, **known, "error": shown})
+
+
+def failures(sweep: Path) -> list[InputError]:
+    """An error, with its exit code, for each job of the sweep that has not finished."""
+    found = []
+    for job in read_sweep(sweep / SWEEP).jobs:
+        if job.status != "finished":
+            named = ", ".join(f"{key}={value}" for key, value in job.swept.items())
+            error = InputError(f"job {named}: {job.error or job.status}")
+            error.code = job.code or 1
+            found.append(error)
+    return found
+
+
+def summarise(sweep: Path) -> None:
+    """Write the report of a sweep into its folder, and print its table and plot."""
+    from tdro_lightning.report.page import write_sweep_report
+
+    print(masked(write_sweep_report(sweep)))
+    print(f"Report: {sweep / 'report.html'} and {sweep / 'report.md'}", flush=True)

@@ -1,0 +1,125 @@
+"""Embeddings of many texts in files, made by all processes together and kept by content."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdro_lightning.distributed.collectives import largest, rank, world_size
+from tdro_lightning.distributed.processes import barrier, from_first
+from tdro_lightning.files import write_json
+from tdro_lightning.search.forecast import Forecast
+from tdro_lightning.search.shards import Shards
+
+SHARD_TEXTS = 4096  # many enough to sort by length, few enough to share and to lose
+HALF_FROM = 1_000_000  # texts; fewer keep the last digits, so that near ties stay in order
+MANIFEST = "manifest.json"
+
+logger = logging.getLogger(__name__)
+
+Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
+
+
+def encode(
+    texts: Sequence[str],
+    embed: Embed,
+    folder: Path,
+    encoder: str,
+    prompt: str | None = None,
+    shard_texts: int = SHARD_TEXTS,
+    half_from: int = HALF_FROM,
+    announce: Callable[[Forecast], None] | None = None,
+) -> Shards:
+    """Embed texts shard by shard into files; what an earlier run finished is not done again.
+
+    A file that has changed since it was written is made again, and a warning names it.
+
+    Called by all processes together; shard i is embedded by process i mod world size. They all must
+    see the same file system. Embeddings of a million texts or more are stored in float16, of fewer
+    in float32. A shard's texts and embeddings are in memory, no more.
+
+    Args:
+        texts: at least one.
+        embed: texts to embeddings [B, D].
+        folder: embeddings of different texts or encoders lie in it side by side, each in a folder
+            whose name is a digest of its manifest.
+        encoder: fingerprint of everything beside texts and prompt that the embeddings depend on.
+        prompt: the instruction that `embed` puts before each text.
+        shard_texts: texts in one file.
+        half_from: number of texts from which on they are stored in float16.
+        announce: called by the first process, where shards are left to encode when every process
+            has encoded its first.
+
+    Returns:
+        The embeddings [N, D], in the order of the texts.
+
+    Raises:
+        DataError: the disk is too small.
+        RuntimeError: the processes were given different texts or different encoders.
+    """
+    manifest = {
+        "texts": len(texts),
+        "shard_texts": shard_texts,
+        "texts_sha256": _digest(texts),
+        "prompt": prompt,
+        "encoder": encoder,
+        "dtype": "float16" if len(texts) >= half_from else "float32",
+    }
+    barrier()  # a digest may take minutes, and `largest` waits less long
+    if largest(int(from_first(manifest) != manifest)):
+        raise RuntimeError("the processes were given different texts or different encoders")
+    shards = Shards(folder / _key(manifest), len(texts), shard_texts, str(manifest["dtype"]))
+    if rank() == 0:
+        write_json(shards.folder / MANIFEST, manifest)
+    barrier()
+    own = [s for s in range(rank(), shards.count, world_size()) if not shards.has(s)]
+    began = time.monotonic()
+    _encode(texts, embed, shards, own[:1])
+    _look_ahead(shards, len(own) - 1, time.monotonic() - began, announce)
+    _encode(texts, embed, shards, own[1:])
+    barrier()
+    return shards
+
+
+def _encode(texts: Sequence[str], embed: Embed, shards: Shards, wanted: Sequence[int]) -> None:
+    for shard in wanted:
+        shards.write(shard, embed(texts[shards.span(shard)]))
+        logger.info("%s: shard %d of %d encoded", shards.folder, shard + 1, shards.count)
+
+
+def _look_ahead(
+    shards: Shards, left: int, seconds: float, announce: Callable[[Forecast], None] | None
+) -> None:
+    """Tell what is to come, once every process has encoded its first shard.
+
+    Args:
+        left: shards that this process has still to encode.
+        seconds: that its first one took.
+    """
+    barrier()
+    most, slowest = largest(left), largest(round(1000 * seconds)) / 1000
+    if most < 1 or rank() > 0:
+        return
+    missing = min(most * world_size(), shards.count)
+    forecast = Forecast(shards, missing, most * slowest, world_size())
+    forecast.require_room()
+    if announce is not None:
+        announce(forecast)
+
+
+def _key(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        content = text.encode()
+        digest.update(b"%d:" % len(content) + content)
+    return digest.hexdigest()

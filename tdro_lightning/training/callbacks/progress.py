@@ -1,0 +1,144 @@
+"""How far a training run is: a live table on a terminal, plain lines in a log file."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tdro_lightning.console.output import QUIET, doing, is_live, show, tell
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.training.history import History
+from tdro_lightning.training.tdro import TDROModule
+
+IN_LINE, IN_TABLE = 3, 8  # domains shown, largest weights first
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands after a step.
+
+    Attributes:
+        title: what is being trained.
+        step: steps done, of `steps`.
+        metrics: the step's loss and, where they are known, `loss/proxy/<domain>` and others.
+        weights: of the domains; none in fine-tuning.
+        speed: passages a second.
+        left: seconds to the end at the pace so far.
+    """
+
+    title: str
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    speed: float
+    left: float
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def largest(self, count: int) -> list[tuple[str, float, float]]:
+        """Domains of largest weight, with weight and its change from the uniform start."""
+        ranked = sorted(self.weights, key=self.weights.__getitem__, reverse=True)[:count]
+        start = 1 / max(1, len(self.weights))
+        changes = {name: round(self.weights[name] - start, 3) + 0.0 for name in ranked}  # no -0.0
+        return [(name, self.weights[name], changes[name]) for name in ranked]
+
+    def line(self) -> str:
+        """The state in one line."""
+        parts = [f"{self.title}: step {self.step}/{self.steps}, loss {self.metrics['loss']:.3f}"]
+        if largest := [f"{n} {w:.3f} ({c:+.3f})" for n, w, c in self.largest(IN_LINE)]:
+            parts.append("largest weights " + ", ".join(largest))
+        return ", ".join([*parts, f"{self.speed:,.0f} passages/s", f"{self.left:.0f} s left"])
+
+    def picture(self) -> Group:
+        """The state as a table for the live view."""
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(self.title, style="bold"),
+            ProgressBar(total=self.steps, completed=self.step, width=24),
+            Text(f"step {self.step}/{self.steps}"),
+            Text(f"loss {self.metrics['loss']:.3f}"),
+            Text(f"{self.speed:,.0f} passages/s"),
+            Text(f"{duration(self.left)} left"),
+        )
+        return Group(head, *([self._weights()] if self.weights else []))
+
+    def _weights(self) -> Table:
+        table = Table(box=None, padding=(0, 2))
+        table.add_column("domain", no_wrap=True, max_width=32)
+        for title in ("weight", "change", "proxy loss", "reference"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for name, weight, change in self.largest(IN_TABLE):
+            losses = (self.metrics.get(f"loss/{kind}/{name}") for kind in ("proxy", "reference"))
+            style = "green" if change > 0 else "red"
+            table.add_row(
+                Text(name),
+                f"{weight:.3f}",
+                Text(f"{change:+.3f}", style=style),
+                *("" if loss is None else f"{loss:.3f}" for loss in losses),
+            )
+        if (rest := len(self.weights) - IN_TABLE) > 0:
+            table.add_row(Text(f"and {rest} more", style="dim"))
+        return table
+
+
+class Progress(Callback):
+    """Shows step, losses, the largest domain weights, passages a second and the time left.
+
+    Args:
+        title: what is being trained.
+        seconds: least time between two lines.
+    """
+
+    def __init__(self, title: str, seconds: float = QUIET) -> None:
+        self.title = title
+        self.seconds = seconds
+        self.state: State | None = None
+        self._began = self._printed = 0.0
+        self._first_step = self._passages = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = self._printed = time.monotonic()
+        self._first_step = trainer.global_step
+        doing("first step")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
+    ) -> None:
+        """Show the state; as a line if the last one is old enough, and always at the end."""
+        self._passages += trainer.world_size * len(batch.passages)
+        if not trainer.is_global_zero:
+            return
+        now, step, steps = time.monotonic(), trainer.global_step, trainer.max_steps
+        seconds = now - self._began
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, History):
+                metrics = logger.latest | metrics
+        weights: dict[str, float] = {}
+        if isinstance(pl_module, TDROModule):
+            names, values = pl_module.weights.names, pl_module.weights.last.tolist()
+            weights = dict(zip(names, values, strict=True))
+        left = seconds / max(1, step - self._first_step) * (steps - step)
+        state = State(self.title, step, steps, metrics, self._passages / seconds, left, weights)
+        self.state = state
+        doing(f"in step {min(step + 1, steps)} of {steps}")
+        show(state.picture)
+        if step == steps or (not is_live() and now - self._printed >= self.seconds):
+            self._printed = now
+            tell(state.line())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The picture goes; the last line stays."""
+        show(None)
+        doing("writing the results")
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as a clock has them: `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,89 @@
+"""Contrastive fine-tuning on batches of one domain; with uniform weights it makes the reference."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.distributed.collectives import gather_rows, rank, world_size
+from tdro_lightning.dro.diagnostics import Watches
+from tdro_lightning.losses.contrastive import all_passage_losses, require_finite_losses
+from tdro_lightning.losses.gradient_cache import CachedEmbeddings
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.training.history import log_now
+from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.strategies import shard
+
+
+class FinetuneModule(LightningModule):
+    """InfoNCE against all passages of a global batch of one domain (Eq. 7).
+
+    Args:
+        encoder: the encoder that trains.
+        names: domain names, in index order.
+        loss_scale: factor on the loss of each domain's batches (1 except under loss reweighting).
+        temperature: softmax temperature.
+        optimisation: how the encoder trains.
+        seed: what dropout depends on besides step and rank.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Sequence[str],
+        loss_scale: Sequence[float],
+        temperature: float,
+        optimisation: Optimisation,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder = encoder
+        self.names = tuple(names)
+        self.loss_scale = tuple(loss_scale)
+        self.temperature = temperature
+        self.optimisation = optimisation
+        self.seed = seed
+        self.watches = Watches(optimisation.causes | {"module.temperature": temperature})
+
+    def configure_model(self) -> None:
+        """Spread the encoders over devices where the strategy does that."""
+        shard(self.trainer, self.encoder)
+
+    def on_train_start(self) -> None:
+        """Models arrive in eval mode and the Trainer leaves them there."""
+        self.encoder.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update on one global batch of one domain."""
+        step = self.global_step  # the update counts it on
+        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, step, rank()))
+        queries, passages = cache.vectors.tensor_split([len(batch)])
+        each = len(passages) // len(batch)
+        passages = gather_rows(passages)
+        first = rank() * len(batch)
+        positive = torch.arange(first, first + len(batch), device=queries.device) * each
+        losses = all_passage_losses(queries, passages, positive, self.temperature)
+        require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
+        domain = int(batch.domain[0])
+        self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
+        cache.backward(self.manual_backward)
+        loss = float(gather_rows(losses.detach()).mean())
+        self.watches.look_at_loss([loss], len(passages), step)
+        updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
+        log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
+        self.log_dict({"loss": loss} | updated, logger=False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the encoder."""
+        return self.optimisation.optimiser(self.encoder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the watches have counted."""
+        self.watches.save(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the watches continue to count."""
+        self.watches.load(checkpoint)

@@ -1,0 +1,81 @@
+"""AdamW, its schedule, and the one place where gradients become a step."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from tdro_lightning.distributed.collectives import sum_gradients
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How a model is trained (paper, Table 6; weight decay from the released code).
+
+    Args:
+        steps: optimiser steps in the run.
+        lr: largest learning rate.
+        warmup_steps: steps of linear warm-up.
+        min_lr_ratio: learning rate at the last step, as a share of `lr`.
+        weight_decay: decay of matrices; vectors (norms, biases) are not decayed.
+        clip_norm: gradients are scaled down to this L2 norm.
+    """
+
+    steps: int
+    lr: float
+    warmup_steps: int
+    min_lr_ratio: float
+    weight_decay: float
+    clip_norm: float
+
+    @property
+    def causes(self) -> dict[str, float]:
+        """What a training that fails may be due to: values by key."""
+        return {"optimiser.lr": self.lr, "optimiser.warmup_steps": self.warmup_steps}
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step (from 0): linear warm-up, then cosine to the minimum ratio.
+
+        A pure function of the step, so there is no schedule state to save.
+        """
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
+        cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return self.lr * (self.min_lr_ratio + (1 - self.min_lr_ratio) * cosine)
+
+    def optimiser(self, model: nn.Module) -> torch.optim.AdamW:
+        """AdamW over the trainable parameters of a model."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, fused=True)
+
+    def update(
+        self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int
+    ) -> dict[str, float]:
+        """Sum the gradients over processes, clip, step at the learning rate of `step`, clear.
+
+        Returns:
+            `grad_norm`, before clipping, and `lr`.
+
+        Raises:
+            FloatingPointError: the gradient norm is NaN or infinite; nothing has been updated.
+        """
+        trained = list(parameters)
+        sum_gradients(trained)
+        total = nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step}: gradient norm {norm}; nothing was updated")
+        for group in optimiser.param_groups:
+            group["lr"] = self.lr_at(step)
+        optimiser.step()
+        optimiser.zero_grad()
+        return {"grad_norm": norm, "lr": self.lr_at(step)}

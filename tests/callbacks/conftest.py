@@ -1,3 +1,0 @@
-from tests.modules.conftest import fit, parts
-
-__all__ = ["fit", "parts"]

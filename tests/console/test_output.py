@@ -1,0 +1,104 @@
+"""What is shown while a run goes on, in processes of their own: on pipes, terminals and neither."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.made_up import tiny_model, write_domain_option, write_domains
+
+ROOT = Path(__file__).parents[1]
+SLOW = """
+import logging, sys, time
+from tdro_lightning.console import output as watch
+logging.getLogger("tdro_lightning").setLevel(logging.INFO)
+watch.QUIET = 0.5
+watch.any_output()
+with watch.watching(), watch.entitled("demo/mine"):
+    watch.tell("first")
+    logging.getLogger("tdro_lightning.mining.miner").info("%d of 9 queries", 3)
+    time.sleep(1.2)
+    watch.tell("\u0394 caf\xe9")
+    time.sleep(0.3)
+    print(watch.is_live(), file=sys.stderr)
+watch.flush_output()
+"""
+
+
+def script(**variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", SLOW], capture_output=True, text=True, env=environment, timeout=60
+    )
+
+
+def on_terminal(command: list[str], seconds: float, **variables: str) -> tuple[int, str]:
+    """Exit code and everything that a command writes to a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "LINES": "30"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, **variables}
+    )
+    os.close(theirs)
+    written, until = b"", time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not select.select([ours], [], [], 0.2)[0]:
+            continue
+        try:
+            written += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    return process.wait(timeout=20), written.decode(errors="replace")
+
+
+def test_a_silence_is_broken_by_what_is_being_done() -> None:
+    ended = script()
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "first"
+    assert lines[-1] == "Δ café"
+    assert 1 <= len(lines[1:-1]) <= 2
+    for line in lines[1:-1]:
+        assert re.fullmatch(r"demo/mine: 3 of 9 queries, [01] s", line)
+    assert ended.stderr == "False\n"
+
+
+def test_an_encoding_that_lacks_a_letter_shows_a_question_mark() -> None:
+    ended = script(PYTHONIOENCODING="ascii")
+    assert ended.stdout.splitlines()[-1] == "? caf?"
+    assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("terminal", ["xterm-256color", "dumb"])
+def test_only_a_terminal_that_can_be_drawn_on_gets_the_live_view(terminal: str) -> None:
+    code, text = on_terminal([sys.executable, "-c", SLOW], 30, TERM=terminal)
+    assert code == 0
+    assert ("True" in text) == (terminal != "dumb")
+    assert ("\x1b[" in text) == (terminal != "dumb")
+    assert "demo/mine: 3 of 9 queries, " in text
+    if terminal != "dumb":
+        assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor comes back"
+
+
+def test_a_command_goes_on_without_a_reader(tmp_path: Path) -> None:
+    """As in `... | head -1`: the run is finished, and its files are there."""
+    tiny_model(tmp_path / "model")
+    write_domain_option(tmp_path, write_domains(tmp_path / "rows"))
+    small = "data.batch_size=6 data.query_tokens=16 data.passage_tokens=16 data.workers=0"
+    small += " model.lora=null model.path=model trainer.steps=3 trainer.precision=32-true"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tdro_lightning", "--config-dir=conf", "domains=made",
+         *small.split(), "+experiment=finetune_uniform", "run_dir=run", "logger.wandb=disabled"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.stderr.read() == ""
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()

@@ -1,0 +1,79 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+
+from tdro_lightning.losses.reference_cache import ReferenceLosses, row_keys
+from tdro_lightning.models.adapter import Lora
+from tdro_lightning.training.callbacks.throughput import Throughput, useful_flops
+from tdro_lightning.training.history import History
+
+# The tiny Qwen2: width 16, one layer with an MLP of 32, a norm after it.
+MLP = 3 * 16 * 32
+DENSE = 4 * 16 * 16 + 3 * 16 + MLP + 2 * 16 + 16
+
+
+def test_every_step_has_its_figures(parts, fit, tmp_path: Path) -> None:
+    module = parts.tdro(chunk_tokens=200)
+    data = parts.heterogeneous(module.proxy)
+    throughput = Throughput(module.proxy, module.reference)
+    fit(module, data, steps=3, logger=History(tmp_path), callbacks=[throughput])
+    lines = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()[1:]]
+    logged = {(int(s), m.removeprefix("speed/")): float(v) for s, m, v in lines if "speed/" in m}
+    data = parts.heterogeneous(module.proxy)
+    for step, batch in zip(range(3), data.train_dataloader(), strict=False):
+        lengths = sorted(batch.texts.lengths.tolist(), reverse=True)
+        padded, rest = 0, lengths
+        while rest:  # chunks by hand
+            rows = max(1, 200 // rest[0])
+            padded += len(rest[:rows]) * rest[0]
+            rest = rest[rows:]
+        assert logged[step, "padding"] == pytest.approx(1 - sum(lengths) / padded)
+        assert logged[step, "at_limit"] == pytest.approx(lengths.count(24) / (12 * 5))
+        assert lengths.count(24) > 0
+        assert 0 < logged[step, "data_wait"] < 1
+        ratio = logged[step, "tokens_per_second"] / logged[step, "passages_per_second"]
+        assert ratio == pytest.approx(sum(lengths) / (12 * 4))
+        assert math.isfinite(ratio)
+
+
+class Flops(Callback):
+    """What a run's `Throughput` has counted in each step."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        self.throughput = throughput
+        self.seen: list[int] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seen.append(self.throughput.flops)
+
+
+def test_a_reference_counts_for_the_rows_it_is_run_for(parts, fit, tmp_path: Path) -> None:
+    """Of the first step every other loss is cached, of the second none, of the third all."""
+    cache = ReferenceLosses(tmp_path, "5d" * 32, 0.002)
+    module = parts.tdro(reference_cache=cache)
+    batches = list(parts.heterogeneous(module.proxy, steps=3).train_dataloader())
+    missing = [torch.arange(1, 12, 2), torch.arange(12), torch.tensor([], dtype=torch.long)]
+    for batch, rows in zip(batches, missing, strict=True):
+        keys = row_keys(batch.queries, batch.passages, cache.fingerprint)
+        cache.add([key for i, key in enumerate(keys) if i not in rows], torch.ones(12 - len(rows)))
+    throughput = Throughput(module.proxy, module.reference)
+    flops = Flops(throughput)
+    fit(module, parts.heterogeneous(module.proxy), steps=3, callbacks=[throughput, flops])
+    lengths = [batch.texts.lengths.sum() for batch in batches]
+    run = [b.chosen(rows).texts.lengths.sum() for b, rows in zip(batches, missing, strict=True)]
+    assert 0 < run[0] < run[1] == lengths[1]
+    assert run[2] == 0
+    expected = [(DENSE - MLP) * (6 * n + 2 * r) for n, r in zip(lengths, run, strict=True)]
+    assert flops.seen == expected
+
+
+@pytest.mark.parametrize(
+    ("lora", "references", "each"), [(None, 0, 6), (None, 1, 8), (Lora(r=2), 0, 4), (Lora(), 1, 6)]
+)
+def test_useful_flops_by_hand(parts, lora: Lora | None, references: int, each: int) -> None:
+    encoder = parts.encoder(parts.proxy_path, lora=lora)
+    assert useful_flops(encoder, references) == each * (DENSE - MLP)

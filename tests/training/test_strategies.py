@@ -1,0 +1,272 @@
+"""Two real processes against one: the same losses, domain weights and parameters."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from torch.distributed.tensor import DTensor
+
+from tdro_lightning.data.domains import load_domains
+from tdro_lightning.distributed import collectives as distributed
+from tdro_lightning.distributed.processes import process_group
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.training import finetune
+from tdro_lightning.training.strategies import Sharded, Single, SummedGradients, strategy
+from tests.command import free_port
+from tests.fixtures.training import OPTIMISATION, Parts
+from tests.made_up import (
+    TDRO,
+    tiny_model,
+    unrounded_norms,
+    write_domains,
+    write_inputs,
+)
+
+STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
+CASES: dict[str, dict] = {
+    "whole batch": {"chunk_tokens": 10_000},
+    "chunks": {"chunk_tokens": 200},
+    "kept chunks": {"chunk_tokens": 200, "kept_tokens": 500},
+    "lora": {"chunk_tokens": 200, "lora": Lora(r=2, alpha=4, dropout=0.0)},
+    "lora, kept chunks": {"chunk_tokens": 60, "kept_tokens": 300, "lora": Lora(2, 4, 0.0)},
+    "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
+    "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
+}
+
+
+LOADED = {"pooling": "last", "query_tokens": 24, "passage_tokens": 24}
+
+
+class Recorder(Callback):
+    """Loss and gradients of every step, gathered where they are sharded."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: LightningModule, optimizer
+    ) -> None:
+        self.steps.append({n: p.grad for n, p in whole(module) if p.grad is not None})
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        self.steps[-1]["loss"] = trainer.callback_metrics["loss"]
+
+
+def whole(module: LightningModule) -> Iterator[tuple[str, torch.Tensor]]:
+    """Trained parameters with their gradients, both as whole tensors."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            full = torch.nn.Parameter(unsharded(parameter.detach()))
+            full.grad = None if parameter.grad is None else unsharded(parameter.grad)
+            yield name, full
+
+
+def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
+    """Five float64 steps of a stage under a strategy: what they gave."""
+    torch.set_num_threads(1)
+    domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
+    parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
+    dtype = "float32" if case == "float32" else "float64"
+    module = getattr(parts, stage)(dtype=dtype, **CASES[case])
+    encoder = module.proxy if stage == "tdro" else module.encoder
+    recorder = Recorder()
+    trainer = Trainer(
+        max_steps=5, max_epochs=-1, accelerator="cpu", strategy=plan, logger=False,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")), enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[recorder],
+    )  # fmt: skip
+    with nullcontext() if case == "float32" else unrounded_norms():
+        trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
+    if stage == "finetune" and isinstance(plan, Sharded):
+        encoder.save(folder / "saved" / case)
+    weights = module.weights.state_dict() if stage == "tdro" else {}
+    parameters = {name: value.detach() for name, value in whole(module)}
+    return {"parameters": parameters, "weights": weights, "steps": recorder.steps}
+
+
+def five_hundred_batches(folder: Path) -> list[tuple[list[int], tuple[str, ...]]]:
+    """Domains and query ids of this rank's batches, read by two loader processes."""
+    domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
+    parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
+    encoder = parts.encoder(parts.proxy_path)
+    data = parts.homogeneous(encoder, workers=2, steps=500)
+    return [(batch.domain.tolist(), batch.query_ids) for batch in data.train_dataloader()]
+
+
+def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
+    """What the first step's loss compares: queries, all passages, index of each positive."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+    losses = finetune.all_passage_losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            finetune,
+            "all_passage_losses",
+            lambda q, p, positive, t: seen.append((q, p, positive)) or losses(q, p, positive, t),
+        )
+        trained(folder, "finetune", "chunks", plan)
+    return tuple(value.detach() for value in seen[0])
+
+
+def work(number: int, folder: Path, kind: str) -> None:
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    distributed.BUCKET = 500  # several collectives a step, also for a small model
+    with process_group():
+        if kind == "ddp":
+            torch.save(five_hundred_batches(folder), folder / f"batches {number}.pt")
+            torch.save(compared(folder, strategy(kind, 2)), folder / f"compared {number}.pt")
+        for stage in STAGES:
+            for case in CASES:
+                found = trained(folder, stage, case, strategy(kind, 2))
+                torch.save(found, folder / f"{kind} {stage} {case} {number}.pt")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every case gave in two processes, under both strategies."""
+    folder = tmp_path_factory.mktemp("spread")
+    tiny_model(folder / "proxy", seed=0, layers=2)
+    tiny_model(folder / "reference", seed=1)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MASTER_ADDR", "127.0.0.1")
+        for kind in ("ddp", "fsdp"):
+            environment.setenv("MASTER_PORT", str(free_port()))
+            mp.spawn(work, args=(folder, kind), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_equal_one(two_processes: Path, stage: str, case: str) -> None:
+    """Losses, gradients, parameters and domain weights."""
+    alone = trained(two_processes, stage, case, Single("cpu"))
+    assert len(alone["steps"]) == 5
+    if stage == "finetune":
+        saved = load_encoder(str(two_processes / "saved" / case), **LOADED, dtype="float64")
+        found = {f"encoder.{n}": p.detach() for n, p in saved.named_parameters()}
+        for name, value in alone["parameters"].items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, check_dtype=False)
+    for kind in ("ddp", "fsdp"):
+        for number in range(2):
+            theirs = torch.load(two_processes / f"{kind} {stage} {case} {number}.pt")
+            tolerance = 1e-5 if case == "float32" else 1e-9
+            assert_equal(alone, theirs, f"{kind}, rank {number}", tolerance)
+
+
+def test_every_rank_is_on_the_same_domain_at_every_step(two_processes: Path) -> None:
+    alone = five_hundred_batches(two_processes)
+    ranks = [torch.load(two_processes / f"batches {number}.pt") for number in range(2)]
+    assert len(alone) == len(ranks[0]) == len(ranks[1]) == 500
+    for (domain, ids), *shares in zip(alone, *ranks, strict=True):
+        assert {d for theirs, _ in shares for d in theirs} == set(domain)
+        assert len(set(domain)) == 1
+        assert sorted(i for _, theirs in shares for i in theirs) == sorted(ids)
+        assert len(set(ids)) == 12
+    assert len({domain[0] for domain, _ in alone}) == 3
+
+
+def test_negatives_are_all_other_passages_of_the_global_batch_once(two_processes: Path) -> None:
+    queries, passages, positive = compared(two_processes, Single("cpu"))
+    assert passages.shape == (24, 16)
+    assert len(torch.unique(passages, dim=0)) == 24
+    ranks = [torch.load(two_processes / f"compared {number}.pt") for number in range(2)]
+    assert torch.equal(ranks[0][1], ranks[1][1])
+    distance = torch.cdist(ranks[0][1], passages)
+    place = distance.argmin(dim=1)  # where each of their passages stands in ours
+    assert distance.min(dim=1).values.max() < 1e-9
+    assert sorted(place.tolist()) == list(range(24))
+    for number, (theirs, _, index) in enumerate(ranks):
+        torch.testing.assert_close(theirs, queries[number::2], rtol=0, atol=1e-9)
+        assert torch.equal(place[index], positive[number::2])
+
+
+def assert_equal(one: Any, other: Any, where: str, tolerance: float) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{where}, {key}", tolerance)
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for step, value in enumerate(one):
+            assert_equal(value, other[step], f"{where}, step {step}", tolerance)
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(other, one, rtol=0, atol=tolerance, equal_nan=True, msg=where)
+    else:
+        assert one == other, where
+
+
+ARGUMENTS = [*TDRO, "trainer.steps=4"]
+SPREAD = ["strategy=ddp", "trainer.devices=2"]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tDRO run with one process, and the same run that starts two by itself."""
+    folder = tmp_path_factory.mktemp("launched")
+    write_inputs(folder)
+    one = [sys.executable, "-m", "tdro_lightning"]
+    for output, own in (("one", []), ("two", SPREAD)):
+        ended = subprocess.run(
+            [*one, *ARGUMENTS, *own, f"run_dir={output}"],
+            cwd=folder, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_two_devices_write_one_run_with_the_same_weights(launched: Path) -> None:
+    one, two = (json.loads((launched / d / "weights.json").read_text()) for d in ("one", "two"))
+    for key in ("domain_weights", "mean_weights", "ema_weights"):
+        assert two[key] == pytest.approx(one[key], abs=1e-5)
+    assert two["size"] == one["size"]
+    names = [{p.name for p in (launched / d).iterdir()} for d in ("one", "two")]
+    assert names[1] - names[0] == {"rank-1.log"}
+    assert names[0] <= names[1]
+    histories = [(launched / d / "history.csv").read_text().splitlines() for d in ("one", "two")]
+    assert len(histories[0]) == len(histories[1])
+
+
+def test_processes_and_configuration_must_agree(monkeypatch) -> None:
+    assert isinstance(strategy("single", 1), Single)
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2; use strategy=ddp"):
+        strategy("single", 2)
+    with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 2"):
+        strategy("ddp", 2)
+    with pytest.raises(ConfigError, match="cpu_offload=true needs a GPU"):
+        strategy("fsdp", None, cpu_offload=True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for devices in (2, None):
+        assert isinstance(strategy("ddp", devices), SummedGradients)
+        assert isinstance(strategy("fsdp", devices), Sharded)
+    with pytest.raises(ConfigError, match="strategy=single is one process"):
+        strategy("single", None)
+
+
+def test_a_run_that_starts_several_processes_tells_that_one_failed(launched: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=uneven",
+         "model.path=rows"],
+        cwd=launched, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "model.path=rows: not a model folder" in ended.stderr
+    assert "the 2 processes of uneven ended with an error" in ended.stderr

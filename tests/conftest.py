@@ -9,8 +9,6 @@ import pytest
 import torch
 import transformers
 
-from tests.made_up import unrounded_norms
-
 pytest_plugins = [
     f"tests.fixtures.{name}" for name in ("models", "domains", "evaluation", "training", "commands")
 ]
@@ -39,5 +37,7 @@ def logging_level() -> None:
 @pytest.fixture
 def float64_norms() -> Iterator[None]:
     """Qwen2's norms in the model's own precision."""
+    from tests.made_up import unrounded_norms  # after the fixtures, which pytest rewrites
+
     with unrounded_norms():
         yield

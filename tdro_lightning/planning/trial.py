@@ -24,7 +24,7 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.planning.data import Known
 from tdro_lightning.planning.model import adapted, resized, shape
-from tdro_lightning.training.callbacks.throughput import GIGA, forget_peak, process_peak
+from tdro_lightning.training.callbacks.throughput import forget_peak, process_peak
 from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdro_lightning.config.safety import refuse_secret_arguments
-from tdro_lightning.console.output import any_output, doing, entitled, flush_output, tell, watching
+from tdro_lightning.console.output import any_output, flush_output, tell, watching
 from tdro_lightning.distributed.launcher import STARTED_BY
 from tdro_lightning.distributed.processes import (
     from_first,
@@ -75,8 +75,8 @@ def run(composed: "DictConfig", command: str) -> None:
     from hydra.types import RunMode
     from omegaconf import open_dict
 
-    from tdro_lightning.config.constraints import TOGETHER
-    from tdro_lightning.config.validation import checked
+    from tdro_lightning.runs.run import run_stage
+    from tdro_lightning.stages import check_config, stages
 
     job = HydraConfig.get()
     with open_dict(composed):
@@ -84,18 +84,16 @@ def run(composed: "DictConfig", command: str) -> None:
             composed.run_dir = job.runtime.output_dir
         if processes() > 1:  # the folder's name may hold the time, which processes see differently
             composed.run_dir = from_first(composed.run_dir)
-    config = checked(composed)
+    config = check_config(composed)
+    stage = stages()[config.stage]
     devices = config.trainer.devices or 1
-    if processes() == 1 < devices and config.stage in TOGETHER:
+    if processes() == 1 < devices and stage.all_processes:
         launch(devices, job, config.run_dir)
         return
     if not is_first_process():
         log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
-    with watching(), entitled(config.name):
-        doing("loading libraries")
-        from tdro_lightning.stages import run_stage  # takes seconds; wrong input is told before
-
-        run_stage(config, command)
+    with watching():
+        run_stage(stage, config, command)
 
 
 def launch(devices: int, job: "HydraConf", run_dir: str) -> None:

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from tdro_lightning.cli import conf_folder, experiments
 from tdro_lightning.config.schema import Config
-from tdro_lightning.config.validation import checked, package_folder
+from tdro_lightning.config.validation import package_folder
 from tdro_lightning.dro.measurement import MEASURES
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.stages import check_config
 
 CONF = conf_folder()
 REQUIRED = {
@@ -37,7 +38,7 @@ def composed(*overrides: str) -> Config:
     GlobalHydra.instance().clear()
     OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return checked(compose("config", [*overrides, "name=test", "run_dir=run"]))
+        return check_config(compose("config", [*overrides, "name=test", "run_dir=run"]))
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -241,7 +242,7 @@ def test_a_misspelt_key_in_an_experiment_file_is_refused(tmp_path: Path) -> None
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides)
     with pytest.raises(ConfigError, match=r"key trainer\.step; did you mean trainer\.steps"):
-        checked(config)
+        check_config(config)
 
 
 def test_package_folder_names_the_extra_to_install() -> None:

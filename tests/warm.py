@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import tdro_lightning.assembly.fit  # noqa: F401
 import tdro_lightning.cli  # noqa: F401
-import tdro_lightning.stages.fit  # noqa: F401
 from experiments.faults.kill_loop import FAILED, run_and_end
 from tests import faulty
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from tdro_lightning.assembly.evaluate import dense
 from tdro_lightning.evaluation.benchmark import joined
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.tiny import build_tiny_model
 from tdro_lightning.search.encoding import SHARD_TEXTS
-from tdro_lightning.stages.evaluate import dense
 
 DEPTH = 100
 SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sa", "ti", "vo", "pe", "da", "gu", "ri", "fe", "no")

@@ -182,7 +182,7 @@ def cold(arguments: Sequence[str]) -> int:
 
 def warm(arguments: Sequence[str]) -> int:
     """Start the command in a copy of this process, which has imported what it needs."""
-    for module in ("tdro_lightning.cli", "tdro_lightning.stages.fit"):
+    for module in ("tdro_lightning.cli", "tdro_lightning.assembly.fit"):
         importlib.import_module(module)
     return os.fork() or run_and_end(arguments, Path(os.environ["TMPDIR"], "output"))
 

@@ -15,8 +15,8 @@ PACKAGES = (
     *("wandb", "sentence-transformers", "flash-attn", "kernels", "triton", "gguf"),
 )
 MODULES = (  # from the steps alone to whole commands
-    *("gpu_step", "tdro_lightning.cli", "tdro_lightning.stages.fit"),
-    *("tdro_lightning.stages.evaluate", "tdro_lightning.stages.mine", "contenders"),
+    *("gpu_step", "tdro_lightning.cli", "tdro_lightning.assembly.fit"),
+    *("tdro_lightning.assembly.evaluate", "tdro_lightning.assembly.mine", "contenders"),
 )
 QUERY = "name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"
 

@@ -1,45 +1,20 @@
 """Which values the keys of a configuration may have, each by itself and together."""
 
-import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tdro_lightning import evaluation
 from tdro_lightning.config.safety import refuse_unsafe_name
-from tdro_lightning.config.schema import (
-    Config,
-    FinetuneConfig,
-    MineConfig,
-    SimulateConfig,
-    SourceConfig,
-    TDROConfig,
-)
+from tdro_lightning.config.schema import Config, MineConfig, TDROConfig
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.data import imports
-from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.mining.rule import MiningRule
 
-STAGES = (
-    *("import", "harvest", "mine", "decontaminate", "validate"),
-    *("init_model", "fit", "evaluate", "simulate", "report", "export", "chain", "plan"),
-    "workspace",
-)
-# Stages that use every process; others run in the first.
-TOGETHER = ("mine", "fit", "evaluate", "chain")
 MOST_THREADS = 1024
-SECTIONS = {  # that a stage needs
-    **{
-        name: name
-        for name in (
-            *("harvest", "mine", "decontaminate", "evaluate", "simulate", "report", "export"),
-            *("chain", "workspace"),
-        )
-    },
-    **{"import": "source", "fit": "module", "plan": "module"},
-}
 CHOICES = {
-    "stage": STAGES,
     "source.layout": imports.LAYOUTS,
     "decontaminate.documents": ("all", "relevant"),
     "model.pooling": ("last", "mean"),
@@ -78,7 +53,7 @@ POSITIVE = (
 )
 
 
-def require_fitting(config: Config) -> None:
+def require_fitting(config: Config, stages: Mapping[str, Stage]) -> None:
     """Refuse values that are not allowed, or do not fit together.
 
     Raises:
@@ -116,15 +91,11 @@ def require_fitting(config: Config) -> None:
     for key in ("data.query_tokens", "data.passage_tokens"):
         if _value(config, key) == 1:
             wrong.append(f"{key}=1 leaves no room for a text beside its last, special token")
-    if config.stage == "fit" and config.data.batch_size % devices:
-        wrong.append(
-            f"data.batch_size={config.data.batch_size} must be a multiple of the "
-            f"trainer.devices={devices} that share it"
-        )
     if config.strategy.cpu_offload and config.strategy.kind != "fsdp":
         wrong.append(f"strategy.cpu_offload needs strategy=fsdp, not {config.strategy.kind}")
     wrong += _check_names(config)
-    wrong += _check_stage(config)
+    wrong += _check_sections(config)
+    wrong += _check_stage(config, stages)
     if wrong:
         raise ConfigError("\n".join(wrong))
 
@@ -149,90 +120,42 @@ def _check_names(config: Config) -> list[str]:
     return wrong
 
 
-def _check_stage(config: Config) -> list[str]:
-    wrong = _check_sections(config)
-    if config.mine is not None:
-        wrong += _check_mine(config.mine)
-    if config.stage == "import" and config.source is not None:
-        wrong += _check_source(config.source)
-    if config.simulate is not None:
-        wrong += _check_simulate(config.simulate)
-    if config.stage == "fit" and isinstance(config.module, TDROConfig):
-        wrong += _check_tdro(config, config.module)
-    if config.stage == "fit" and isinstance(config.module, FinetuneConfig):
-        rule = config.transfer.rule
-        if rule not in WITHOUT_WEIGHTS and config.transfer.weights is None:
-            wrong.append(
-                f"transfer.rule={rule} needs transfer.weights=PATH, the weights.json of a tDRO run"
-            )
-    return wrong
+def _check_stage(config: Config, stages: Mapping[str, Stage]) -> list[str]:
+    """The rules of the stage, once the section that it needs is there."""
+    stage = stages.get(config.stage)
+    if stage is None:
+        return [f"stage={config.stage!r} must be one of {', '.join(stages)}"]
+    if stage.section is not None and getattr(config, stage.section) is None:
+        return [f"stage={config.stage} needs the section `{stage.section}`"]
+    return stage.rules(config)
 
 
 def _check_sections(config: Config) -> list[str]:
-    """What a stage needs, and what the sections in use need beside it."""
+    """What sections cannot be, whichever stage runs."""
     wrong = []
-    section = SECTIONS.get(config.stage)
-    if section and getattr(config, section) is None:
-        wrong.append(f"stage={config.stage} needs the section `{section}`")
-    if config.stage in ("evaluate", "decontaminate") and config.benchmark is None:
-        wrong.append(f"stage={config.stage} needs a benchmark: benchmark=NAME")
-    if config.stage in ("mine", "decontaminate") and config.data.on_bad_row == "skip":
-        wrong.append(
-            f"data.on_bad_row=skip is for training and stage=validate; stage={config.stage} ends "
-            "at a bad row, so mend or take out those that stage=validate lists"
-        )
-    if config.stage == "init_model" and config.model.tiny is None:
-        wrong.append("stage=init_model needs model.tiny (its sizes): model=tiny")
-    if config.export is not None and "query" not in config.export.prompts:
-        wrong.append(
-            "export.prompts.query is not set; it is the instruction of all queries, or null"
-        )
+    if isinstance(config.module, TDROConfig):
+        wrong += _check_update(config.module)
     for name, entry in (config.benchmark.sets if config.benchmark else {}).items():
         if entry.relevant < 1:
             wrong.append(f"benchmark.sets.{name}.relevant={entry.relevant} must be 1 or more")
     return wrong
 
 
-def _check_simulate(simulate: SimulateConfig) -> list[str]:
-    wrong = []
-    if len(set(simulate.seeds)) < 2:
-        wrong.append(
-            f"simulate.seeds={simulate.seeds} must be two different seeds or more: "
-            "one shows nothing of the noise"
-        )
-    if simulate.proxy_noise < 0:
-        wrong.append(f"simulate.proxy_noise={simulate.proxy_noise} must be 0 or more")
-    return wrong
+def benchmark_is_set(config: Config) -> list[str]:
+    """A rule of stages that read evaluation sets."""
+    if config.benchmark is not None:
+        return []
+    return [f"stage={config.stage} needs a benchmark: benchmark=NAME"]
 
 
-def _check_tdro(config: Config, module: TDROConfig) -> list[str]:
-    wrong = []
-    count = len(config.domains.only or config.domains.catalogue)
-    if config.data.batch_size < count:
-        wrong.append(
-            f"data.batch_size={config.data.batch_size} must be at least the number of "
-            f"domains, {count}: tDRO compares all of them at every step"
-        )
-    wrong += _check_update(module)
-    if config.data.negatives < 1:
-        wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
-    if module.reference is None and module.measurement != "plain":
-        wrong.append(
-            f"module.measurement={module.measurement} needs module.reference=FOLDER, "
-            "the `encoder` folder of a run with uniform weights"
-        )
-    return wrong
-
-
-def _check_mine(mine: MineConfig) -> list[str]:
-    wrong = []
-    try:
-        mining_rule(mine)
-    except ConfigError as error:
-        wrong.append(str(error))
-    if mine.index == "ivf" and mine.encoder is None:
-        wrong.append("mine.index=ivf needs an encoder: mine.encoder=FOLDER or a hub name")
-    return wrong
+def whole_rows(config: Config) -> list[str]:
+    """A rule of stages that end at a bad row."""
+    if config.data.on_bad_row != "skip":
+        return []
+    return [
+        f"data.on_bad_row=skip is for training and stage=validate; stage={config.stage} ends "
+        "at a bad row, so mend or take out those that stage=validate lists"
+    ]
 
 
 def mining_rule(mine: MineConfig) -> MiningRule:
@@ -259,50 +182,6 @@ def _check_update(module: TDROConfig) -> list[str]:
         for key, (fits, what) in allowed.items()
         if not fits
     ]
-
-
-def _check_source(source: SourceConfig) -> list[str]:
-    whole_catalogue = source.layout == "tdro" and source.path is None and source.name is None
-    if whole_catalogue:
-        return []
-    wrong = [
-        f"source.{key} is not set; stage=import needs {what}: source.{key}=..."
-        for key, what in {
-            "path": "a file, a folder or a hub dataset",
-            "name": "the domain's name",
-            "prompts": "a list of query instructions",
-        }.items()
-        if not getattr(source, key)
-    ]
-    if source.name and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", source.name, flags=re.ASCII):
-        wrong.append(f"source.name={source.name!r} must be letters, digits, `_`, `.` and `-`")
-    if source.corpus is not None and source.layout != "tevatron":
-        wrong.append(f"source.corpus is for source.layout=tevatron, not {source.layout}")
-    if source.columns is not None:
-        wrong += _check_columns(source.layout, source.columns)
-    return wrong
-
-
-def _check_columns(layout: str, columns: dict[str, str]) -> list[str]:
-    wrong = []
-    if layout != "sentence_transformers":
-        wrong.append(f"source.columns is for source.layout=sentence_transformers, not {layout}")
-    wrong += [
-        f"source.columns.{role}: must be {', '.join(imports.ROLES)}, negative, negative_1, ..."
-        for role in columns
-        if role not in imports.ROLES and not re.fullmatch(r"negative(_\d+)?", role, re.ASCII)
-    ]
-    wrong += [
-        f"source.columns.{role} is not set; it is the column of the {role}"
-        for role in ("query", "positive")
-        if not columns.get(role)
-    ]
-    wrong += [
-        f"source.columns: the column {column!r} has {count} roles, and must have one"
-        for column, count in Counter(columns.values()).items()
-        if count > 1
-    ]
-    return wrong
 
 
 def _value(config: Config, key: str) -> Any:

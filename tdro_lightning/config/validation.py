@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -18,12 +19,17 @@ from omegaconf.errors import (
 from tdro_lightning.config.constraints import require_fitting
 from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
 from tdro_lightning.config.schema import MODULES, Config
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.model_files import refuse_model_code
 
 
-def checked(composed: DictConfig) -> Config:
+def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
     """The composed configuration as plain dataclasses.
+
+    Args:
+        composed: by Hydra.
+        stages: every stage by its name.
 
     Raises:
         ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
@@ -58,25 +64,11 @@ def checked(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(config, Config)
-    require_fitting(config)
-    for path in _models(config):
+    require_fitting(config, stages)
+    for path in stages[config.stage].models(config):
         if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
             refuse_model_code(path)
     return config
-
-
-def _models(config: Config) -> list[str]:
-    """The models that a stage loads."""
-    found: list[str | None] = []
-    if config.stage == "fit":
-        found = [config.model.path, getattr(config.module, "reference", None)]
-    elif config.stage == "evaluate" and config.evaluate is not None:
-        found = list(config.evaluate.encoders.values())
-    elif config.stage == "mine" and config.mine is not None:
-        found = [config.mine.encoder, config.mine.teacher]
-    elif config.stage == "export" and config.export is not None:
-        found = [config.export.encoder]
-    return [path for path in found if path is not None]
 
 
 def _unresolved(merged: Any) -> str:

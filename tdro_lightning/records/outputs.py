@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,42 +14,27 @@ RECORD = "run.json"
 STATUS = "status.json"
 PREVIOUS = "previous"  # folder in a run's: the results of the finished run before
 RESULTS_FORMAT = 1  # changes when what a stage writes changes its meaning, not with every release
-OUTPUTS = {  # what a stage writes into its run folder for others to read
-    "harvest": ("train", "eval", "manifest.json"),
-    "import": ("train", "dropped", "conf"),
-    "mine": ("train", "domains", "mining.json"),
-    "decontaminate": (
-        *("train", "dropped", "domains"),
-        *("decontamination.json", "decontamination.md"),
-    ),
-    "validate": ("validation.json", "validation.md", "quarantine.jsonl"),
-    "init_model": ("model", "quarantine.jsonl"),
-    "fit": (
-        *("encoder", "weights.json", "mixture.json", "data_usage.json", "history.csv"),
-        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
-    ),
-    "evaluate": ("metrics.json", "per_query"),
-    "simulate": ("simulation.json", "simulation.md"),
-    "report": ("report.html", "report.md", "tables.tex", "significance.json", "figures"),
-    "export": ("export",),
-    "chain": (),
-    "workspace": (),
-}
-# Stages that replace their own files: domain by domain after a check of each, or all of them.
-REPLACE_OWN = ("import", "mine", "decontaminate", "report")
+# Names of results where a record does not list them: it is of version 0.1.0.
+RESULTS = (
+    *("train", "eval", "manifest.json", "dropped", "conf", "domains", "mining.json"),
+    *("decontamination.json", "decontamination.md", "validation.json", "validation.md"),
+    *("quarantine.jsonl", "model", "encoder", "weights.json", "mixture.json", "data_usage.json"),
+    *("history.csv", "metrics.json", "per_query", "diagnostics", "simulation.json"),
+    *("simulation.md", "export"),
+)
 HISTORY = "history.csv"
 
 logger = logging.getLogger(__name__)
 
 
-def describe_outputs(folder: Path, stage: str) -> dict[str, dict[str, int | str]]:
-    """Size in bytes and SHA-256 of each file of a stage's results, by its path in the folder."""
+def describe_outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
+    """Size in bytes and SHA-256 of each file of a run's results, by its path in the folder."""
     return {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
             "sha256": fingerprint(path),
         }
-        for path in _files(folder, stage)
+        for path in _files(folder, names)
     }
 
 
@@ -63,9 +48,9 @@ def clear_outputs(folder: Path, record: Mapping[str, Any], *, resume: bool) -> N
         record: what its `run.json` holds.
         resume: leave the history in place, since a training will continue it.
     """
-    stage, kept = record["stage"], folder / PREVIOUS
-    found = [folder / name for name in OUTPUTS.get(stage, ()) if (folder / name).exists()]
-    if stage in REPLACE_OWN or not found:
+    kept = folder / PREVIOUS
+    found = [folder / name for name in _results(record) if (folder / name).exists()]
+    if not found:
         return
     if record["status"] == "finished":
         _remove(kept)
@@ -144,7 +129,7 @@ def damaged_outputs(
             yield f"{folder / name} has {path.stat().st_size} bytes instead of {known['bytes']}"
         elif fingerprint(path) != known["sha256"]:
             yield f"{folder / name} has another SHA-256 than the record in {RECORD}"
-    for path in _files(root, record["stage"]):
+    for path in _files(root, _results(record)):
         if path.relative_to(root).as_posix() not in outputs and (
             place is None or place == path or place in path.parents
         ):
@@ -163,17 +148,23 @@ def _run_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     for folder in (place, *place.parents):
         if (folder / RECORD).is_file():
             record = read_checked_json(folder / RECORD)
-            if not isinstance(record, dict) or record.get("stage") not in OUTPUTS:
+            if not isinstance(record, dict) or not {"stage", "status"} <= record.keys():
                 return None  # another program's
             parts = place.relative_to(folder).parts
-            own = not parts or parts[0] in OUTPUTS[record["stage"]]
+            own = not parts or parts[0] in _results(record)
             return (folder, record) if own else None
     return None
 
 
-def _files(folder: Path, stage: str) -> list[Path]:
+def _results(record: Mapping[str, Any]) -> Sequence[str]:
+    """Names of the files and folders in a run folder that are the run's results."""
+    names: Sequence[str] = record.get("results", RESULTS)
+    return names
+
+
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
     found = []
-    for name in OUTPUTS[stage]:
+    for name in names:
         path = folder / name
         inside = path.rglob("*") if path.is_dir() else [path]
         found += [file for file in inside if file.is_file() and not file.name.startswith(".")]

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tdro_lightning.assembly.benchmarks import benchmark_places
-from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.config.benchmarks import benchmark_places
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
-from tdro_lightning.data.jsonl import domain_files
-from tdro_lightning.demo.sources import identity, standard_library
-from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.sets.places import files, mended_by_download
 from tdro_lightning.files import fingerprint
 from tdro_lightning.models.model_files import base_model
@@ -18,35 +15,20 @@ from tdro_lightning.records.outputs import require_intact
 
 Described = dict[str, str | None]  # path, sha256, and commit of what the hub's cache holds
 BASE = "model of "  # label of an adapter's base: this, and the adapter's label
-READ_DOMAINS = ("decontaminate", "init_model", "fit")  # stages that fail without one of them
 
 
-def inputs(config: Config) -> dict[str, Described]:
+def describe_inputs(stage: Stage, config: Config) -> dict[str, Described]:
     """Label to path and SHA-256 of everything the stage reads; of hub names, the commit.
 
     Raises:
         DataError: a file or folder is missing, or is a result of a run that is not finished or was
             changed since.
     """
-    if config.stage == "harvest":
-        return {"standard library": _environment()}
-    paths = {
-        "import": _imported,
-        "mine": _mined,
-        "decontaminate": lambda config: _domains(config) | _sets(config),
-        "validate": _domains_there,
-        "init_model": _domains,
-        "fit": _fitted,
-        "evaluate": _evaluated,
-        "simulate": _nothing,
-        "report": _reported,
-        "export": _exported,
-        "chain": _nothing,
-        "workspace": _nothing,
-    }[config.stage](config)
+    given = stage.inputs(config)
+    known = {label: {**value} for label, value in given.items() if not isinstance(value, str)}
+    paths = {label: value for label, value in given.items() if isinstance(value, str)}
     described = {label: _described(label, path) for label, path in _with_bases(paths).items()}
-    described |= _hub_domains(config) if config.stage in READ_DOMAINS else {}
-    return with_commits(described)
+    return with_commits(described | known)
 
 
 def require_intact_training(config: Config) -> None:
@@ -55,7 +37,7 @@ def require_intact_training(config: Config) -> None:
     Raises:
         DataError: one is a result of a run that is not finished, or was changed since.
     """
-    paths = [config.model.path, *_domains(config).values(), config.transfer.weights]
+    paths = [config.model.path, *domain_paths(config).values(), config.transfer.weights]
     paths.append(getattr(config.module, "reference", None))
     for path in paths:
         if path is not None and Path(path).exists():
@@ -98,10 +80,6 @@ def _described(label: str, path: str) -> Described:
     return {"path": path, "sha256": fingerprint(Path(path))}
 
 
-def _nothing(config: Config) -> dict[str, str]:
-    return {}
-
-
 def _domain_files(config: Config) -> dict[str, str]:
     names, known = config.domains.only or config.domains.catalogue, config.domains.catalogue
     return {name: known[name].file for name in names if name in known}
@@ -111,17 +89,22 @@ def _is_on_hub(config: Config) -> bool:
     return bool(config.domains.hub) and not Path(config.domains.hub or "").is_dir()
 
 
-def _domains(config: Config) -> dict[str, str]:
+def domain_paths(config: Config) -> dict[str, str]:
+    """Label and path of the domains' files; none where a hub dataset holds them."""
     if _is_on_hub(config):
         return {}
     root = Path(config.domains.hub or config.domains.root or ".")
     return {f"domain {name}": str(root / file) for name, file in _domain_files(config).items()}
 
 
-def _hub_domains(config: Config) -> dict[str, Described]:
-    """The domains' files of a hub dataset, by its revision; they are downloaded where need be."""
+def domains(config: Config) -> dict[str, Input]:
+    """The domains' files; those of a hub dataset by its revision, downloaded where need be.
+
+    Raises:
+        DataError: the hub dataset lacks one.
+    """
     if not _is_on_hub(config):
-        return {}
+        return {**domain_paths(config)}
     assert config.domains.hub is not None
     found = hub_content(config.domains.hub, _domain_files(config))
     return {
@@ -129,58 +112,15 @@ def _hub_domains(config: Config) -> dict[str, Described]:
     }
 
 
-def _domains_there(config: Config) -> dict[str, str]:
-    return {label: path for label, path in _domains(config).items() if Path(path).is_file()}
+def evaluation_sets(config: Config) -> dict[str, Input]:
+    """The files of the configured benchmark's sets.
 
-
-def _imported(config: Config) -> dict[str, str]:
-    assert config.source is not None
-    if config.source.path is None:
-        return _domains(config)
-    paths = {"source": config.source.path, "source corpus": config.source.corpus}
-    return {label: path for label, path in paths.items() if path is not None}
-
-
-def _mined(config: Config) -> dict[str, str]:
-    assert config.mine is not None
-    mine, folder = config.mine, Path(config.mine.input)
-    if not folder.is_dir():
-        raise DataError(f"mine.input={folder}: no such folder")
-    paths = {f"rows {path.name}": str(path) for path in domain_files(folder).values()}
-    if mine.corpus is not None:
-        if not Path(mine.corpus).is_file():
-            raise DataError(f"mine.corpus={mine.corpus}: no such file")
-        paths["corpus"] = mine.corpus
-    models = {"encoder": mine.encoder, "encoder teacher": mine.teacher}
-    return paths | {label: path for label, path in models.items() if path is not None}
-
-
-def _fitted(config: Config) -> dict[str, str]:
-    paths = {"model": config.model.path, **_domains(config)}
-    if isinstance(config.module, TDROConfig) and config.module.reference is not None:
-        if not Path(config.module.reference).is_dir():
-            raise DataError(
-                f"module.reference={config.module.reference}: no such folder; "
-                "it is the `encoder` folder of a run with uniform weights"
-            )
-        paths["reference"] = config.module.reference
-    if isinstance(config.module, FinetuneConfig):
-        if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
-            paths["weights"] = config.transfer.weights
-        paths |= _sets(config)
-    return paths
-
-
-def _evaluated(config: Config) -> dict[str, str]:
-    assert config.evaluate is not None
-    encoders = {f"encoder {label}": path for label, path in config.evaluate.encoders.items()}
-    return encoders | _sets(config)
-
-
-def _sets(config: Config) -> dict[str, str]:
+    Raises:
+        DataError: one is missing; the message ends with the command that gets it.
+    """
     if config.benchmark is None:
         return {}
-    found = {}
+    found: dict[str, Input] = {}
     for label, place in benchmark_places(config.benchmark).items():
         if place.folder is None:
             found[f"hub {label}"] = place.name
@@ -188,23 +128,3 @@ def _sets(config: Config) -> dict[str, str]:
             with mended_by_download(place):
                 found[label] = str(files(place))
     return found
-
-
-def _reported(config: Config) -> dict[str, str]:
-    assert config.report is not None
-    runs = sorted(p for run in config.report.runs for p in Path(run).rglob("run.json"))
-    own = Path(config.run_dir).resolve()
-    return {f"run {path.parent}": str(path) for path in runs if path.parent.resolve() != own}
-
-
-def _exported(config: Config) -> dict[str, str]:
-    assert config.export is not None
-    paths = {"encoder": config.export.encoder}
-    if config.export.metrics is not None:
-        paths["metrics"] = str(Path(config.export.metrics) / "metrics.json")
-    return paths
-
-
-def _environment() -> dict[str, str | None]:
-    library = standard_library()
-    return {"path": str(library), "sha256": identity(library)}

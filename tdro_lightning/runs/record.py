@@ -14,6 +14,7 @@ from typing import Any
 
 from tdro_lightning import __version__
 from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.errors import DataError, ResourceError
 from tdro_lightning.files import CHECKSUM, read_checked_json, remove_orphans, write_checked_json
 from tdro_lightning.records.outputs import (
@@ -23,7 +24,7 @@ from tdro_lightning.records.outputs import (
     damaged_outputs,
     describe_outputs,
 )
-from tdro_lightning.runs.inputs import BASE, inputs, with_commits
+from tdro_lightning.runs.inputs import BASE, describe_inputs, with_commits
 from tdro_lightning.runs.outcome import outcome
 
 WITHOUT_EFFECT = {  # on results
@@ -38,10 +39,13 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-cor
 
 
 @contextmanager
-def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iterator[None]:
+def run_record(
+    stage: Stage, config: Config, command: str, warnings: Sequence[str] = ()
+) -> Iterator[None]:
     """Write the run's record at its start and again at its end, whatever the end is.
 
     Args:
+        stage: that runs.
         config: of the run.
         command: that started it.
         warnings: what the run warns of until its end.
@@ -52,9 +56,9 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
     folder = Path(config.run_dir)
     began, busy = time.monotonic(), time.process_time()
     remove_orphans(folder)
-    found = inputs(config)
+    found = describe_inputs(stage, config)
     before = read_checked_json(folder / RECORD) if (folder / RECORD).is_file() else None
-    if before is not None:
+    if before is not None and not (stage.replaces_own and before["stage"] == stage.name):
         unfinished = before["status"] != "finished"
         how = config.trainer.resume
         clear_outputs(folder, before, resume=how == "must" or (how == "auto" and unfinished))
@@ -72,6 +76,7 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": found,
         "config": asdict(config),
+        "results": list(stage.outputs),
         "outputs": {},
     }
     write_checked_json(folder / RECORD, record)
@@ -90,18 +95,18 @@ def recorded(config: Config, command: str, warnings: Sequence[str] = ()) -> Iter
             "warnings": [*warnings],
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - busy, 1),
-            "outputs": describe_outputs(folder, config.stage) if status == "finished" else {},
+            "outputs": describe_outputs(folder, stage.outputs) if status == "finished" else {},
         }
         write_checked_json(folder / RECORD, record)
 
 
-def reason_to_run(config: Config) -> str | None:
+def reason_to_run(stage: Stage, config: Config) -> str | None:
     """Why the run folder does not hold this very run, finished and unchanged; None where it does.
 
     An empty string says that nothing has run there yet, or that the stage runs every time.
     """
     folder = Path(config.run_dir)
-    if config.stage in RUN_AGAIN or not (folder / RECORD).is_file():
+    if stage.runs_every_time or not (folder / RECORD).is_file():
         return ""
     record = read_checked_json(folder / RECORD)
     if record["stage"] != config.stage:
@@ -110,12 +115,14 @@ def reason_to_run(config: Config) -> str | None:
         return f"it is not finished (status: {record['status']})"
     if record.get("format", 1) != RESULTS_FORMAT:
         return f"its results have format {record['format']}, this version writes {RESULTS_FORMAT}"
-    then, now = flat(_relevant(record["config"])), flat(_relevant(asdict(config)))
+    then, now = (
+        flat(_relevant(stage, config, content)) for content in (record["config"], asdict(config))
+    )
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key):
             return f"{key} changed from {then.get(key)} to {now.get(key)}"
     try:
-        known, found = record["inputs"], inputs(config)
+        known, found = record["inputs"], describe_inputs(stage, config)
     except DataError as error:
         return str(error)
     if CHECKSUM not in record:  # as version 0.1.0 wrote it, without the bases of adapters
@@ -129,30 +136,12 @@ def reason_to_run(config: Config) -> str | None:
     return next(damaged_outputs(folder, record), None)
 
 
-SECTIONS = {  # of the configuration, on which a stage's results depend
-    "harvest": ("harvest",),
-    "import": ("source",),
-    "mine": ("mine",),
-    "decontaminate": ("decontaminate", "domains", "benchmark"),
-    "validate": ("domains", "data"),
-    "init_model": ("domains", "model"),
-    "evaluate": ("evaluate", "benchmark", "model", "data"),
-    "simulate": ("simulate",),
-    "export": ("export", "model", "data"),
-    "fit": ("domains", "model", "data", "module", "transfer", "optimiser", "trainer", "benchmark"),
-}
-RUN_AGAIN = ("report", "chain", "workspace")  # they are quick, or decide step by step
-
-
-def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    """The sections of the configuration that the stage's results depend on."""
-    sections = SECTIONS[config["stage"]]
-    if config["stage"] == "mine" and (config["mine"]["encoder"] or config["mine"]["teacher"]):
-        sections += ("model", "data", "domains")
-    relevant = {key: config[key] for key in ("stage", "seed", *sections)}
+def _relevant(stage: Stage, config: Config, content: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a configuration that the stage's results depend on."""
+    relevant = {key: content[key] for key in ("stage", "seed", *stage.settings(config))}
     for section in WITHOUT_EFFECT.keys() & relevant.keys():
         ignored = WITHOUT_EFFECT[section]
-        relevant[section] = {k: v for k, v in config[section].items() if k not in ignored}
+        relevant[section] = {k: v for k, v in content[section].items() if k not in ignored}
     return relevant
 
 

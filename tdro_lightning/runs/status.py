@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(config: Config) -> Iterator[None]:
+def run_lock(config: Config) -> Iterator[None]:
     """Be the only run of a folder.
 
     Raises:
@@ -62,7 +62,7 @@ def _owner(path: Path) -> str:
 
 
 @contextmanager
-def told(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
+def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
     """Write how the run stands, at its start and at its end, whatever the end is.
 
     Args:

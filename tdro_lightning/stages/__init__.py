@@ -1,51 +1,27 @@
-"""The stages of an experiment; they meet in files only.
+"""The stages of an experiment; they meet in files only. Each module here exports its `STAGE`."""
 
-Each stage is a module of its name with `run(config)`, except `import`, which Python reserves. It is
-imported when it runs, so that a chain with nothing left to do starts at once.
-"""
+import pkgutil
+from functools import cache
+from importlib import import_module
 
-import importlib
+from omegaconf import DictConfig
 
-from tdro_lightning.config.constraints import TOGETHER
+from tdro_lightning.config import validation
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.output import doing, entitled, noted_warnings
-from tdro_lightning.distributed.peers import named_peer
-from tdro_lightning.distributed.processes import barrier, is_first_process
-from tdro_lightning.runs.record import recorded
-from tdro_lightning.runs.status import alone, told
+from tdro_lightning.config.stage import Stage
 
 
-def run_stage(config: Config, command: str) -> None:
-    """Run the configured stage and write `run.json` and `status.json` beside its results.
+@cache
+def stages() -> dict[str, Stage]:
+    """Every stage by its name."""
+    modules = (import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    return {stage.name: stage for stage in (module.STAGE for module in modules)}
 
-    All processes of a run call it, and none goes on before the results are there.
+
+def check_config(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses, checked for its stage too.
 
     Raises:
-        ConfigError: another run is at work in the folder.
+        ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
     """
-    with entitled(config.name):
-        _run(config, command)
-    barrier()
-
-
-def _run(config: Config, command: str) -> None:
-    module = {"import": "import_rows"}.get(config.stage, config.stage)
-    doing("loading libraries")
-    if config.trainer.threads is not None:
-        import torch
-
-        torch.set_num_threads(config.trainer.threads)
-    stage = importlib.import_module(f"tdro_lightning.stages.{module}")
-    if config.stage == "plan":  # no run: the folder's record is of the run that is planned
-        stage.run(config)
-    elif is_first_process():
-        with (
-            alone(config),
-            noted_warnings() as warnings,
-            told(config, warnings),
-            recorded(config, command, warnings),
-            named_peer(),
-        ):
-            stage.run(config)
-    elif config.stage in TOGETHER:
-        stage.run(config)
+    return validation.validate(composed, stages())

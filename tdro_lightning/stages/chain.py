@@ -8,15 +8,16 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from tdro_lightning.config.schema import Config
-from tdro_lightning.config.validation import checked
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.runs.record import reason_to_run
-from tdro_lightning.stages import run_stage
+from tdro_lightning.runs.run import run_stage
+from tdro_lightning.stages import check_config, stages
 
 
-def run(config: Config) -> None:
+def _run(config: Config) -> None:
     """Run each step in a folder of its name below the chain's.
 
     Raises:
@@ -31,10 +32,11 @@ def run(config: Config) -> None:
     steps = config.chain.steps
     for number, name in enumerate(steps, start=1):
         overrides = step_overrides(config, name)
-        composed = checked(compose("config", overrides))
+        composed = check_config(compose("config", overrides))
+        stage = stages()[composed.stage]
         title = f"[{number}/{len(steps)}] {name}"
         # The first process says what is finished, so that all run the same steps.
-        reason = from_first(reason_to_run(composed) if is_first_process() else None)
+        reason = from_first(reason_to_run(stage, composed) if is_first_process() else None)
         if reason is None:
             tell(f"{title}: finished before, nothing changed")
             continue
@@ -42,7 +44,7 @@ def run(config: Config) -> None:
         if reason:
             tell(f"  run again: {reason}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
-        run_stage(composed, f"python -m tdro_lightning {shlex.join(overrides)}")
+        run_stage(stage, composed, f"python -m tdro_lightning {shlex.join(overrides)}")
     if config.chain.next:
         width = max(map(len, config.chain.next))
         lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]
@@ -77,3 +79,12 @@ def _command_line() -> list[str]:
     own = ("experiment=", "run_dir=", "name=", "chain", "stage=")
     given = HydraConfig.get().overrides.task
     return [override for override in given if not override.lstrip("+").startswith(own)]
+
+
+STAGE = Stage(
+    name="chain",
+    run=_run,
+    section="chain",
+    all_processes=True,
+    runs_every_time=True,
+)

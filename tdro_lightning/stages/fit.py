@@ -1,263 +1,94 @@
 """Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import lightning
-import torch
-from lightning import LightningModule, Trainer
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.utils.data._utils import signal_handling
-
-from tdro_lightning.assembly.benchmarks import benchmark_sets
-from tdro_lightning.assembly.domains import configured_domains
-from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
-from tdro_lightning.assembly.modules import (
-    configured_mixture,
-    data_module,
-    domain_weights,
-    optimisation,
-    reference_path,
-    tdro_module,
-)
 from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
-from tdro_lightning.console.libraries import quiet_libraries
-from tdro_lightning.data.domains import Domain
-from tdro_lightning.distributed.processes import (
-    barrier,
-    from_first,
-    is_first_process,
-    processes,
-    processes_here,
-    rank_here,
-)
+from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.transfer import RULES
-from tdro_lightning.dro.weights import DomainWeights
-from tdro_lightning.dro.weights_file import WeightsFile, write_weights
-from tdro_lightning.errors import NonFiniteError, ResourceError
-from tdro_lightning.files import fingerprint, read_checked_json, write_json
-from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint
-from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.records.outputs import RECORD
-from tdro_lightning.runs.record import WITHOUT_EFFECT
-from tdro_lightning.runs.resume import CHECKPOINTS, decisive, resumed
-from tdro_lightning.runs.trackers import loggers, require_trackers, tracked
-from tdro_lightning.stages.evaluate import dense, evaluate_and_print
-from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
-from tdro_lightning.training.callbacks.progress import Progress
-from tdro_lightning.training.callbacks.throughput import Throughput
-from tdro_lightning.training.checkpoint import require_room, step_of
-from tdro_lightning.training.datamodules import RetrievalDataModule
-from tdro_lightning.training.finetune import FinetuneModule
-from tdro_lightning.training.strategies import strategy
+from tdro_lightning.errors import DataError
+from tdro_lightning.runs.inputs import domains, evaluation_sets
 
 
-def run(config: Config) -> None:
-    """Train, then write the stage's files."""
-    quiet_libraries()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    lightning.seed_everything(config.seed, verbose=False)
-    require_trackers(config)
-    with tracked(config):
-        if isinstance(config.module, TDROConfig):
-            fit_tdro(config, config.module)
-        else:
-            fit_retriever(config, config.module)
+def _run(config: Config) -> None:
+    from tdro_lightning.assembly.fit import fit
+
+    fit(config)
 
 
-def fit_tdro(config: Config, settings: TDROConfig) -> None:
-    """Learn domain weights; writes `weights.json` and `data_usage.json`."""
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
-    weights = domain_weights(settings, [domain.name for domain in domains])
-    path = reference_path(config)
-    proxy = configured_encoder(config, config.model.path, trained=True)
-    reference = None if path is None else configured_reference(config, path, proxy)
-    uniform = dict.fromkeys(weights.names, 1 / len(domains))
-    data = data_module(config, domains, proxy, uniform)
-    _write_usage(config, data, uniform)
-    cache = _reference_cache(config, settings, reference)
-    module = tdro_module(config, settings, weights, proxy, reference, cache)
-    _train(config, module, data, Throughput(proxy, reference))
-    if is_first_process():
-        _write_weights(config, settings, domains, weights)
+def _inputs(config: Config) -> dict[str, Input]:
+    found: dict[str, Input] = {"model": config.model.path, **domains(config)}
+    if isinstance(config.module, TDROConfig) and config.module.reference is not None:
+        if not Path(config.module.reference).is_dir():
+            raise DataError(
+                f"module.reference={config.module.reference}: no such folder; "
+                "it is the `encoder` folder of a run with uniform weights"
+            )
+        found["reference"] = config.module.reference
+    if isinstance(config.module, FinetuneConfig):
+        if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
+            found["weights"] = config.transfer.weights
+        found |= evaluation_sets(config)
+    return found
 
 
-def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
-    """Fine-tune, and evaluate where there is a benchmark.
-
-    Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
-    """
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
-    names = [domain.name for domain in domains]
-    mixture, lineage = configured_mixture(config, names, domains)
-    if is_first_process():
-        sizes = {domain.name: len(domain) for domain in domains}
-        content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
-        write_weights(Path(config.run_dir) / "mixture.json", content)
-    sets = benchmark_sets(config.benchmark) if config.benchmark else None
-    encoder = configured_encoder(config, config.model.path, trained=True)
-    data = data_module(config, domains, encoder, mixture.probability)
-    _write_usage(config, data, mixture.probability)
-    loss_scale = [mixture.loss_scale[name] for name in names]
-    module = FinetuneModule(
-        encoder, names, loss_scale, settings.temperature, optimisation(config), config.seed
-    )
-    _train(config, module, data, Throughput(encoder))
-    folder = Path(config.run_dir) / "encoder"
-    encoder.save(folder)
-    barrier()
-    if sets is not None:
-        del module, encoder  # the evaluation needs their room, and no shards
-        retriever = dense(configured_encoder(config, str(folder)))
-        evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
+def _rules(config: Config) -> list[str]:
+    wrong = []
+    devices = config.trainer.devices or 1
+    if config.data.batch_size % devices:
+        wrong.append(
+            f"data.batch_size={config.data.batch_size} must be a multiple of the "
+            f"trainer.devices={devices} that share it"
+        )
+    if isinstance(config.module, TDROConfig):
+        return wrong + _tdro_rules(config, config.module)
+    rule = config.transfer.rule
+    if (
+        isinstance(config.module, FinetuneConfig)
+        and rule not in WITHOUT_WEIGHTS
+        and config.transfer.weights is None
+    ):
+        wrong.append(
+            f"transfer.rule={rule} needs transfer.weights=PATH, the weights.json of a tDRO run"
+        )
+    return wrong
 
 
-def mixture_label(config: Config) -> str:
-    """How the retriever is called in tables."""
-    noise = config.transfer.noise
-    label = RULES[config.transfer.rule].format(share=config.transfer.share)
-    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
-    return f"{label}, noise {noise:g}" if noise and weighted else label
+def _tdro_rules(config: Config, module: TDROConfig) -> list[str]:
+    wrong = []
+    count = len(config.domains.only or config.domains.catalogue)
+    if config.data.batch_size < count:
+        wrong.append(
+            f"data.batch_size={config.data.batch_size} must be at least the number of "
+            f"domains, {count}: tDRO compares all of them at every step"
+        )
+    if config.data.negatives < 1:
+        wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
+    if module.reference is None and module.measurement != "plain":
+        wrong.append(
+            f"module.measurement={module.measurement} needs module.reference=FOLDER, "
+            "the `encoder` folder of a run with uniform weights"
+        )
+    return wrong
 
 
-def _reference_cache(
-    config: Config, settings: TDROConfig, reference: Encoder | None
-) -> ReferenceLosses | None:
-    if settings.reference_cache is None or reference is None:
-        return None
-    known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
-    return ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
+def _models(config: Config) -> list[str]:
+    return [config.model.path, *filter(None, [getattr(config.module, "reference", None)])]
 
 
-def _train(
-    config: Config, module: LightningModule, data: RetrievalDataModule, throughput: Throughput
-) -> None:
-    """Run the Trainer to the configured step.
-
-    Raises:
-        KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
-        Stopped: a signal asked for it, and there is a checkpoint.
-        NonFiniteError: rows whose loss is NaN or infinite; they are in `diagnostics/`, by id.
-        ResourceError: the memory or the disk does not suffice.
-    """
-    start, depends = _start(config, module)
-    data.step = step_of(start) if start else 0
-    folder = Path(config.run_dir) / CHECKPOINTS
-    checkpoints = Checkpoints(folder, config.trainer.checkpoint_every, depends)
-    stops = Stops(checkpoints, config.trainer.max_hours)
-    trainer = Trainer(
-        max_steps=config.trainer.steps,
-        max_epochs=-1,
-        devices=processes_here(),
-        num_nodes=processes() // processes_here(),
-        strategy=strategy(
-            config.strategy.kind, config.trainer.devices, config.strategy.cpu_offload
-        ),
-        precision=config.trainer.precision,  # type: ignore[arg-type]
-        logger=loggers(config, data.step),
-        callbacks=[throughput, Progress(config.name), checkpoints, stops],
-        log_every_n_steps=config.trainer.log_every,
-        # SLURM's variables say nothing of how we were started.
-        plugins=[TorchElasticEnvironment() if processes() > 1 else LightningEnvironment()],
-        use_distributed_sampler=False,  # our samplers slice by rank themselves
-        enable_checkpointing=False,  # ours writes them
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=config.run_dir,
-    )
-    # Lightning puts back the handlers that it finds here, and torch sets its own, which learns of a
-    # loader process that ends, once in a process: not again for the next stage of a chain.
-    signal_handling._set_SIGCHLD_handler()
-    with _explained(config, trainer):
-        trainer.fit(module, data, ckpt_path=start)
-
-
-def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to go on from, if any, and what new ones depend on (in the first process)."""
-    depends, start = {}, None
-    if is_first_process():
-        run_dir = Path(config.run_dir)
-        depends = decisive(config, read_checked_json(run_dir / RECORD)["inputs"])
-        start = resumed(config, depends)
-        if config.trainer.checkpoint_every is not None:
-            trained = [p for p in module.parameters() if p.requires_grad]
-            # Each with AdamW's two moments.
-            size = 3 * sum(p.numel() * p.element_size() for p in trained)
-            require_room(run_dir / CHECKPOINTS, size)
-    return from_first(start), depends
-
-
-@contextmanager
-def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
-    """Turn what ends a training into errors that say what to do; see `_train`."""
-    try:
-        yield
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    except NonFiniteError as error:
-        where = f"nonfinite-step-{trainer.global_step}-rank-{rank_here()}.json"
-        if error.rows:
-            write_json(Path(config.run_dir) / "diagnostics" / where, error.rows)
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"out of memory in step {trainer.global_step} ({str(error).partition(chr(10))[0]}); "
-            "lower trainer.chunk_tokens, trainer.kept_tokens or data.batch_size, or set "
-            "strategy.activation_checkpointing=true or strategy=fsdp; `stage=plan` estimates them"
-        ) from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
-            raise
-        raise ResourceError(
-            f"a loader process ended or hangs ({str(error).partition(chr(10))[0]}): memory or "
-            f"/dev/shm may not hold data.workers={config.data.workers} of them; lower it"
-        ) from None
-
-
-def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
-    if not is_first_process():
-        return
-    drawn = data.sampler().drawn()
-    usage = {
-        domain.name: {
-            "rows": len(domain),
-            "drawn": count,
-            "epochs": count / len(domain),
-            "probability": probability[domain.name],
-        }
-        for domain, count in zip(data.dataset.domains, drawn, strict=True)
-    }
-    write_json(Path(config.run_dir) / "data_usage.json", usage)
-
-
-def _write_weights(
-    config: Config, settings: TDROConfig, domains: list[Domain], weights: DomainWeights
-) -> None:
-    def named(values: torch.Tensor) -> dict[str, float]:
-        return dict(zip(weights.names, values.tolist(), strict=True))
-
-    lineage = {
-        "reference": settings.reference,
-        "reference_sha256": fingerprint(Path(settings.reference)) if settings.reference else None,
-        "domains": {domain.name: domain.fingerprint for domain in domains},
-        "steps": weights.updates,
-        "absences": dict(zip(weights.names, weights.absences.tolist(), strict=True)),
-        "module": {k: v for k, v in asdict(settings).items() if k not in WITHOUT_EFFECT["module"]},
-        "seed": config.seed,
-    }
-    content = WeightsFile(
-        last=named(weights.last),
-        size={domain.name: len(domain) for domain in domains},
-        mean=named(weights.mean),
-        ema=named(weights.ema),
-        lineage=lineage,
-    )
-    write_weights(Path(config.run_dir) / "weights.json", content)
+STAGE = Stage(
+    name="fit",
+    run=_run,
+    section="module",
+    settings=lambda config: (
+        *("domains", "model", "data", "module"),
+        *("transfer", "optimiser", "trainer", "benchmark"),
+    ),
+    inputs=_inputs,
+    outputs=(
+        *("encoder", "weights.json", "mixture.json", "data_usage.json", "history.csv"),
+        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
+    ),
+    rules=_rules,
+    models=_models,
+    all_processes=True,
+)

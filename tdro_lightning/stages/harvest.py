@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.output import tell
+from tdro_lightning.demo.sources import identity, standard_library
 
 
-def run(config: Config) -> None:
+def _run(config: Config) -> None:
     """Write `train/`, `eval/` and `manifest.json` into the run folder."""
     from tdro_lightning.demo.harvest import harvest
 
@@ -14,3 +16,18 @@ def run(config: Config) -> None:
     manifest = harvest(Path(config.run_dir), max_rows=config.harvest.max_rows, seed=config.seed)
     for name, domain in manifest["domains"].items():
         tell(f"  {name}: {domain['rows']} rows")
+
+
+def _inputs(config: Config) -> dict[str, Input]:
+    library = standard_library()
+    return {"standard library": {"path": str(library), "sha256": identity(library)}}
+
+
+STAGE = Stage(
+    name="harvest",
+    run=_run,
+    section="harvest",
+    settings=lambda config: ("harvest",),
+    inputs=_inputs,
+    outputs=("train", "eval", "manifest.json"),
+)

@@ -1,108 +1,81 @@
 """Stage `import`: training data of other projects as our rows, with where they come from."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
 
-from omegaconf import OmegaConf
-
-from tdro_lightning.assembly.domains import domains_root
-from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
-from tdro_lightning.console.libraries import quiet_libraries
-from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import chosen_domains
-from tdro_lightning.data.imports import layouts
-from tdro_lightning.data.imports.beir import beir, beir_files
-from tdro_lightning.data.imports.layouts import Fields
-from tdro_lightning.data.imports.objects import source
-from tdro_lightning.data.imports.rows import import_rows
-from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
-from tdro_lightning.files import fingerprint, write_text
-from tdro_lightning.records.receipts import finished, write_receipt
-
-FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.data import imports
+from tdro_lightning.runs.inputs import domain_paths
 
 
-def run(config: Config) -> None:
-    """Write rows and provenance to `train/`, and the `domains` option that trains on them."""
-    quiet_libraries()
+def _run(config: Config) -> None:
+    from tdro_lightning.assembly.import_rows import import_configured
+
+    import_configured(config)
+
+
+def _inputs(config: Config) -> dict[str, Input]:
     assert config.source is not None
-    output = Path(config.run_dir)
-    domains = {}
-    for name, (given, entry) in _wanted(config, config.source).items():
-        counts = imported(name, given, output)
-        domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
-    option = config.source.name or "imported"
-    path = output / "conf" / "domains" / f"{option}.yaml"
-    content = {"root": str((output / "train").resolve()), "hub": None, "only": None}
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create({**content, "catalogue": domains})))
-    tell(path.read_text(encoding="utf-8").rstrip("\n"))
-    tell(f"Train on it: --config-dir={output / 'conf'} domains={option}")
+    if config.source.path is None:
+        return {**domain_paths(config)}
+    paths = {"source": config.source.path, "source corpus": config.source.corpus}
+    return {label: path for label, path in paths.items() if path is not None}
 
 
-def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceConfig, DomainConfig]]:
-    """Where each domain comes from, and its entry in the catalogue."""
-    if settings.path is not None:
-        assert settings.name is not None
-        entry = DomainConfig(
-            file=f"{settings.name}.jsonl.gz",
-            language=settings.language,
-            category=settings.category,
-            symmetric=settings.symmetric,
-            prompts=settings.prompts,
-        )
-        return {settings.name: (settings, entry)}
-    found = {}
-    for name in chosen_domains(config.domains.catalogue, config.domains.only):
-        entry = config.domains.catalogue[name]
-        folder = Path(config.domains.hub or domains_root(config))
-        is_hub_name = config.domains.hub is not None and not folder.is_dir()
-        path = f"{config.domains.hub}:{entry.file}" if is_hub_name else str(folder / entry.file)
-        found[name] = (SourceConfig(layout="tdro", path=path, split="train"), entry)
-    return found
+def _rules(config: Config) -> list[str]:
+    source = config.source
+    assert source is not None
+    whole_catalogue = source.layout == "tdro" and source.path is None and source.name is None
+    if whole_catalogue:
+        return []
+    wrong = [
+        f"source.{key} is not set; stage=import needs {what}: source.{key}=..."
+        for key, what in {
+            "path": "a file, a folder or a hub dataset",
+            "name": "the domain's name",
+            "prompts": "a list of query instructions",
+        }.items()
+        if not getattr(source, key)
+    ]
+    if source.name and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", source.name, flags=re.ASCII):
+        wrong.append(f"source.name={source.name!r} must be letters, digits, `_`, `.` and `-`")
+    if source.corpus is not None and source.layout != "tevatron":
+        wrong.append(f"source.corpus is for source.layout=tevatron, not {source.layout}")
+    if source.columns is not None:
+        wrong += _column_rules(source.layout, source.columns)
+    return wrong
 
 
-def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
-    """Counts of a domain that is imported now, or was before from the same files.
-
-    Raises:
-        DataError: as `import_rows`, or the source cannot be read.
-    """
-    rows, dropped = output / "train" / f"{name}.jsonl.gz", output / "dropped" / f"{name}.jsonl.gz"
-    inputs, given = _read(settings)
-    made_from = {
-        "domain": name,
-        "layout": settings.layout,
-        "source": settings.path,
-        "columns": settings.columns,
-        "split": settings.split,
-        "inputs": inputs,
-        "format": FORMAT,
-    }
-    record = output / "train" / f"{name}.json"
-    before = finished(record, made_from)
-    if before is not None:
-        tell(f"  {name}: finished before, source unchanged")
-        return before
-    counts = import_rows(name, given, rows, dropped)
-    write_receipt(record, made_from, [path for path in (rows, dropped) if path.is_file()], counts)
-    tell(f"  {name}: {counts['written']} of {counts['read']} rows")
-    return counts
+def _column_rules(layout: str, columns: dict[str, str]) -> list[str]:
+    wrong = []
+    if layout != "sentence_transformers":
+        wrong.append(f"source.columns is for source.layout=sentence_transformers, not {layout}")
+    wrong += [
+        f"source.columns.{role}: must be {', '.join(imports.ROLES)}, negative, negative_1, ..."
+        for role in columns
+        if role not in imports.ROLES and not re.fullmatch(r"negative(_\d+)?", role, re.ASCII)
+    ]
+    wrong += [
+        f"source.columns.{role} is not set; it is the column of the {role}"
+        for role in ("query", "positive")
+        if not columns.get(role)
+    ]
+    wrong += [
+        f"source.columns: the column {column!r} has {count} roles, and must have one"
+        for column, count in Counter(columns.values()).items()
+        if count > 1
+    ]
+    return wrong
 
 
-def _read(settings: SourceConfig) -> tuple[dict[str, str], Iterator[tuple[str, Fields]]]:
-    """Fingerprints of the source's files, and the fields of its rows."""
-    assert settings.path is not None
-    if settings.layout == "beir":
-        files = beir_files(Path(settings.path), settings.split)
-        return {str(path): fingerprint(path) for path in files.values()}, beir(files)
-    given = source(settings.path, settings.split)
-    if settings.layout == "tevatron":
-        corpus = source(settings.corpus, "train") if settings.corpus else None
-        inputs = given.inputs | (corpus.inputs if corpus else {})
-        return inputs, layouts.tevatron(corpus, given.read)
-    if settings.layout == "sentence_transformers":
-        return given.inputs, sentence_transformers(given.read(), settings.columns)
-    parse = {"tdro": layouts.tdro, "flag_embedding": layouts.flag_embedding}[settings.layout]
-    return given.inputs, parse(given.read())
+STAGE = Stage(
+    name="import",
+    run=_run,
+    section="source",
+    settings=lambda config: ("source",),
+    inputs=_inputs,
+    outputs=("train", "dropped", "conf"),
+    rules=_rules,
+    replaces_own=True,
+)

@@ -3,21 +3,25 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tdro_lightning.assembly.domains import configured_domains
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import Domain
-from tdro_lightning.data.example import passage_text
+from tdro_lightning.runs.inputs import domains
+
+if TYPE_CHECKING:
+    from tdro_lightning.data.domains import Domain
 
 TOKENIZER_ROWS = 1000  # rows a domain the tokenizer learns from; each domain counts alike
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config) -> None:
+def _run(config: Config) -> None:
     """Write an ordinary model folder to `model/` in the run folder."""
+    from tdro_lightning.assembly.domains import configured_domains
+    from tdro_lightning.console.libraries import quiet_libraries
     from tdro_lightning.models.tiny import build_tiny_model
 
     quiet_libraries()
@@ -35,9 +39,27 @@ def run(config: Config) -> None:
     tell(f"  {parameters:,} parameters")
 
 
-def _texts(domains: list[Domain]) -> Iterator[str]:
+def _texts(domains: "list[Domain]") -> Iterator[str]:
+    from tdro_lightning.data.example import passage_text
+
     for domain in domains:
         logger.info("tokenizer: reading %s", domain.name)
         for row in domain.table.select(range(min(TOKENIZER_ROWS, len(domain)))):
             yield row["query"]
             yield passage_text(row["positive_passages"][0])
+
+
+def _rules(config: Config) -> list[str]:
+    if config.model.tiny is not None:
+        return []
+    return ["stage=init_model needs model.tiny (its sizes): model=tiny"]
+
+
+STAGE = Stage(
+    name="init_model",
+    run=_run,
+    settings=lambda config: ("domains", "model"),
+    inputs=domains,
+    outputs=("model", "quarantine.jsonl"),
+    rules=_rules,
+)

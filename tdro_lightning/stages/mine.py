@@ -1,199 +1,66 @@
 """Stage `mine`: hard negatives for every domain file of a folder."""
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.config.constraints import mining_rule
-from tdro_lightning.config.schema import Config, MineConfig
-from tdro_lightning.console.libraries import quiet_libraries
-from tdro_lightning.console.output import tell
-from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
-from tdro_lightning.distributed.processes import from_first, is_first_process
+from tdro_lightning.config.constraints import mining_rule, whole_rows
+from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.data.jsonl import domain_files
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.files import fingerprint, write_json
-from tdro_lightning.mining.candidates import Dense, Lexical, PairScorer, Prepared, Retriever
-from tdro_lightning.mining.miner import Miner, Scorer
-from tdro_lightning.mining.parts import mine_in_parts
-from tdro_lightning.mining.pool import Pool, corpus_pool, domain_pool
-from tdro_lightning.models.cross_encoder import (
-    CrossEncoder,
-    is_cross_encoder,
-    load_cross_encoder,
-)
-from tdro_lightning.records.receipts import finished, write_receipt
-from tdro_lightning.report.mining import mining_table
-from tdro_lightning.report.tables import terminal_table
-from tdro_lightning.stages.evaluate import dense
-
-FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
-WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A pool that all domains share, and where it came from."""
+def _run(config: Config) -> None:
+    from tdro_lightning.assembly.mine import mine
 
-    path: Path
-    content: str
-    retriever: Retriever
-    folder: Path
-
-    @cached_property
-    def pool(self) -> Pool:
-        """Its passages, read when the first domain needs them."""
-        return corpus_pool(self.path, self.content)
-
-    @cached_property
-    def prepared(self) -> Prepared:
-        """The pool, ready to be asked."""
-        return self.retriever.prepare(self.pool, self.folder)
+    mine(config)
 
 
-@dataclass(frozen=True)
-class Means:
-    """What the domains are mined with."""
-
-    retriever: Retriever
-    teacher: Dense | CrossEncoder | None
-    corpus: Corpus | None
-
-
-def run(config: Config) -> None:
-    """Write the rows with mined negatives to `train/`, and what came of each domain."""
-    quiet_libraries()
+def _settings(config: Config) -> tuple[str, ...]:
     assert config.mine is not None
-    output = Path(config.run_dir)
-    means = _means(config, config.mine, output)
-    domains = {
-        name: _domain(config, name, path, means)
-        for name, path in domain_files(Path(config.mine.input)).items()
-    }
-    if is_first_process():
-        content = {"settings": asdict(config.mine), "seed": config.seed, "domains": domains}
-        write_json(output / "mining.json", content)
-        if (output / WORK).exists():
-            shutil.rmtree(output / WORK)
-        tell(terminal_table(mining_table(content)))
+    with_model = config.mine.encoder is not None or config.mine.teacher is not None
+    return ("mine", "model", "data", "domains") if with_model else ("mine",)
 
 
-def _means(config: Config, mine: MineConfig, output: Path) -> Means:
-    retriever: Retriever = Lexical()
-    if mine.encoder is not None:
-        retriever = Dense(dense(configured_encoder(config, mine.encoder)), mine.index == "ivf")
-    corpus = None
+def _inputs(config: Config) -> dict[str, Input]:
+    assert config.mine is not None
+    mine, folder = config.mine, Path(config.mine.input)
+    if not folder.is_dir():
+        raise DataError(f"mine.input={folder}: no such folder")
+    paths: dict[str, Input] = {f"rows {p.name}": str(p) for p in domain_files(folder).values()}
     if mine.corpus is not None:
-        path = Path(mine.corpus)
-        corpus = Corpus(path, fingerprint(path), retriever, output / WORK / "corpus")
-    return Means(retriever, _teacher(config, mine.teacher), corpus)
+        if not Path(mine.corpus).is_file():
+            raise DataError(f"mine.corpus={mine.corpus}: no such file")
+        paths["corpus"] = mine.corpus
+    models = {"encoder": mine.encoder, "encoder teacher": mine.teacher}
+    return paths | {label: path for label, path in models.items() if path is not None}
 
 
-def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
-    if path is None:
-        return None
-    if not is_cross_encoder(path):
-        return Dense(dense(configured_encoder(config, path)))
-    return load_cross_encoder(
-        path,
-        max_tokens=config.data.query_tokens + config.data.passage_tokens,
-        dtype=config.model.dtype,
-        chunk_tokens=config.trainer.chunk_tokens,
-    )
-
-
-def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, int]:
-    """Counts of a domain that is mined now, or was before from the same rows in the same way."""
-    output = Path(config.run_dir)
-    target = output / "train" / f"{name}.jsonl.gz"
-    if target.resolve() == path.resolve():
-        raise ConfigError(f"run_dir={output}: {path} would be written over; choose another run_dir")
-    made_from = _made_from(config, name, path, means)
-    record = output / "domains" / f"{name}.json"
-    before = from_first(finished(record, made_from) if is_first_process() else None)
-    if before is not None:
-        tell(f"  {name}: finished before, rows and settings unchanged")
-        return before
-    work = output / WORK / "domains" / name
+def _rules(config: Config) -> list[str]:
+    assert config.mine is not None
+    wrong = whole_rows(config)
     try:
-        counts = _mined(config, path, means, target, work, made_from)
-    except DataError as error:
-        message = str(error)
-        raise DataError(message if str(path) in message else f"{path}: {message}") from None
-    if is_first_process():
-        write_receipt(record, made_from, [target], counts)
-        shutil.rmtree(work)
-    tell(f"  {name}: {counts['rows']} rows mined")
-    return counts
+        mining_rule(config.mine)
+    except ConfigError as error:
+        wrong.append(str(error))
+    if config.mine.index == "ivf" and config.mine.encoder is None:
+        wrong.append("mine.index=ivf needs an encoder: mine.encoder=FOLDER or a hub name")
+    return wrong
 
 
-def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str, Any]:
-    """Everything that the mined rows of a domain depend on.
-
-    Raises:
-        ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
-    """
+def _models(config: Config) -> list[str]:
     assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(means.teacher, Dense)
-    return {
-        "rows": fingerprint(path),
-        "corpus": means.corpus.content if means.corpus else None,
-        "retriever": means.retriever.fingerprint,
-        "index": config.mine.index,
-        "teacher": means.teacher.fingerprint if means.teacher else None,
-        "prompt": _prompt(config, name) if prompted else None,
-        "rule": asdict(mining_rule(config.mine)),
-        "seed": config.seed,
-        "format": FORMAT,
-    }
+    return [*filter(None, [config.mine.encoder, config.mine.teacher])]
 
 
-def _prompt(config: Config, name: str) -> str | None:
-    """The first prompt of the domain whose file this is."""
-    prompts = {
-        domain_name(Path(entry.file)): entry.prompts for entry in config.domains.catalogue.values()
-    }
-    if name not in prompts:
-        raise ConfigError(
-            f"{name} is no file of domains.catalogue, which gives an encoder the queries' prompt; "
-            f"it has {', '.join(prompts)}"
-        )
-    return next(iter(prompts[name]), None)
-
-
-def _mined(
-    config: Config, path: Path, means: Means, target: Path, work: Path, made_from: dict[str, Any]
-) -> dict[str, int]:
-    assert config.mine is not None
-    rows = [row for _, row in read_rows(path)]
-    if not rows:
-        raise DataError("no rows to mine negatives for")
-    queries, prompt = [row["query"] for row in rows], made_from["prompt"]
-    pool = means.corpus.pool if means.corpus else domain_pool(rows)
-    prepared = means.corpus.prepared if means.corpus else means.retriever.prepare(pool, work)
-    miner = Miner(
-        rows,
-        pool,
-        prepared.ranker(queries, prompt, work),
-        mining_rule(config.mine),
-        config.seed,
-        _scorer(means, pool, queries, prompt, work / "teacher"),
-    )
-    counts = mine_in_parts(miner, target, work / "parts", made_from)
-    return {"pool": len(pool.texts), "pool_left_out": pool.left_out} | counts
-
-
-def _scorer(
-    means: Means, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
-) -> Scorer | None:
-    """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
-    if means.teacher is None:
-        return None
-    if isinstance(means.teacher, CrossEncoder):
-        return PairScorer(means.teacher, queries)
-    if means.corpus:
-        return means.teacher.scorer(queries, prompt, folder)
-    return means.teacher.prepare(pool, folder).ranker(queries, prompt, folder)
+STAGE = Stage(
+    name="mine",
+    run=_run,
+    section="mine",
+    settings=_settings,
+    inputs=_inputs,
+    outputs=("train", "domains", "mining.json"),
+    rules=_rules,
+    models=_models,
+    all_processes=True,
+    replaces_own=True,
+)

@@ -1,117 +1,26 @@
 """Stage `validate`: every row of every domain, read and checked, and nothing else."""
 
 from pathlib import Path
-from typing import Any
 
-from tdro_lightning.assembly.domains import QUARANTINE, domains_root
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.output import tell
-from tdro_lightning.data.domain_files import domain_file
-from tdro_lightning.data.domains import chosen_domains
-from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.data.validation import Findings, Validation, kinds_of
-from tdro_lightning.errors import DataError
-from tdro_lightning.files import write_json, write_text
-from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
-
-SHOWN = 10  # faults in the message; the file has all
+from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.runs.inputs import domain_paths
 
 
-def run(config: Config) -> None:
-    """Write `validation.json`, `.md` and, where rows are faulty, `quarantine.jsonl`.
+def _run(config: Config) -> None:
+    from tdro_lightning.assembly.validate import validate_domains
 
-    Raises:
-        DataError: training would refuse these files; the message names the first faults.
-    """
-    output = Path(config.run_dir)
-    validation = Validation(config.data.negatives)
-    findings = {}
-    for name in chosen_domains(config.domains.catalogue, config.domains.only):
-        findings[name] = _validated(config, name, validation)
-        found = findings[name]
-        what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
-        tell(f"  {name}: {what}")
-    write_json(output / "validation.json", {n: _content(f) for n, f in findings.items()})
-    table = validation_table(findings, config.data.negatives)
-    page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
-    write_text(output / "validation.md", page)
-    faulty = [
-        {"domain": name, "place": found.place, "line": f.line, "kind": f.kind, "fault": str(f)}
-        for name, found in findings.items()
-        for f in found.faults
-    ]
-    (output / QUARANTINE).unlink(missing_ok=True)
-    if faulty:
-        write_rows(output / QUARANTINE, faulty)
-    tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
-    _refuse(config, findings, output)
+    validate_domains(config)
 
 
-def _validated(config: Config, name: str, validation: Validation) -> Findings:
-    file = config.domains.catalogue[name].file
-    try:
-        path, place = domain_file(file, domains_root(config), config.domains.hub)
-    except DataError as error:
-        return Findings(file, unusable=str(error))
-    return validation.domain(path, place)
+def _inputs(config: Config) -> dict[str, Input]:
+    return {label: path for label, path in domain_paths(config).items() if Path(path).is_file()}
 
 
-def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None:
-    most = config.data.max_bad_rows if config.data.on_bad_row == "skip" else 0
-    wrong = []
-    for name, found in findings.items():
-        if found.unusable is not None:
-            wrong.append(f"domain {name}: {found.unusable}")
-        elif len(found.faults) > most or not found.usable:
-            wrong += [str(fault) for fault in found.faults]
-    if not wrong:
-        return
-    shown = wrong[:SHOWN]
-    if len(wrong) > SHOWN:
-        shown.append(f"and {len(wrong) - SHOWN} more, listed in {output / QUARANTINE}")
-    hint = "mend them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
-    raise DataError("\n".join([f"{len(wrong)} faults in the training data; {hint}", *shown]))
-
-
-def _content(found: Findings) -> dict[str, Any]:
-    counted = {key: value for key, value in vars(found).items() if key != "faults"}
-    return {**counted, "usable": found.usable, "faults": dict(found.kinds)}
-
-
-def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
-    """A row a domain: what can be used of it, and what is wrong with the rest."""
-    kinds = kinds_of(findings.values())
-    rows = tuple(
-        cells(
-            [
-                name,
-                str(found.lines),
-                "none" if found.unusable else str(found.usable),
-                *(str(found.kinds[kind]) for kind in kinds),
-                str(found.few_negatives),
-                str(found.false_negatives),
-                str(found.twins),
-                str(found.elsewhere),
-                ", ".join(sorted(found.unread)),
-            ]
-        )
-        for name, found in findings.items()
-    )
-    columns = (
-        Column("domain", numeric=False),
-        Column("rows"),
-        Column("usable"),
-        *(Column("faulty", kind) for kind in kinds),
-        Column("negatives", f"fewer than {negatives}"),
-        Column("negatives", "equal a positive"),
-        Column("twice", "in the domain"),
-        Column("twice", "in an earlier one"),
-        Column("keys not read", numeric=False),
-    )
-    caption = (
-        "A faulty row ends training, or is skipped with data.on_bad_row=skip. The other columns "
-        "count usable rows and end nothing: negatives are repeated where there are too few and "
-        "left out where they equal a positive of their row; rows stand twice that have query and "
-        "positives in common but for case, width and spaces."
-    )
-    return Table("Validation", caption, columns, rows)
+STAGE = Stage(
+    name="validate",
+    run=_run,
+    settings=lambda config: ("domains", "data"),
+    inputs=_inputs,
+    outputs=("validation.json", "validation.md", "quarantine.jsonl"),
+)

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from tdro_lightning.config.schema import Config
+from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.runs.wandb_run import STEP
 
 CURVES = {  # section: {panel: metrics, as a pattern}
     "Domain weights": {
@@ -24,7 +24,7 @@ CURVES = {  # section: {panel: metrics, as a pattern}
 }
 
 
-def run(config: Config) -> None:
+def _run(config: Config) -> None:
     """Save the workspace of `logger.project`.
 
     Raises:
@@ -51,6 +51,8 @@ def workspace(entity: str, project: str, name: str) -> Any:
             "pip install 'tdro-lightning[workspace]'"
         )
     # Modules of star imports, whose names a type checker does not see.
+    from tdro_lightning.runs.wandb_run import STEP
+
     panels: Any = import_module("wandb_workspaces.reports.v2")
     workspaces: Any = import_module("wandb_workspaces.workspaces")
 
@@ -85,3 +87,11 @@ def workspace(entity: str, project: str, name: str) -> Any:
         sections=[*sections, compared],
         settings=workspaces.WorkspaceSettings(x_axis=STEP),
     )
+
+
+STAGE = Stage(
+    name="workspace",
+    run=_run,
+    section="workspace",
+    runs_every_time=True,
+)

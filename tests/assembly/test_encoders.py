@@ -12,10 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from tdro_lightning.assembly.encoders import configured_encoder
 from tdro_lightning.cli import conf_folder
 from tdro_lightning.config.schema import Config
-from tdro_lightning.config.validation import checked
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
-from tdro_lightning.runs.inputs import inputs
+from tdro_lightning.runs.inputs import describe_inputs
+from tdro_lightning.stages import check_config, stages
 from tests.command import run
 from tests.made_up import TDRO, tiny_model, write_inputs
 from tests.malformed.models import loaded, set_in
@@ -25,7 +25,7 @@ def evaluation(*overrides: str) -> Config:
     GlobalHydra.instance().clear()
     given = ["+experiment=evaluate", "name=n", "run_dir=r", "benchmark=python_docs", *overrides]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return checked(compose("config", given))
+        return check_config(compose("config", given))
 
 
 def test_the_limits_that_hold_are_printed(tmp_path: Path, capfd) -> None:
@@ -46,10 +46,10 @@ def test_the_base_of_an_adapter_is_an_input_too(tmp_path: Path) -> None:
     loaded(tmp_path / "model", Lora()).save(tmp_path / "adapter")
     config = evaluation(f"+evaluate.encoders.one={tmp_path / 'adapter'}")
     config.benchmark = None
-    before = inputs(config)
+    before = describe_inputs(stages()[config.stage], config)
     assert set(before) == {"encoder one", "model of encoder one"}
     tiny_model(tmp_path / "model", seed=1)  # the same shape and tokenizer, other weights
-    after = inputs(config)
+    after = describe_inputs(stages()[config.stage], config)
     assert after["encoder one"] == before["encoder one"]
     assert after["model of encoder one"]["path"] == str(tmp_path / "model")
     assert after["model of encoder one"] != before["model of encoder one"]

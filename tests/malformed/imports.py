@@ -12,10 +12,10 @@ from typing import Any
 
 import datasets
 
+from tdro_lightning.assembly.import_rows import imported
 from tdro_lightning.config.schema import SourceConfig
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.stages.import_rows import imported
 from tests.malformed import Case
 
 # Id, query, positives and negatives of a row.

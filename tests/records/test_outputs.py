@@ -9,12 +9,13 @@ import pytest
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.records.outputs import (
-    OUTPUTS,
+    RESULTS,
     clear_outputs,
     damaged_outputs,
     describe_outputs,
     require_intact,
 )
+from tdro_lightning.stages import stages
 
 
 @pytest.fixture
@@ -32,8 +33,10 @@ def run(tmp_path: Path) -> Path:
 
 
 def write_record(folder: Path, **changes: Any) -> dict[str, Any]:
-    outputs = describe_outputs(folder, "fit")
+    results = stages()["fit"].outputs
+    outputs = describe_outputs(folder, results)
     record = {"stage": "fit", "status": "finished", "command": "the command", "outputs": outputs}
+    record["results"] = list(results)
     (folder / "run.json").write_text(json.dumps(record | changes))
     return record | changes
 
@@ -46,6 +49,20 @@ def test_an_untouched_result_passes(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert require_intact(Path("encoder"))
     (run.parent / "link").symlink_to(run / "encoder")
     assert require_intact(run.parent / "link")
+
+
+def test_old_records_name_no_results_and_are_checked_all_the_same(run: Path) -> None:
+    """Those of version 0.1.0: the names of all stages' results count."""
+    record = json.loads((run / "run.json").read_text())
+    del record["results"]
+    assert {name for stage in stages().values() for name in stage.outputs} - {*RESULTS} == {
+        *stages()["report"].outputs
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    assert require_intact(run / "encoder")
+    (run / "encoder/extra.json").write_text("{}")
+    with pytest.raises(DataError, match=r"encoder/extra.json was added after the run"):
+        require_intact(run / "encoder")
 
 
 def test_what_is_no_result_is_passed_over(run: Path) -> None:
@@ -120,15 +137,17 @@ def test_a_finished_run_that_is_resumed_keeps_its_history_in_both_places(run: Pa
         assert (place / "history.csv").read_text() == "history.csv"
 
 
-@pytest.mark.parametrize("stage", OUTPUTS)
+@pytest.mark.parametrize("stage", stages())
 def test_every_result_of_every_stage_is_described_and_checked(tmp_path: Path, stage: str) -> None:
-    for name in OUTPUTS[stage]:
+    results = stages()[stage].outputs
+    for name in results:
         path = tmp_path / name if "." in name else tmp_path / name / "inside" / "file"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
-    outputs = describe_outputs(tmp_path, stage)
-    assert len(outputs) == len(OUTPUTS[stage])
+    outputs = describe_outputs(tmp_path, results)
+    assert len(outputs) == len(results)
     record = {"stage": stage, "status": "finished", "command": "it", "outputs": outputs}
+    record["results"] = list(results)
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert not list(damaged_outputs(tmp_path, record))
     for name in outputs:

@@ -8,8 +8,9 @@ import pytest
 from tdro_lightning.config.schema import Config
 from tdro_lightning.files import write_checked_json
 from tdro_lightning.runs.inputs import with_commits
-from tdro_lightning.runs.record import reason_to_run, recorded
+from tdro_lightning.runs.record import reason_to_run, run_record
 from tdro_lightning.runs.resume import decisive, require_same_run
+from tdro_lightning.stages import stages
 from tests.made_hub import COMMIT, hub_cache, snapshot
 from tests.test_configs import composed
 
@@ -51,17 +52,17 @@ def test_names_get_the_commit_that_is_in_the_cache(cache: Path) -> None:
 def test_a_newer_commit_is_another_input(cache: Path) -> None:
     """Also where the model was downloaded by the run itself."""
     config = evaluation()
-    with recorded(config, "command"):
+    with run_record(stages()[config.stage], config, "command"):
         snapshot(cache, "some/model", {"config.json": b"{}"}, kind="model")
     record = json.loads(Path("run/run.json").read_text())
     expected = {"path": "some/model", "sha256": None, "commit": COMMIT}
     assert record["inputs"]["encoder x"] == expected
-    assert reason_to_run(config) is None
+    assert reason_to_run(stages()[config.stage], config) is None
     snapshot(cache, "some/model", {"config.json": b"[]"}, OTHER, kind="model")
-    assert reason_to_run(config) == "input encoder x changed"
+    assert reason_to_run(stages()[config.stage], config) == "input encoder x changed"
     del record["inputs"]["encoder x"]["commit"]  # as version 0.1.0 recorded it
     write_checked_json(Path("run/run.json"), record)
-    assert reason_to_run(config) is None
+    assert reason_to_run(stages()[config.stage], config) is None
 
 
 def test_a_resumed_run_reads_the_same_commit(cache: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.demo.sources import identity
-from tdro_lightning.runs.inputs import inputs
+from tdro_lightning.runs.inputs import describe_inputs
+from tdro_lightning.stages import stages
 from tests.test_configs import composed
 
 
@@ -16,10 +17,10 @@ def test_the_harvest_reads_the_standard_library_and_nothing_installed(
     config = composed("+experiment=demo/harvest")
     library = Path(sysconfig.get_path("stdlib"))
     expected = {"standard library": {"path": str(library), "sha256": identity(library)}}
-    assert inputs(config) == expected
+    assert describe_inputs(stages()[config.stage], config) == expected
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra/__init__.py").write_text('"""An extra."""\n')
     (tmp_path / "extra-1.0.dist-info").mkdir()
     (tmp_path / "extra-1.0.dist-info/METADATA").write_text("Name: extra\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert inputs(config) == expected
+    assert describe_inputs(stages()[config.stage], config) == expected

@@ -16,6 +16,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import note_warning, noted_warnings, withdraw_warning
 from tdro_lightning.errors import ConfigError, DataError, NonFiniteError, ResourceError, Stopped
 from tdro_lightning.runs import record, status
+from tdro_lightning.stages import stages
 from tests.command import run
 from tests.test_configs import composed
 
@@ -26,7 +27,7 @@ from tests.test_configs import composed
 from tdro_lightning.runs import record, status
 from tdro_lightning.console.output import note_warning, noted_warnings, withdraw_warning
 config = composed("+experiment=measurement_simulation")
-with status.alone(config), status.told(config):
+with status.run_lock(config), status.status_file(config):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -57,7 +58,7 @@ ENDS = [
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end[0]).__name__)
 def test_every_end_is_told_in_words(config: Config, end: tuple[Any, str, int, str]) -> None:
     error, word, code, reason = end
-    with contextlib.suppress(BaseException), status.told(config):
+    with contextlib.suppress(BaseException), status.status_file(config):
         began = written()
         if error is not None:
             raise error
@@ -84,7 +85,7 @@ def test_what_has_changed_since_an_unfinished_run_is_told(config: Config) -> Non
     Path("run").mkdir()
     record = {"status": "stopped", "stage": config.stage, "config": before}
     Path("run/run.json").write_text(json.dumps(record), encoding="utf-8")
-    with status.told(config):
+    with status.status_file(config):
         pass
     assert written()["changed"] == ["seed: 7 -> 42"]
 
@@ -118,29 +119,29 @@ def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config,
         holder.stdout.close()
     assert written()["status"] == "running"  # nobody could write more
     began = time.monotonic()
-    with status.alone(config), status.told(config):
+    with status.run_lock(config), status.status_file(config):
         assert written()["process"] == os.getpid()
     assert time.monotonic() - began < 5
 
 
 def test_a_process_s_own_folder_is_refused_too(config: Config) -> None:
     with (
-        status.alone(config),
+        status.run_lock(config),
         pytest.raises(
             ConfigError, match=f"in use by process {os.getpid()} on {os.uname().nodename}"
         ),
-        status.alone(config),
+        status.run_lock(config),
     ):
         pass
-    with status.alone(config):
+    with status.run_lock(config):
         pass
 
 
 def test_what_a_run_warns_of_is_in_its_folder(config: Config) -> None:
     with (
         noted_warnings() as warnings,
-        status.told(config, warnings),
-        record.recorded(config, "command", warnings),
+        status.status_file(config, warnings),
+        record.run_record(stages()[config.stage], config, "command", warnings),
     ):
         note_warning("the loss stands still")
         note_warning("the floor is lost")

@@ -1,0 +1,121 @@
+"""The configured domains without what the benchmark asks and shows."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tdro_lightning.assembly.domains import domains_root
+from tdro_lightning.config.benchmarks import benchmark_sets
+from tdro_lightning.config.schema import Config, DecontaminateConfig
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
+from tdro_lightning.data.domains import chosen_domains, domain_rows
+from tdro_lightning.decontamination.decontamination import decontaminate
+from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.evaluation.benchmark import RetrievalSet
+from tdro_lightning.files import write_json, write_text
+from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.report.contamination import contamination_tables
+from tdro_lightning.report.tables import markdown_table, terminal_table
+
+FORMAT = 1  # another number where equal rows and settings give another result
+
+
+class Evaluation:
+    """The benchmark's texts; their index is built when the first domain needs it."""
+
+    def __init__(self, sets: Iterable[RetrievalSet], settings: DecontaminateConfig) -> None:
+        self.texts = evaluation_texts(sets, settings.documents)
+        self._settings = settings
+
+    @cached_property
+    def index(self) -> EvaluationIndex:
+        """All texts, ready to be compared."""
+        try:
+            return EvaluationIndex(
+                self.texts, self._settings.simhash_distance, self._settings.jaccard
+            )
+        except ConfigError as error:
+            raise ConfigError(f"decontaminate.{error}") from None
+
+    @property
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Queries and documents of each set."""
+        counted = Counter((text.set, text.kind) for text in self.texts)
+        return {
+            name: {"queries": counted[name, "query"], "documents": counted[name, "document"]}
+            for name in dict.fromkeys(text.set for text in self.texts)
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the texts and of how they are compared."""
+        digest = hashlib.sha256(json.dumps(asdict(self._settings)).encode())
+        for text in self.texts:
+            digest.update(json.dumps([text.set, text.kind, text.id, text.text]).encode())
+        return digest.hexdigest()
+
+
+def decontaminate_configured(config: Config) -> None:
+    """Write the cleaned domains, every dropped text, and what came of each domain and set."""
+    quiet_libraries()
+    assert config.decontaminate is not None
+    assert config.benchmark is not None
+    output = Path(config.run_dir)
+    evaluation = Evaluation(benchmark_sets(config.benchmark), config.decontaminate)
+    names = chosen_domains(config.domains.catalogue, config.domains.only)
+    content = {
+        "settings": asdict(config.decontaminate),
+        "evaluation": evaluation.sizes,
+        "domains": {name: _domain(config, name, evaluation, output) for name in names},
+    }
+    write_json(output / "decontamination.json", content)
+    tables = contamination_tables(content)
+    pages = [f"## {table.title}\n\n{table.caption}\n\n{markdown_table(table)}" for table in tables]
+    write_text(output / "decontamination.md", "\n\n".join(pages) + "\n")
+    tell(terminal_table(tables[0]))
+    tell(f"Report: {output / 'decontamination.md'}; every dropped text: {output / 'dropped'}")
+    tell(f"Train on the rest: domains.root={output / 'train'} domains.hub=null")
+
+
+def evaluation_texts(sets: Iterable[RetrievalSet], documents: str) -> list[EvaluationText]:
+    """The judged queries of all sets, and all their documents or those judged relevant."""
+    texts = []
+    for one in sets:
+        asked = zip(one.query_ids, one.queries, strict=True)
+        shown = zip(one.document_ids, one.documents, strict=True)
+        relevant = {d for judged in one.qrels.values() for d, grade in judged.items() if grade > 0}
+        texts += [EvaluationText(one.name, "query", id_, text) for id_, text in asked]
+        texts += [
+            EvaluationText(one.name, "document", id_, text)
+            for id_, text in shown
+            if documents == "all" or id_ in relevant
+        ]
+    return texts
+
+
+def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> dict[str, Any]:
+    """Counts of a domain that is cleaned now, or was before from the same rows and evaluation."""
+    root, hub, file = domains_root(config), config.domains.hub, config.domains.catalogue[name].file
+    clean, dropped = output / "train" / file, output / "dropped" / f"{name}.jsonl.gz"
+    if hub is None and clean.resolve() == (Path(root) / file).resolve():
+        raise ConfigError(
+            f"run_dir={output}: {clean} would be written over; choose another run_dir"
+        )
+    content, rows = domain_rows(file, root, hub)
+    made_from = {"rows": content, "evaluation": evaluation.fingerprint, "format": FORMAT}
+    record = output / "domains" / f"{name}.json"
+    before = finished(record, made_from)
+    if before is not None:
+        tell(f"  {name}: finished before, rows and evaluation unchanged")
+        return before
+    counts = decontaminate(rows, evaluation.index, clean, dropped)
+    write_receipt(record, made_from, [clean, dropped], counts)
+    tell(f"  {name}: {counts['kept']} of {counts['rows']} rows kept")
+    return counts

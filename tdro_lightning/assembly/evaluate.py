@@ -1,0 +1,74 @@
+"""BM25 and encoders on the evaluation sets of the configured benchmark."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from tdro_lightning.assembly.encoders import configured_encoder
+from tdro_lightning.config.benchmarks import benchmark_sets
+from tdro_lightning.config.schema import Config
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.console.output import tell
+from tdro_lightning.distributed.collectives import rank
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.evaluation.benchmark import Sets
+from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.fingerprint import encoder_fingerprint
+from tdro_lightning.search.forecast import Forecast
+
+WORTH_TELLING = 60  # seconds of encoding
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_configured(config: Config) -> None:
+    """Write `metrics.json` and per-query scores.
+
+    Raises:
+        ConfigError: `evaluate.embeddings` is a file.
+    """
+    quiet_libraries()
+    assert config.evaluate is not None
+    assert config.benchmark is not None
+    kept = None if config.evaluate.embeddings is None else Path(config.evaluate.embeddings)
+    if kept is not None and kept.is_file():
+        raise ConfigError(f"evaluate.embeddings={kept}: a file stands there; name a folder")
+    sets = benchmark_sets(config.benchmark)
+    retrievers: dict[str, Retriever] = {"bm25": Lexical()} if config.evaluate.bm25 else {}
+    for label, path in config.evaluate.encoders.items():
+        retrievers[label] = dense(configured_encoder(config, path))
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), kept)
+
+
+def dense(encoder: Encoder) -> Dense:
+    """An encoder as a retriever, on the process's GPU where there is one."""
+    fingerprint = encoder_fingerprint(encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder.to(device)
+    return Dense(encoder.embed_queries, encoder.embed_passages, fingerprint, device, announced)
+
+
+def announced(name: str, forecast: Forecast) -> None:
+    """Log what the encoding of a set will take, and print it where that is a minute or more."""
+    logger.info("%s: %s", name, forecast)
+    if forecast.seconds >= WORTH_TELLING:
+        tell(f"  {name}: {forecast}")
+
+
+def evaluate_and_print(
+    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
+) -> None:
+    """Evaluate with all processes, write the results, and print one line a retriever."""
+    metrics = evaluate(retrievers, sets, output, kept)
+    if rank() > 0:
+        return
+    for label, result in metrics["retrievers"].items():
+        main = main_metric(result["average"])
+        by_set = {n: s[main] for n, s in result["sets"].items() if main in s}
+        scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in by_set.items())
+        title = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}[main]
+        average = 100 * result["average"][main]
+        tell(f"  {label}: {title} {average:.1f} on average ({scores})")

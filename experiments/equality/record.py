@@ -97,7 +97,7 @@ def digests(folder: Path) -> dict[str, str]:
                     found[f"{name}: {key}"] = digest([str(tensor.dtype), list(tensor.shape)], raw)
         elif path.name in ("weights.json", "mixture.json"):
             content = json.loads(path.read_text())
-            kinds = ("last", "mean", "ema")
+            kinds = ("domain_weights", "mean_weights", "ema_weights", "size", "epoch")
             found |= {f"{name}: {kind}": digest(content.get(kind)) for kind in kinds}
         elif path.name in ("metrics.json", "data_usage.json"):
             found[name] = digest(without_times(json.loads(path.read_text())))

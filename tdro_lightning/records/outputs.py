@@ -115,7 +115,8 @@ def damaged_outputs(
     """
     outputs = record.get("outputs", [])
     if isinstance(outputs, list):  # names only: the record is of version 0.1.0
-        yield from (f"{folder / n} is missing" for n in outputs if not (folder / n).exists())
+        gone = [n for n in outputs if n in RESULTS and not (folder / n).exists()]
+        yield from (f"{folder / name} is missing" for name in gone)
         _report_unchecked(folder)
         return
     root = folder.resolve()

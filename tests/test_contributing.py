@@ -1,7 +1,12 @@
 """CONTRIBUTING.md is followed letter by letter."""
 
+import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +17,7 @@ import yaml
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.dro import measurement, transfer
 from tests.command import run
-from tests.made_up import rows, tiny_model, write_domains
+from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -46,6 +51,25 @@ def test_a_transfer_rule_is_one_file() -> None:
     got = own.transfer("tempered", ["a", "b"], {"a": 0.2, "b": 0.8}, 70)
     total = math.sqrt(0.2) + math.sqrt(0.8)
     assert got.probability == pytest.approx({"a": math.sqrt(0.2) / total, "b": 2 / 3}, abs=1e-9)
+
+
+def test_a_stage_is_one_file(tmp_path: Path) -> None:
+    """Of a copy of the package: nothing else there is touched."""
+    shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[2])
+    write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
+    command = [sys.executable, "-m", "tdro_lightning", "--config-dir=own/conf"]
+    command += ["+experiment=validate", "stage=count", "domains=made", "run_dir=run"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    counts = json.loads((tmp_path / "run/counts.json").read_text())
+    assert counts == dict.fromkeys(("easy", "middle", "hard"), 40)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert set(record["outputs"]) == {"counts.json"}
 
 
 def test_a_domain_and_a_model_are_a_file_each(capfd, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def install() -> None:
     if "FAULT" not in os.environ:
         return
     ranks, at, kind = os.environ["FAULT"].split(":")
-    if str(processes.rank_here()) not in ranks.split(","):
+    if str(processes.rank()) not in ranks.split(","):
         return
     update, losses = optim.Optimisation.update, tdro.TDROModule.reference_losses
 

@@ -122,7 +122,7 @@ def test_a_training_run_with_a_tracker_leaves_no_secret(tmp_path: Path, capfd, m
     monkeypatch.setattr(wandb_run.WandbLogger, "log_metrics", failing)
     ended = run(capfd, folder, *TDRO, "trainer.steps=3", "logger.wandb=offline")
     assert ended.code == 0, ended.err
-    assert "W&B takes no more values (OSError: cannot send to https://***@host" in ended.out
+    assert "W&B accepts no more values (OSError: cannot send to https://***@host" in ended.out
     assert list((folder / "run/wandb").glob("offline-run-*/*.wandb"))
     (folder / ".git/config").unlink()
     assert_nowhere(ended, folder)

@@ -22,7 +22,7 @@ from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.training import checkpoint, tdro
 from tdro_lightning.training.callbacks import throughput as throughput_module
-from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopRequests
 from tdro_lightning.training.callbacks.throughput import Throughput
 from tdro_lightning.training.history import History
 
@@ -93,7 +93,7 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         batch = bench.batch(bench.examples(batch_size, 7, batch_size))
         saves = Checkpoints(Path(folder) / "checkpoints", None, {})
         throughput = Throughput(module.proxy, module.reference)
-        callbacks: Sequence[Callback] = (throughput, saves, Stops(saves))
+        callbacks: Sequence[Callback] = (throughput, saves, StopRequests(saves))
         switch = Switch()
         for place in (tdro, throughput_module):
             switch.wrap(place, "log_now")

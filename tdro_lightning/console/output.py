@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere.
+"""What a run shows while it works: a live view on a terminal, plain lines elsewhere.
 
 Long work logs at INFO what it does. Where nothing has been printed for some seconds, a line repeats
 the last message; on a terminal it stands in the live view. Output that nobody reads any more (a
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tdro_lightning.distributed.processes import is_first_process
-from tdro_lightning.secrets import masked
+from tdro_lightning.secrets import mask_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ os.register_at_fork(
 )
 
 
-class Watch(logging.Handler):
+class Display(logging.Handler):
     """The state of what is shown, and the thread that shows it."""
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class Watch(logging.Handler):
         self._status, self._since = "starting", time.monotonic()
         self._printed = time.monotonic()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._look, name="display", daemon=True)
 
     def start(self) -> None:
         """Show from now on."""
-        if terminal():
+        if is_terminal():
             self.live = _live()
         logging.getLogger("tdro_lightning").addHandler(self)
         self._thread.start()
@@ -58,9 +58,9 @@ class Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a log message as what is being done."""
-        self.doing(record.getMessage())
+        self.set_status(record.getMessage())
 
-    def doing(self, status: str) -> None:
+    def set_status(self, status: str) -> None:
         """Say what is being done."""
         self._status, self._since = status, time.monotonic()
 
@@ -113,54 +113,54 @@ class Watch(logging.Handler):
                     discard_output()
 
 
-_watch: Watch | None = None
+_display: Display | None = None
 _noted: list[list[str]] = []  # warnings of the runs in progress, those of the innermost run last
 
 
 @contextmanager
-def watching() -> Iterator[None]:
-    """Show what goes on inside, in the first process of a run."""
-    global _watch
-    if _watch is not None or not is_first_process():
+def live_output() -> Iterator[None]:
+    """Show what is being done inside the block, in the first process of a run."""
+    global _display
+    if _display is not None or not is_first_process():
         yield
         return
-    _watch = Watch()
-    _watch.start()
+    _display = Display()
+    _display.start()
     try:
         yield
     finally:
-        _watch.stop()
-        _watch = None
+        _display.stop()
+        _display = None
 
 
 @contextmanager
-def entitled(title: str) -> Iterator[None]:
+def run_title(title: str) -> Iterator[None]:
     """Put a title before what is shown; a view set inside ends with it."""
-    if _watch is None:
+    if _display is None:
         yield
         return
-    before, _watch.title = _watch.title, title
+    before, _display.title = _display.title, title
     try:
         yield
     finally:
-        if _watch is not None:
-            _watch.title, _watch.view = before, None
+        if _display is not None:
+            _display.title, _display.view = before, None
 
 
 def tell(text: str) -> None:
     """Print a text, secrets masked, in the first process of a run only."""
     if not is_first_process():
         return
-    text = masked(text)
-    if _watch is None:
+    text = mask_secrets(text)
+    if _display is None:
         with _lock:
             _write(text)
     else:
-        _watch.write(text)
+        _display.write(text)
 
 
 @contextmanager
-def noted_warnings() -> Iterator[list[str]]:
+def collect_warnings() -> Iterator[list[str]]:
     """Collect what a run warns of inside; a run within it, such as a chain's step, has its own."""
     found: list[str] = []
     _noted.append(found)
@@ -184,30 +184,30 @@ def withdraw_warning(text: str) -> None:
         logger.info("no longer: %s", text)
 
 
-def doing(status: str) -> None:
+def show_status(status: str) -> None:
     """Say what is being done, for whoever watches."""
-    if _watch is not None:
-        _watch.doing(masked(status))
+    if _display is not None:
+        _display.set_status(mask_secrets(status))
 
 
 def show(view: Callable[[], Any] | None) -> None:
     """Let the live view show what a function draws for rich; None shows what is being done."""
-    if _watch is not None:
-        _watch.view = view
+    if _display is not None:
+        _display.view = view
 
 
 def is_live() -> bool:
     """Whether there is a live view now."""
-    return _watch is not None and _watch.live is not None
+    return _display is not None and _display.live is not None
 
 
-def terminal() -> bool:
+def is_terminal() -> bool:
     """Whether the output is a terminal that can be drawn on."""
     dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown", "")
     return sys.stdout is not None and sys.stdout.isatty() and not dumb
 
 
-def any_output() -> None:
+def accept_any_output() -> None:
     """Print `?` for what the output's encoding lacks, and nothing where the output is closed."""
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         if stream is None:  # started with it closed: the next file opened would take its number

@@ -7,7 +7,7 @@ import torch
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.planning.model import adapted, kept_tokens, resized, shape
+from tdro_lightning.planning.model import kept_tokens, random_model, resized_model, with_lora
 from tdro_lightning.training.roofline import GPUS, Kernel, Rates, passes, seconds
 
 # Of a data sheet's FLOPs and bandwidth; assumed: no GPU has been measured yet.
@@ -37,7 +37,7 @@ class Cost:
     price: float
 
 
-def costed(config: Config, flops: int, tokens: float) -> Cost:
+def estimate_cost(config: Config, flops: int, tokens: float) -> Cost:
     """Hours and money of the configured steps.
 
     Args:
@@ -83,7 +83,7 @@ def token_seconds(config: Config, device_tokens: float) -> float:
         ConfigError: a kind of model whose kernels depend on its values, as experts do.
     """
     one, two = (_chunk_seconds(config, layers) for layers in (1, 2))
-    layers: int = shape(config.model, "meta").config.num_hidden_layers
+    layers: int = random_model(config.model, "meta").config.num_hidden_layers
     each = [a + (layers - 1) * (b - a) for a, b in zip(one, two, strict=True)]
     forward, backward, reference = each
     tdro, sharded = isinstance(config.module, TDROConfig), config.strategy.kind == "fsdp"
@@ -101,8 +101,8 @@ def _chunk_seconds(config: Config, layers: int) -> tuple[float, float, float]:
     )
     texts = max(1, config.trainer.chunk_tokens // length)
     mixed = config.trainer.precision == "bf16-mixed"
-    backbone = resized(config.model, {"num_hidden_layers": layers}, "meta")
-    model = adapted(backbone, config.model).train()
+    backbone = resized_model(config.model, {"num_hidden_layers": layers}, "meta")
+    model = with_lora(backbone, config.model).train()
     frozen: list[Kernel] = []
     try:
         forward, backward = passes(model, texts, length, mixed=mixed)

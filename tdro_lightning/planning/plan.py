@@ -8,26 +8,26 @@ from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
 from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.planning.cost import Cost, cost_lines, costed
+from tdro_lightning.planning.cost import Cost, cost_lines, estimate_cost
 from tdro_lightning.planning.data import (
     data_table,
+    domain_shares,
+    find_local_data,
     histogram,
-    known,
     model_files,
-    parts,
     step_tokens,
 )
 from tdro_lightning.planning.model import (
-    adapted,
     caption,
-    cases,
-    content,
-    counted,
+    case_values,
     headline,
+    memory_cases,
     memory_table,
-    shape,
+    model_shape,
+    random_model,
+    with_lora,
 )
-from tdro_lightning.planning.trial import Trial, tried
+from tdro_lightning.planning.trial import TrialRun, run_trial
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.runs.inputs import require_intact_training
 from tdro_lightning.training.callbacks.throughput import flops_per_token
@@ -57,18 +57,18 @@ def plan_training(config: Config) -> dict[str, Any]:
         DataError: a row, a weights file or a tokenizer that a run would refuse.
     """
     require_intact_training(config)
-    backbone = adapted(shape(config.model, "meta"), config.model)
-    model = counted(backbone)
-    found = known(config)
-    domains = parts(config, found)
+    backbone = with_lora(random_model(config.model, "meta"), config.model)
+    model = model_shape(backbone)
+    found = find_local_data(config)
+    domains = domain_shares(config, found)
     last = last_layer(backbone) if config.model.pooling == "last" else None
     pooled_only = [last.feed_forward] if last else []
     references = 0 if reference_path(config) is None else 1
     flops = flops_per_token(backbone, references, pooled_only)
-    cost = costed(config, flops, step_tokens(config, domains))
-    memory = list(cases(config, model))
+    cost = estimate_cost(config, flops, step_tokens(config, domains))
+    memory = list(memory_cases(config, model))
     probability = {part.name: part.probability for part in domains}
-    trial = tried(config, found, flops * cost.tokens, probability)
+    trial = run_trial(config, found, flops * cost.tokens, probability)
     here = _here(config, cost, trial)
     notes = [*found.notes, *_not_here(config)]
     tell(headline(config, model))
@@ -96,7 +96,7 @@ def plan_training(config: Config) -> dict[str, Any]:
             for part in domains
         },
         "steps": config.trainer.steps,
-        "cases": [content(case) for case in memory],
+        "cases": [case_values(case) for case in memory],
         "flops_per_token": flops,
         "cost": asdict(cost),
         "trial": asdict(trial),
@@ -104,7 +104,7 @@ def plan_training(config: Config) -> dict[str, Any]:
     }
 
 
-def _here(config: Config, cost: Cost, trial: Trial) -> dict[str, float | None] | None:
+def _here(config: Config, cost: Cost, trial: TrialRun) -> dict[str, float | None] | None:
     """The whole run on this machine, where whole steps were tried."""
     if not trial.whole:
         return None
@@ -124,7 +124,7 @@ def _not_here(config: Config) -> list[str]:
     return notes
 
 
-def _trial_line(trial: Trial, here: dict[str, float | None] | None) -> str:
+def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:
     if here is None or here["seconds"] is None:
         return "Tried: one step of a small model of this kind, on made-up texts"
     memory = here["process_gb"]

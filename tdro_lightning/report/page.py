@@ -34,7 +34,7 @@ from tdro_lightning.report.sweeps import read_sweeps
 from tdro_lightning.report.tables import NOTHING, Table, plain_text, terminal_table
 from tdro_lightning.report.templates import environment
 from tdro_lightning.report.trials import all_trials, baseline_pairs
-from tdro_lightning.secrets import masked
+from tdro_lightning.secrets import mask_secrets
 
 
 def write_report(
@@ -137,7 +137,7 @@ def _write_pages(
             nothing=NOTHING,
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
         )  # fmt: skip
-        write_text(output / name, masked(re.sub(r"\n{3,}", "\n\n", text)))
+        write_text(output / name, mask_secrets(re.sub(r"\n{3,}", "\n\n", text)))
 
 
 def _gains_text(gains: Sequence[Table], warning: str) -> str:

@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from tdro_lightning.errors import ConfigError, InputError
 from tdro_lightning.files import read_checked_json, write_checked_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
-from tdro_lightning.runs.outcome import UNEXPECTED, outcome
-from tdro_lightning.secrets import masked
+from tdro_lightning.runs.outcome import UNEXPECTED, run_outcome
+from tdro_lightning.secrets import mask_secrets
 
 STARTED: list[Path] = []  # folders of the sweeps that this process has started
 
@@ -59,20 +59,20 @@ def recorded_job(job: HydraConf) -> Iterator[None]:
     record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
     path = Path(job.runtime.output_dir) / JOB
     write_checked_json(path, {**record, "status": "running", "code": None, "error": None})
-    ended = outcome(None)
+    ended = run_outcome(None)
     try:
         yield
     except Exception as error:
         wrong = ConfigError(str(error)) if isinstance(error, HydraException) else error
-        ended = outcome(wrong, job.runtime.output_dir)
+        ended = run_outcome(wrong, job.runtime.output_dir)
         if ended.hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
     except BaseException as error:
-        ended = outcome(error)
+        ended = run_outcome(error)
         raise
     finally:
         known = {"status": ended.status, "code": ended.code}
-        shown = masked(ended.reason) or None
+        shown = mask_secrets(ended.reason) or None
         write_checked_json(path, {**record, **known, "error": shown})
 
 
@@ -92,5 +92,5 @@ def summarise(sweep: Path) -> None:
     """Write the report of a sweep into its folder, and print its table and plot."""
     from tdro_lightning.report.page import write_sweep_report
 
-    print(masked(write_sweep_report(sweep)))
+    print(mask_secrets(write_sweep_report(sweep)))
     print(f"Report: {sweep / 'report.html'} and {sweep / 'report.md'}", flush=True)

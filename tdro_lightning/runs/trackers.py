@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.output import doing, tell
+from tdro_lightning.console.output import show_status, tell
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.evaluate import main_metric
@@ -61,13 +61,13 @@ def loggers(config: Config, start: int) -> list[Logger]:
                 purge_step=start or None,
             )
         )
-    doing("starting W&B")
-    run = wandb_run.begun(config, start)
-    return found if run is None else [*found, wandb_run.Tracked(run)]
+    show_status("starting W&B")
+    run = wandb_run.start_run(config, start)
+    return found if run is None else [*found, wandb_run.FailsafeWandbLogger(run)]
 
 
 @contextmanager
-def tracked(config: Config) -> Iterator[None]:
+def close_trackers(config: Config) -> Iterator[None]:
     """Close a training run's trackers at its end; a finished run's results go to W&B before."""
     finished = False
     try:
@@ -96,7 +96,7 @@ def _hand_over(config: Config, run: Any) -> None:
             for name, metrics in retriever.sets.items():
                 metric = main_metric(metrics)
                 run.summary[f"{metric}/{retriever.label}/{name}"] = metrics[metric]
-        if rows := domain_rows(done):
+        if rows := history_rows(done):
             table = wandb.Table(columns=["step", "domain", *TABLE], data=rows)
             run.log({"domains": table})
         files = wandb.Artifact(f"run-{run.id}", type="run", description=config.description)
@@ -108,7 +108,7 @@ def _hand_over(config: Config, run: Any) -> None:
         tell(f"  W&B: summary, table or files are not complete ({error})")
 
 
-def domain_rows(run: Run) -> list[list[Any]]:
+def history_rows(run: Run) -> list[list[Any]]:
     """Step, domain and the columns of `TABLE`, for at most `TABLE_STEPS` steps evenly spread."""
     columns = {title: run.series(prefix) for title, prefix in TABLE.items()}
     steps = sorted({step for series in columns["weight"].values() for step in series.steps})

@@ -1,4 +1,4 @@
-"""The W&B run of a training run; whatever becomes of it, the training goes on."""
+"""The W&B run of a training run; a failure of W&B does not stop the training."""
 
 import sys
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ WAIT, FINISH_WAIT = 15.0, 120.0  # seconds for the server's first answer and for
 RUN_ID = "wandb.json"  # in the run folder: the tracker's name for this run
 
 
-class Tracked(WandbLogger):
-    """W&B's logger that gives up, with one warning, where W&B cannot take a value.
+class FailsafeWandbLogger(WandbLogger):
+    """W&B's logger, which stops with one warning when W&B does not accept a value.
 
     Args:
         run: the W&B run.
@@ -31,25 +31,25 @@ class Tracked(WandbLogger):
         self._lost = False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Hand values on, as long as W&B takes them."""
+        """Log values, as long as W&B accepts them."""
         if self._lost:
             return
         try:
             super().log_metrics(metrics, step)
         except Exception as error:  # whatever it is, a tracker is not worth a run
             self._lost = True
-            tell(f"W&B takes no more values ({_first_line(error)}); history.csv goes on")
+            tell(f"W&B accepts no more values ({_first_line(error)}); history.csv continues")
 
 
-def begun(config: Config, start: int) -> Any | None:
+def start_run(config: Config, start: int) -> Any | None:
     """The configured W&B run, offline where its server cannot be reached; None without one.
 
-    A run that goes on keeps its W&B run online. Offline that cannot be: there its parts are W&B
-    runs of one group, and each says at which step it began.
+    Online, a resumed run continues its W&B run. Offline it cannot: its parts are W&B runs of one
+    group, each with the step at which it began.
 
     Args:
         config: the run's configuration.
-        start: the step that it goes on from.
+        start: the step from which it continues.
     """
     wanted = config.logger.wandb
     modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[wanted]
@@ -58,7 +58,7 @@ def begun(config: Config, start: int) -> Any | None:
             return _started(config, mode, start)
         except Exception as error:  # no account, no answer, a full disk: no run needs them
             further = "offline" if mode != modes[-1] else "without it"
-            tell(f"W&B cannot start {mode} ({_first_line(error)}); the run goes on {further}")
+            tell(f"W&B cannot start {mode} ({_first_line(error)}); the run continues {further}")
             finish()
     return None
 

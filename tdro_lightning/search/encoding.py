@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.distributed.collectives import largest, rank, world_size
-from tdro_lightning.distributed.processes import barrier, from_first
+from tdro_lightning.distributed.collectives import largest
+from tdro_lightning.distributed.processes import barrier, from_first, rank, world_size
 from tdro_lightning.files import write_json
 from tdro_lightning.search.forecast import Forecast
 from tdro_lightning.search.shards import Shards

@@ -13,7 +13,7 @@ from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import BatchSampler, HeterogeneousBatches, HomogeneousBatches
-from tdro_lightning.distributed.collectives import rank, world_size
+from tdro_lightning.distributed.processes import rank, world_size
 
 logger = logging.getLogger(__name__)
 

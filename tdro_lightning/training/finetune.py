@@ -7,7 +7,8 @@ import torch
 from lightning import LightningModule
 
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.distributed.collectives import gather_rows, rank, world_size
+from tdro_lightning.distributed.collectives import gather_rows
+from tdro_lightning.distributed.processes import rank, world_size
 from tdro_lightning.dro.diagnostics import Watches
 from tdro_lightning.losses.contrastive import all_passage_losses, require_finite_losses
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings

@@ -7,7 +7,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.distributed.collectives import gather_rows, rank, require_equal_on_all_ranks
+from tdro_lightning.distributed.collectives import gather_rows, require_equal_on_all_ranks
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.dro.diagnostics import Watches, by_domain, concentration
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients

@@ -66,7 +66,7 @@ def own_curves(path: Path) -> Curves:
 
 
 @pytest.fixture
-def tracked(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[Ended, Path]:
+def close_trackers(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[Ended, Path]:
     """A tDRO run of five steps with both trackers."""
     write_inputs(tmp_path)
     own = ("trainer.steps=5", "name=made/tdro", "logger.wandb=offline", "logger.tensorboard=true")
@@ -102,7 +102,7 @@ def test_every_curve_is_in_both_trackers_at_every_step(tracked: tuple[Ended, Pat
     assert {"history.csv", "weights.json", "data_usage.json", "run.json"} <= names
     (line,) = re.findall(r"wandb sync (\S+)", ended.out)
     assert line == str(file.parent.relative_to(folder.parent))
-    rows = trackers.domain_rows(read_run(folder))
+    rows = trackers.history_rows(read_run(folder))
     assert len(rows) == 15
     step, domain, *values = rows[-1]
     assert (step, values[0]) == (4, own[f"weights/{domain}"][4])
@@ -110,7 +110,7 @@ def test_every_curve_is_in_both_trackers_at_every_step(tracked: tuple[Ended, Pat
 
 def test_a_long_run_s_table_is_thinned_and_keeps_the_last_step(tracked, monkeypatch) -> None:
     monkeypatch.setattr(trackers, "TABLE_STEPS", 2)
-    rows = trackers.domain_rows(read_run(tracked[1]))
+    rows = trackers.history_rows(read_run(tracked[1]))
     assert sorted({row[0] for row in rows}) == [1, 4]
 
 

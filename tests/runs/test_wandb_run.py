@@ -47,7 +47,7 @@ def test_without_account_or_server_a_run_goes_on_offline(command, tmp_path, key,
     assert time.monotonic() - began < 60
     assert ended.code == 0, ended.err
     assert "W&B cannot start online (" in ended.out
-    assert "the run goes on offline" in ended.out
+    assert "the run continues offline" in ended.out
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))) == 1
     assert steps(tmp_path / "run") == [0, 1, 2]
 
@@ -65,7 +65,7 @@ def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, tmp_path, mon
     monkeypatch.setattr(wandb_run.WandbLogger, "log_metrics", failing)
     ended = command("trainer.steps=4", "logger.wandb=offline")
     assert ended.code == 0, ended.err
-    assert ended.out.count("W&B takes no more values (OSError: [Errno 28] No space left") == 1
+    assert ended.out.count("W&B accepts no more values (OSError: [Errno 28] No space left") == 1
     assert max(seen) == 1
     assert steps(tmp_path / "run") == [0, 1, 2, 3]
 

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tdro_lightning.console.output import QUIET, doing, is_live, show, tell
+from tdro_lightning.console.output import QUIET, is_live, show, show_status, tell
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.training.history import History
 from tdro_lightning.training.tdro import TDROModule
@@ -104,7 +104,7 @@ class Progress(Callback):
         """Start the clock."""
         self._began = self._printed = time.monotonic()
         self._first_step = trainer.global_step
-        doing("first step")
+        show_status("first step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
@@ -126,7 +126,7 @@ class Progress(Callback):
         left = seconds / max(1, step - self._first_step) * (steps - step)
         state = State(self.title, step, steps, metrics, self._passages / seconds, left, weights)
         self.state = state
-        doing(f"in step {min(step + 1, steps)} of {steps}")
+        show_status(f"in step {min(step + 1, steps)} of {steps}")
         show(state.picture)
         if step == steps or (not is_live() and now - self._printed >= self.seconds):
             self._printed = now
@@ -135,7 +135,7 @@ class Progress(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The picture goes; the last line stays."""
         show(None)
-        doing("writing the results")
+        show_status("writing the results")
 
 
 def duration(seconds: float) -> str:

@@ -59,7 +59,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        forget_peak()
+        reset_process_peak()
         self._ended = time.perf_counter()
 
     def on_train_batch_start(
@@ -105,7 +105,7 @@ class Throughput(Callback):
         self._reference_tokens += int(given[0].lengths.sum())
 
 
-def forget_peak() -> None:
+def reset_process_peak() -> None:
     """Let `process_peak` count from now on; Linux can, elsewhere nothing happens."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

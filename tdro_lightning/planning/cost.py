@@ -6,6 +6,7 @@ import torch
 
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.console.durations import format_duration
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.planning.model import kept_tokens, random_model, resized_model, with_lora
 from tdro_lightning.training.roofline import GPUS, Kernel, Rates, passes, seconds
@@ -118,6 +119,11 @@ def _chunk_seconds(config: Config, layers: int) -> tuple[float, float, float]:
     return tuple(whole)  # type: ignore[return-value]
 
 
+def format_hours(hours: float) -> str:
+    """Hours with three digits; a time below six minutes in seconds."""
+    return f"{hours:.3g} hours" if hours >= 0.1 else format_duration(3600 * hours)
+
+
 def cost_lines(config: Config, cost: Cost, flops: int) -> str:
     """The cost in words, with what it assumes."""
     given = config.plan
@@ -138,6 +144,6 @@ def cost_lines(config: Config, cost: Cost, flops: int) -> str:
     return (
         f"{config.trainer.steps:,} steps of {cost.tokens:,.0f} tokens: "
         f"{cost.flops:.2e} useful FLOPs ({flops / 1e9:.3g} G a token)\n"
-        f"{cost.hours:.3g} hours on {devices}: {how}\n"
+        f"{format_hours(cost.hours)} on {devices}: {how}\n"
         f"{cost.price:.2f} in money, at {given.price:g} a GPU hour (plan.price)\n"
     )

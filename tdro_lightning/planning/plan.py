@@ -6,9 +6,10 @@ from typing import Any
 
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config
+from tdro_lightning.console.durations import format_duration
 from tdro_lightning.console.output import tell
 from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.planning.cost import Cost, cost_lines, estimate_cost
+from tdro_lightning.planning.cost import Cost, cost_lines, estimate_cost, format_hours
 from tdro_lightning.planning.data import (
     data_table,
     domain_shares,
@@ -42,9 +43,13 @@ def total_of(plans: dict[str, Any]) -> dict[str, float | None]:
         "seconds_here": sum(here) if here and len(here) == len(plans) else None,
     }
     tell(
-        f"Training of all {len(plans)} steps: {total['gpu_hours']:.3g} GPU hours, "
+        f"Training of all {len(plans)} steps: {format_hours(total['gpu_hours'])} of GPU time, "
         f"{total['price']:.2f} in money"
-        + ("" if total["seconds_here"] is None else f"; here {spoken(total['seconds_here'])}")
+        + (
+            ""
+            if total["seconds_here"] is None
+            else f"; here {format_duration(total['seconds_here'])}"
+        )
     )
     return total
 
@@ -130,14 +135,7 @@ def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:
     memory = here["process_gb"]
     return (
         f"Tried: {trial.steps + 1} whole steps with random weights. All of them on this machine: "
-        f"about {spoken(here['seconds'])}"
+        f"about {format_duration(here['seconds'])}"
         + ("" if memory is None else f", {memory:.2f} GB of memory for the process")
         + "; start-up and evaluation come on top"
     )
-
-
-def spoken(seconds: float) -> str:
-    """A duration in its largest fitting unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -89,8 +89,9 @@ def encode(
 
 def _encode(texts: Sequence[str], embed: Embed, shards: Shards, wanted: Sequence[int]) -> None:
     for shard in wanted:
+        kind, done = shards.folder.parent.name, 100 * shard // shards.count
+        logger.info("encoding %s %s, %d %%", f"{len(texts):,}", kind, done)
         shards.write(shard, embed(texts[shards.span(shard)]))
-        logger.info("%s: shard %d of %d encoded", shards.folder, shard + 1, shards.count)
 
 
 def _look_ahead(

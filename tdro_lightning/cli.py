@@ -190,7 +190,7 @@ def _start(arguments: list[str]) -> list[InputError]:
 
     import tdro_lightning.config.composition  # noqa: F401 - checks what is composed from here on
     from tdro_lightning.config.validation import package_folder
-    from tdro_lightning.runs.sweeps import STARTED, failures, recorded_job, summarise
+    from tdro_lightning.runs.sweeps import STARTED, failures, job_record, summarise
 
     command = "python -m tdro_lightning " + shlex.join(arguments)
     wrong: list[InputError] = []
@@ -198,7 +198,7 @@ def _start(arguments: list[str]) -> list[InputError]:
     def job(composed: "DictConfig") -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
         if HydraConfig.get().mode == RunMode.MULTIRUN and world_size() == 1:
-            with recorded_job(HydraConfig.get()):
+            with job_record(HydraConfig.get()):
                 run(composed, command)
             return
         try:

@@ -65,31 +65,16 @@ class PeerError(InputError):
 
 
 class RunStopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one
-    """A signal ended the run in good order.
+    """A signal or the time limit ended the run in good order.
 
     Args:
-        signal: the signal's number; the command ends with 128 and that.
+        signal: the signal's number; 0 is the time limit.
         message: where it stopped, and how to resume.
     """
 
     def __init__(self, signal: int, message: str) -> None:
         super().__init__(message)
         self.signal = signal
-        self.code = 128 + signal
-        self.status = "stopped"
-
-
-class TimeLimitReached(RunStopped):
-    """A run ended in good order at its time limit; the command ends with 0.
-
-    Args:
-        message: where it stopped, and how to resume.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(0, message)
-        self.code = 0
-        self.status = "time_limit"
 
 
 class NonFiniteError(FloatingPointError):

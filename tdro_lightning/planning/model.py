@@ -15,9 +15,11 @@ from tdro_lightning.config.schema import Config, ModelConfig, TDROConfig
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import own_config, refuse_model_code
 from tdro_lightning.models.shapes import from_architecture, from_config
 from tdro_lightning.models.tiny import tiny_config
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.planning.memory import USABLE, Memory, Model, cards_that_hold, estimate
 from tdro_lightning.report.tables import Column, Table, cells
 
@@ -41,6 +43,21 @@ def with_lora(backbone: PreTrainedModel, model: ModelConfig) -> PreTrainedModel 
     if model.lora is None:
         return backbone
     return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
+
+
+def planned_encoder(
+    config: Config, backbone: PreTrainedModel, tokenizer: TextTokenizer | None
+) -> Encoder:
+    """The configured encoder on a model with random weights; without a tokenizer it reads ids."""
+    return Encoder(
+        with_lora(backbone, config.model),
+        tokenizer,  # type: ignore[arg-type]
+        config.model.pooling,  # type: ignore[arg-type]
+        config.data.query_tokens,
+        config.data.passage_tokens,
+        config.trainer.chunk_tokens,
+        config.trainer.kept_tokens,
+    )
 
 
 def random_model(model: ModelConfig, device: str) -> PreTrainedModel:

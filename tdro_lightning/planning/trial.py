@@ -23,7 +23,7 @@ from tdro_lightning.files import GIGA
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.planning.data import LocalData
-from tdro_lightning.planning.model import random_model, resized_model, with_lora
+from tdro_lightning.planning.model import planned_encoder, random_model, resized_model
 from tdro_lightning.training.callbacks.throughput import process_peak, reset_process_peak
 from tdro_lightning.training.modules import FinetuneModule
 from tdro_lightning.training.strategies import strategy
@@ -139,17 +139,9 @@ def run_trial(
 
 
 def _encoder(config: Config, found: LocalData, whole: bool) -> Encoder:
-    model, data = config.model, config.data
+    model = config.model
     backbone = random_model(model, "cpu") if whole else resized_model(model, SMALL, "cpu")
-    return Encoder(
-        with_lora(backbone, model),
-        found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
-        model.pooling,  # type: ignore[arg-type]
-        data.query_tokens,
-        data.passage_tokens,
-        config.trainer.chunk_tokens,
-        config.trainer.kept_tokens,
-    )
+    return planned_encoder(config, backbone, found.tokenizer)  # a small trial makes up its tokens
 
 
 def _module(

@@ -46,13 +46,15 @@ def run_outcome(error: BaseException | None, run_dir: str = "") -> RunOutcome:
     if error is None:
         return RunOutcome("finished", 0, "", "nothing")
     if isinstance(error, RunStopped):
-        return RunOutcome(error.status, error.code, str(error), RESUME)
+        if not error.signal:
+            return RunOutcome("time_limit", 0, str(error), RESUME)
+        return RunOutcome("stopped", 128 + error.signal, str(error), RESUME)
     if isinstance(error, KeyboardInterrupt):
         return RunOutcome("stopped", 130, "stopped by Ctrl-C", RESUME)
     if isinstance(error, FloatingPointError):
         return RunOutcome("failed", NonFiniteError.code, str(error), FIX)
-    if isinstance(error, InputError):
-        return RunOutcome("failed", error.code, str(error), FIX)
+    if isinstance(error, InputError) or type(error).__module__ == "hydra.errors":
+        return RunOutcome("failed", getattr(error, "code", InputError.code), str(error), FIX)
     if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
         return RunOutcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
     return RunOutcome("failed", 1, f"{type(error).__name__}: {error}", UNEXPECTED)

@@ -16,7 +16,7 @@ ENDS = [
     (errors.ResourceError("x"), "failed", 6, FIX),
     (errors.PeerError("x", 137), "failed", 137, FIX),
     (errors.RunStopped(15, "x"), "stopped", 143, RESUME),
-    (errors.TimeLimitReached("x"), "time_limit", 0, RESUME),
+    (errors.RunStopped(0, "x"), "time_limit", 0, RESUME),
     (KeyboardInterrupt(), "stopped", 130, RESUME),
     (ZeroDivisionError("x"), "failed", 1, UNEXPECTED),
     (OSError(errno.EINVAL, "x"), "failed", 1, UNEXPECTED),

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 from tdro_lightning.report.collect import read_run
-from tdro_lightning.runs import trackers, wandb_run
+from tdro_lightning.runs import trackers
 from tdro_lightning.stages.workspace import workspace
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
@@ -48,9 +48,9 @@ def logged(path: Path) -> tuple[Curves, dict[str, Any]]:
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for item in record.history.item
         }
-        if wandb_run.STEP in row:
+        if trackers.STEP in row:
             for name, value in row.items():
-                curves.setdefault(name, {})[row[wandb_run.STEP]] = value
+                curves.setdefault(name, {})[row[trackers.STEP]] = value
         summary |= {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for item in (*record.summary.update, *record.history.item)
@@ -66,7 +66,7 @@ def own_curves(path: Path) -> Curves:
 
 
 @pytest.fixture
-def close_trackers(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[Ended, Path]:
+def tracked(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[Ended, Path]:
     """A tDRO run of five steps with both trackers."""
     write_inputs(tmp_path)
     own = ("trainer.steps=5", "name=made/tdro", "logger.wandb=offline", "logger.tensorboard=true")
@@ -116,7 +116,7 @@ def test_a_long_run_s_table_is_thinned_and_keeps_the_last_step(tracked, monkeypa
 
 def test_the_workspace_has_curves_and_a_comparison() -> None:
     view = workspace("someone", "tdro_lightning", "tDRO")._to_model().model_dump_json()
-    for part in ("weights/", "measurement/", "loss/proxy/", "loss/reference/", wandb_run.STEP):
+    for part in ("weights/", "measurement/", "loss/proxy/", "loss/reference/", trackers.STEP):
         assert part in view
     assert "Run Comparer" in view
 

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import BEGAN, barrier
-from tdro_lightning.errors import RunStopped, TimeLimitReached
+from tdro_lightning.errors import RunStopped
 from tdro_lightning.records.outputs import HISTORY
 from tdro_lightning.training.checkpoint import RUN, checkpoint_path
 from tdro_lightning.training.history import history_digest
@@ -108,7 +108,7 @@ class StopRequests(Callback):
             f"checkpoint is in {self.checkpoints.folder}; run the same command with this run_dir "
             "to resume from there"
         )
-        raise TimeLimitReached(message) if number == TIME else RunStopped(number, message)
+        raise RunStopped(0 if number == TIME else number, message)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""

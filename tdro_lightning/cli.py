@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdro_lightning.config.safety import refuse_secret_arguments
-from tdro_lightning.console.output import any_output, flush_output, tell, watching
+from tdro_lightning.console.output import accept_any_output, flush_output, live_output, tell
 from tdro_lightning.distributed.launcher import STARTED_BY
 from tdro_lightning.distributed.processes import (
     from_first,
     is_first_process,
     process_group,
-    processes,
-    rank_here,
+    rank,
+    world_size,
 )
-from tdro_lightning.errors import ConfigError, InputError, PeerError, Stopped
-from tdro_lightning.runs.outcome import UNEXPECTED, outcome
-from tdro_lightning.secrets import mask_output, masked
+from tdro_lightning.errors import ConfigError, InputError, PeerError, RunStopped
+from tdro_lightning.runs.outcome import UNEXPECTED, run_outcome
+from tdro_lightning.secrets import mask_output, mask_secrets
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -82,17 +82,17 @@ def run(composed: "DictConfig", command: str) -> None:
     with open_dict(composed):
         if job.mode == RunMode.MULTIRUN:
             composed.run_dir = job.runtime.output_dir
-        if processes() > 1:  # the folder's name may hold the time, which processes see differently
+        if world_size() > 1:  # the folder's name may hold the time, which processes see differently
             composed.run_dir = from_first(composed.run_dir)
     config = check_config(composed)
     stage = stages()[config.stage]
     devices = config.trainer.devices or 1
-    if processes() == 1 < devices and stage.all_processes:
+    if world_size() == 1 < devices and stage.all_processes:
         launch(devices, job, config.run_dir)
         return
     if not is_first_process():
-        log_to(Path(config.run_dir) / f"rank-{rank_here()}.log")
-    with watching():
+        log_to(Path(config.run_dir) / f"rank-{rank()}.log")
+    with live_output():
         run_stage(stage, config, command)
 
 
@@ -110,7 +110,7 @@ def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
     process = subprocess.Popen([*command, f"run_dir={run_dir}"], env=environment)
     try:
         code = process.wait()
-    except (KeyboardInterrupt, Stopped) as asked:
+    except (KeyboardInterrupt, RunStopped) as asked:
         process.send_signal(signal.SIGINT if isinstance(asked, KeyboardInterrupt) else asked.signal)
         process.wait()  # they end in their own time, with a checkpoint
         raise
@@ -120,7 +120,7 @@ def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
 
 def main() -> None:
     """Entry point; what a user can mend ends with one message and the exit code of its kind."""
-    any_output()
+    accept_any_output()
     mask_output()
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]
     try:
@@ -132,16 +132,16 @@ def main() -> None:
         tell(USAGE + "\n" + _listing())
         return
     if refused := _refused_at_once(arguments):
-        print(masked(refused), file=sys.stderr)
+        print(mask_secrets(refused), file=sys.stderr)
         sys.exit(2)
     from hydra.errors import HydraException
 
     signal.signal(signal.SIGTERM, _stop)
     try:
-        wrong = [outcome(error) for error in _start(arguments)]
+        wrong = [run_outcome(error) for error in _start(arguments)]
         flush_output()
     except HydraException as error:
-        wrong = [outcome(ConfigError(_explained(error, arguments)))]
+        wrong = [run_outcome(ConfigError(_explained(error, arguments)))]
     except BaseException as error:
         if "Config group override must be a string" in str(error):  # Hydra's ValueError
             nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
@@ -149,18 +149,18 @@ def main() -> None:
             error = ConfigError(f"a group cannot be null; write {names}")
         elif type(error).__module__ == "omegaconf.errors":  # of a value that Hydra itself needs
             error = ConfigError(str(error).splitlines()[0])
-        wrong = [outcome(error, _run_dir(arguments))]
+        wrong = [run_outcome(error, _run_dir(arguments))]
         if wrong[0].hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
-            if processes() > 1:
-                print(f"error: rank {rank_here()} failed, which ends all ranks", file=sys.stderr)
+            if world_size() > 1:
+                print(f"error: rank {rank()} failed, which ends all ranks", file=sys.stderr)
             raise
-    rank = f"rank {rank_here()}: " if processes() > 1 else ""
+    prefix = f"rank {rank()}: " if world_size() > 1 else ""
     for ended in wrong:
         if ended.status == "failed":
-            print(masked(f"error: {rank}{ended.reason}"), file=sys.stderr)
+            print(mask_secrets(f"error: {prefix}{ended.reason}"), file=sys.stderr)
         elif is_first_process():
-            print(masked(ended.reason), file=sys.stderr)
+            print(mask_secrets(ended.reason), file=sys.stderr)
     if wrong:
         sys.exit(wrong[-1].code)
 
@@ -173,7 +173,7 @@ def _run_dir(arguments: Sequence[str]) -> str:
 
 def _stop(number: int, frame: Any) -> None:
     """Where nothing is trained, SIGTERM ends a run at once."""
-    raise Stopped(number, f"stopped by {signal.Signals(number).name}")
+    raise RunStopped(number, f"stopped by {signal.Signals(number).name}")
 
 
 def _start(arguments: list[str]) -> list[InputError]:
@@ -190,21 +190,21 @@ def _start(arguments: list[str]) -> list[InputError]:
 
     import tdro_lightning.config.composition  # noqa: F401 - checks what is composed from here on
     from tdro_lightning.config.validation import package_folder
-    from tdro_lightning.runs.sweeps import STARTED, failures, recorded_job, summarise
+    from tdro_lightning.runs.sweeps import STARTED, failures, job_record, summarise
 
     command = "python -m tdro_lightning " + shlex.join(arguments)
     wrong: list[InputError] = []
 
     def job(composed: "DictConfig") -> None:
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
-        if HydraConfig.get().mode == RunMode.MULTIRUN and processes() == 1:
-            with recorded_job(HydraConfig.get()):
+        if HydraConfig.get().mode == RunMode.MULTIRUN and world_size() == 1:
+            with job_record(HydraConfig.get()):
                 run(composed, command)
             return
         try:
             run(composed, command)
         except (InputError, HydraException) as error:
-            if processes() > 1:  # the others may be waiting
+            if world_size() > 1:  # the others may be waiting
                 raise
             # Hydra would print a headline of its own above what goes through it.
             wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
@@ -218,7 +218,7 @@ def _start(arguments: list[str]) -> list[InputError]:
         try:
             hydra.main(str(conf_folder()), config_name="config", version_base="1.3")(job)()
         finally:
-            sweeps = STARTED.copy() if processes() == 1 else []
+            sweeps = STARTED.copy() if world_size() == 1 else []
             STARTED.clear()
             for folder in sweeps:
                 summarise(folder)

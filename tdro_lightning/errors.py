@@ -1,4 +1,4 @@
-"""Errors a user can mend: the message names the value, what is allowed and the place to change.
+"""Errors that a user can fix: the message names the value, what is allowed and where to change it.
 
 A command ends with the error's exit code: 2 configuration, 3 data, 4 non-finite numbers, 5 no
 usable checkpoint, 6 disk or memory, 143 SIGTERM, 130 SIGINT.
@@ -40,13 +40,13 @@ class RowError(DataError):
 
 
 class CheckpointError(DataError):
-    """A run was to go on, and no checkpoint of it can be used."""
+    """A run should resume, and none of its checkpoints can be used."""
 
     code = 5
 
 
 class ResourceError(InputError):
-    """The disk or the memory does not suffice."""
+    """There is not enough disk space or memory."""
 
     code = 6
 
@@ -64,32 +64,17 @@ class PeerError(InputError):
         self.code = code
 
 
-class Stopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one
-    """A signal ended the run in good order.
+class RunStopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one
+    """A signal or the time limit ended the run in good order.
 
     Args:
-        signal: the signal's number; the command ends with 128 and that.
-        message: where it stopped, and how to go on.
+        signal: the signal's number; 0 is the time limit.
+        message: where it stopped, and how to resume.
     """
 
     def __init__(self, signal: int, message: str) -> None:
         super().__init__(message)
         self.signal = signal
-        self.code = 128 + signal
-        self.status = "stopped"
-
-
-class TimeUp(Stopped):
-    """A run ended in good order at its time limit; the command ends with 0.
-
-    Args:
-        message: where it stopped, and how to go on.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(0, message)
-        self.code = 0
-        self.status = "time_limit"
 
 
 class NonFiniteError(FloatingPointError):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,13 +57,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        os.replace(temporary, path)
+        for written in (*temporary.rglob("*"), temporary):
+            _sync(written)
+        temporary.rename(path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -71,7 +79,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, largest: int | None = None) -> Any:
-    """Read a JSON file, strictly: as in `parsed_json`.
+    """Read a JSON file, strictly: as in `parse_json`.
 
     Args:
         path: the file.
@@ -80,20 +88,20 @@ def read_json(path: Path, largest: int | None = None) -> Any:
     Raises:
         DataError: the file is missing, cannot be read, is too large or is not JSON.
     """
-    with readable(path, "a JSON file"):
+    with explain_read_errors(path, "a JSON file"):
         size = path.stat().st_size
         if largest is not None and size > largest:
             raise DataError(f"{path}: has {size} bytes; such a file has {largest} at most")
         content = path.read_bytes()
     try:
-        return parsed_json(content.decode())
+        return parse_json(content.decode())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
 
 
 @contextmanager
-def readable(path: Path, expected: str) -> Iterator[None]:
-    """Tell what keeps the block from reading a file.
+def explain_read_errors(path: Path, expected: str) -> Iterator[None]:
+    """Turn system errors of a block that reads a file into a DataError.
 
     Raises:
         DataError: it is missing, is a folder instead of what is expected, or cannot be read.
@@ -108,15 +116,15 @@ def readable(path: Path, expected: str) -> Iterator[None]:
         raise DataError(f"{path}: no permission to read it") from None
 
 
-class KeyTwice(ValueError):
-    """A JSON object has a key twice, and readers differ in which they take."""
+class DuplicateKeyError(ValueError):
+    """A JSON object has a duplicate key; JSON readers differ in which value they take."""
 
 
-def parsed_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Parse JSON, without what Python adds to it or leaves open.
 
     Raises:
-        KeyTwice: an object has a key twice.
+        DuplicateKeyError: an object has a duplicate key.
         ValueError: not JSON, or NaN or infinity, which JSON does not have.
         RecursionError: nested too deeply.
     """
@@ -126,9 +134,8 @@ def parsed_json(text: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise KeyTwice(f"key {twice!r} stands twice")
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise DuplicateKeyError(f"duplicate key {key!r}")
     return value
 
 
@@ -204,7 +211,7 @@ _digests: dict[tuple[int, ...], str] = {}  # by device, inode, size and times
 
 def _file_digest(path: Path) -> str:
     """SHA-256 of a file; one that has not changed since is not read again by this process."""
-    with readable(path, "a file"), path.open("rb") as stream:
+    with explain_read_errors(path, "a file"), path.open("rb") as stream:
         known = os.fstat(stream.fileno())
         key = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
         if key not in _digests:

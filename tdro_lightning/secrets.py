@@ -100,7 +100,7 @@ def environment_secrets() -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """A text for the terminal or a file, without what looks like a secret in it."""
 
     def hidden(found: re.Match[str]) -> str:
@@ -115,27 +115,29 @@ def masked(text: str) -> str:
 
 def mask_output() -> None:
     """From here on, mask secrets in log records, warnings and tracebacks, whoever makes them."""
-    logging.setLogRecordFactory(_masked_record)
-    warnings.formatwarning = lambda *given: masked(_format_warning(*given))
-    sys.excepthook = _masked_traceback
-    threading.excepthook = lambda failed: _masked_traceback(
+    logging.setLogRecordFactory(_mask_record)
+    warnings.formatwarning = lambda *given: mask_secrets(_format_warning(*given))
+    sys.excepthook = _print_masked_traceback
+    threading.excepthook = lambda failed: _print_masked_traceback(
         failed.exc_type, failed.exc_value, failed.exc_traceback
     )
 
 
-def _masked_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+def _mask_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     record = _make_record(*args, **kwargs)
     try:
         message = record.getMessage()
     except (TypeError, ValueError):  # arguments that do not fit, which logging prints as they are
         message = f"{record.msg} {record.args}"
         record.msg, record.args = message, ()
-    if (shown := masked(message)) != message:
+    if (shown := mask_secrets(message)) != message:
         record.msg, record.args = shown, ()
     if record.exc_info and record.exc_info[0] is not None:
-        record.exc_text = masked("".join(traceback.format_exception(*record.exc_info)).rstrip())
+        record.exc_text = mask_secrets(
+            "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        )
     return record
 
 
-def _masked_traceback(*failed: Any) -> None:
-    print(masked("".join(traceback.format_exception(*failed))), end="", file=sys.stderr)
+def _print_masked_traceback(*failed: Any) -> None:
+    print(mask_secrets("".join(traceback.format_exception(*failed))), end="", file=sys.stderr)

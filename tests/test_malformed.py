@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.errors import InputError
-from tdro_lightning.secrets import masked
+from tdro_lightning.secrets import mask_secrets
 from tests.malformed import GROUPS, Case, cases, page
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def test_it_ends_as_the_table_says(
     with pytest.raises(InputError) as caught:  # `main` prints these, and ends with their code
         case.use(tmp_path)
     assert caught.value.code == case.code
-    told = masked(str(caught.value)).replace(f"{tmp_path}/", "")
+    told = mask_secrets(str(caught.value)).replace(f"{tmp_path}/", "")
     pattern = ".*".join(re.escape(part) for part in case.message.split("..."))
     assert re.fullmatch(pattern, told, flags=re.DOTALL), told
     assert list(tmp_path.rglob("canary")) == []

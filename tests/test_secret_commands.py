@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.runs import wandb_run
+from tdro_lightning.runs import trackers
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
 from tests.secret_shapes import SHAPES
@@ -112,17 +112,17 @@ def test_a_training_run_with_a_tracker_leaves_no_secret(tmp_path: Path, capfd, m
     monkeypatch.setenv("WANDB_API_KEY", CANARY.ljust(40, "0"))
     monkeypatch.setenv("HF_TOKEN", SHAPES["Hugging Face"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY} of no shape")
-    log = wandb_run.WandbLogger.log_metrics
+    log = trackers.WandbLogger.log_metrics
 
     def failing(self, metrics, step=None):
         log(self, metrics, step)
         if step == 1:
             raise OSError(f"cannot send to {remote}")
 
-    monkeypatch.setattr(wandb_run.WandbLogger, "log_metrics", failing)
+    monkeypatch.setattr(trackers.WandbLogger, "log_metrics", failing)
     ended = run(capfd, folder, *TDRO, "trainer.steps=3", "logger.wandb=offline")
     assert ended.code == 0, ended.err
-    assert "W&B takes no more values (OSError: cannot send to https://***@host" in ended.out
+    assert "W&B accepts no more values (OSError: cannot send to https://***@host" in ended.out
     assert list((folder / "run/wandb").glob("offline-run-*/*.wandb"))
     (folder / ".git/config").unlink()
     assert_nowhere(ended, folder)

@@ -25,7 +25,7 @@ from tdro_lightning.config.safety import (
 )
 from tdro_lightning.config.schema import MODULES, Config
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.secrets import SECRETS, mask_output, masked
+from tdro_lightning.secrets import SECRETS, mask_output, mask_secrets
 from tests.secret_shapes import NO_SECRETS, NOT_IN_PATHS, SHAPES, A
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -101,9 +101,9 @@ def test_a_shape_is_masked(shape: str) -> None:
     secret = SHAPES[shape]
     around = ("", ""), ("cannot open '", "': no"), ("a\n  ", "\nb"), ('{"x": "', '"}')
     for text in (f"{before}{secret}{after}" for before, after in around):
-        assert A[:12] not in masked(text)
-        assert secret not in masked(text)
-    assert masked(f"before {secret}").startswith("before ")
+        assert A[:12] not in mask_secrets(text)
+        assert secret not in mask_secrets(text)
+    assert mask_secrets(f"before {secret}").startswith("before ")
 
 
 def test_every_pattern_has_a_shape() -> None:
@@ -114,7 +114,7 @@ def test_every_pattern_has_a_shape() -> None:
 
 @pytest.mark.parametrize("text", NO_SECRETS)
 def test_what_is_no_secret_is_left_alone(text: str) -> None:
-    assert masked(text) == text
+    assert mask_secrets(text) == text
     refuse_secrets({"model": {"path": text}, "description": text, "prompts": [text]})
 
 
@@ -129,14 +129,17 @@ def test_the_shipped_configurations_hold_none() -> None:
 
 @given(st.text())
 def test_masking_takes_any_text(text: str) -> None:
-    assert masked(masked(text)) == masked(text)
+    assert mask_secrets(mask_secrets(text)) == mask_secrets(text)
 
 
 def test_a_secret_of_the_environment_is_known_by_its_value(monkeypatch) -> None:
     monkeypatch.setenv("MY_SERVICE_TOKEN", "correct horse")
     monkeypatch.setenv("SOME_API_KEY", "/run/secrets/path")
     monkeypatch.setenv("OTHER_PASSWORD", "short")
-    assert masked("a correct horse, /run/secrets/path, short") == "a ***, /run/secrets/path, short"
+    assert (
+        mask_secrets("a correct horse, /run/secrets/path, short")
+        == "a ***, /run/secrets/path, short"
+    )
     assert_refused("description", "a correct horse", "correct horse")
     for argument in ("+x=correct horse", "--config-dir=correct horse", "correct horse"):
         with pytest.raises(ConfigError, match="looks like a secret") as error:
@@ -208,7 +211,7 @@ def test_an_unforeseen_error_is_printed_masked(tmp_path: Path) -> None:
     code = (
         "import threading, tdro_lightning.cli as m\n"
         f"def fail(*a): raise RuntimeError('at {SHAPES['Slack, bot']}')\n"
-        "m.any_output = lambda: None\n"
+        "m.accept_any_output = lambda: None\n"
         "m._refused_at_once = lambda a: (m.signal, None)[1]\n"
         "m._start = fail\n"
         "import sys; sys.argv = ['x', '+experiment=demo']\n"

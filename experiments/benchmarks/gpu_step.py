@@ -22,7 +22,7 @@ from steps import NEGATIVES, Settings, batches, encoder, module, shape, trained
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.planning.memory import estimate
-from tdro_lightning.planning.model import counted
+from tdro_lightning.planning.model import model_shape
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
 from tdro_lightning.training.callbacks.throughput import useful_flops
 from tdro_lightning.training.roofline import GPUS
@@ -88,7 +88,7 @@ def _estimated(stage: str, settings: Settings, proxy: Encoder, negatives: int) -
     """What `stage=plan` says of this run."""
     limits = settings.query_tokens + (1 + negatives) * settings.passage_tokens
     return estimate(
-        counted(proxy.backbone),
+        model_shape(proxy.backbone),
         tokens=min(settings.batch * limits, max(settings.chunk_tokens, settings.kept_tokens)),
         vectors=settings.batch * (2 + negatives),
         mixed=settings.precision == "bf16-mixed",

@@ -20,9 +20,9 @@ from workbench import Choice, Workbench
 
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.training import checkpoint, tdro
+from tdro_lightning.training import checkpoint, modules
 from tdro_lightning.training.callbacks import throughput as throughput_module
-from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopRequests
 from tdro_lightning.training.callbacks.throughput import Throughput
 from tdro_lightning.training.history import History
 
@@ -93,11 +93,11 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         batch = bench.batch(bench.examples(batch_size, 7, batch_size))
         saves = Checkpoints(Path(folder) / "checkpoints", None, {})
         throughput = Throughput(module.proxy, module.reference)
-        callbacks: Sequence[Callback] = (throughput, saves, Stops(saves))
+        callbacks: Sequence[Callback] = (throughput, saves, StopRequests(saves))
         switch = Switch()
-        for place in (tdro, throughput_module):
+        for place in (modules, throughput_module):
             switch.wrap(place, "log_now")
-        switch.wrap(tdro, "require_finite_losses")
+        switch.wrap(modules, "require_finite_losses")
         for name in ("look_at_floor", "look_at_loss"):
             switch.wrap(module.watches, name)
         for callback in callbacks:

@@ -20,7 +20,7 @@ from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, Eval
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.files import write_json, write_text
-from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.contamination import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
 
@@ -111,7 +111,7 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
     content, rows = domain_rows(file, root, hub)
     made_from = {"rows": content, "evaluation": evaluation.fingerprint, "format": FORMAT}
     record = output / "domains" / f"{name}.json"
-    before = finished(record, made_from)
+    before = finished_result(record, made_from)
     if before is not None:
         tell(f"  {name}: finished before, rows and evaluation unchanged")
         return before

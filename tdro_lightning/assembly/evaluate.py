@@ -11,7 +11,7 @@ from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.distributed.collectives import rank
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import Sets
 from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric

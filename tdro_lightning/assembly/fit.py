@@ -33,9 +33,9 @@ from tdro_lightning.distributed.processes import (
     barrier,
     from_first,
     is_first_process,
-    processes,
-    processes_here,
-    rank_here,
+    local_processes,
+    rank,
+    world_size,
 )
 from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.dro.transfer import RULES
@@ -47,14 +47,14 @@ from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerpr
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.records.outputs import RECORD
 from tdro_lightning.runs.record import WITHOUT_EFFECT
-from tdro_lightning.runs.resume import CHECKPOINTS, decisive, resumed
-from tdro_lightning.runs.trackers import loggers, require_trackers, tracked
-from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.runs.resume import CHECKPOINTS, checkpoint_to_resume, result_dependencies
+from tdro_lightning.runs.trackers import close_trackers, loggers, require_trackers
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopRequests
 from tdro_lightning.training.callbacks.progress import Progress
 from tdro_lightning.training.callbacks.throughput import Throughput
 from tdro_lightning.training.checkpoint import require_room, step_of
 from tdro_lightning.training.datamodules import RetrievalDataModule
-from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.modules import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 
 
@@ -64,7 +64,7 @@ def fit(config: Config) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
     require_trackers(config)
-    with tracked(config):
+    with close_trackers(config):
         if isinstance(config.module, TDROConfig):
             fit_tdro(config, config.module)
         else:
@@ -142,7 +142,7 @@ def _train(
 
     Raises:
         KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
-        Stopped: a signal asked for it, and there is a checkpoint.
+        RunStopped: a signal asked for it, and there is a checkpoint.
         NonFiniteError: rows whose loss is NaN or infinite; they are in `diagnostics/`, by id.
         ResourceError: the memory or the disk does not suffice.
     """
@@ -150,12 +150,12 @@ def _train(
     data.step = step_of(start) if start else 0
     folder = Path(config.run_dir) / CHECKPOINTS
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_every, depends)
-    stops = Stops(checkpoints, config.trainer.max_hours)
+    stops = StopRequests(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
-        devices=processes_here(),
-        num_nodes=processes() // processes_here(),
+        devices=local_processes(),
+        num_nodes=world_size() // local_processes(),
         strategy=strategy(
             config.strategy.kind, config.trainer.devices, config.strategy.cpu_offload
         ),
@@ -164,7 +164,7 @@ def _train(
         callbacks=[throughput, Progress(config.name), checkpoints, stops],
         log_every_n_steps=config.trainer.log_every,
         # SLURM's variables say nothing of how we were started.
-        plugins=[TorchElasticEnvironment() if processes() > 1 else LightningEnvironment()],
+        plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         use_distributed_sampler=False,  # our samplers slice by rank themselves
         enable_checkpointing=False,  # ours writes them
         enable_progress_bar=False,
@@ -179,12 +179,12 @@ def _train(
 
 
 def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to go on from, if any, and what new ones depend on (in the first process)."""
+    """The checkpoint to resume from, if any, and what new ones depend on (in the first process)."""
     depends, start = {}, None
     if is_first_process():
         run_dir = Path(config.run_dir)
-        depends = decisive(config, read_checked_json(run_dir / RECORD)["inputs"])
-        start = resumed(config, depends)
+        depends = result_dependencies(config, read_checked_json(run_dir / RECORD)["inputs"])
+        start = checkpoint_to_resume(config, depends)
         if config.trainer.checkpoint_every is not None:
             trained = [p for p in module.parameters() if p.requires_grad]
             # Each with AdamW's two moments.
@@ -203,7 +203,7 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except NonFiniteError as error:
-        where = f"nonfinite-step-{trainer.global_step}-rank-{rank_here()}.json"
+        where = f"nonfinite-step-{trainer.global_step}-rank-{rank()}.json"
         if error.rows:
             write_json(Path(config.run_dir) / "diagnostics" / where, error.rows)
         raise

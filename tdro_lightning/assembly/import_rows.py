@@ -19,7 +19,7 @@ from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
 from tdro_lightning.files import fingerprint, write_text
-from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished_result, write_receipt
 
 FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
 
@@ -81,7 +81,7 @@ def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
         "format": FORMAT,
     }
     record = output / "train" / f"{name}.json"
-    before = finished(record, made_from)
+    before = finished_result(record, made_from)
     if before is not None:
         tell(f"  {name}: finished before, source unchanged")
         return before

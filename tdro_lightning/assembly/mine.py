@@ -26,7 +26,7 @@ from tdro_lightning.models.cross_encoder import (
     is_cross_encoder,
     load_cross_encoder,
 )
-from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.mining import mining_table
 from tdro_lightning.report.tables import terminal_table
 
@@ -113,7 +113,7 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
         raise ConfigError(f"run_dir={output}: {path} would be written over; choose another run_dir")
     made_from = _made_from(config, name, path, means)
     record = output / "domains" / f"{name}.json"
-    before = from_first(finished(record, made_from) if is_first_process() else None)
+    before = from_first(finished_result(record, made_from) if is_first_process() else None)
     if before is not None:
         tell(f"  {name}: finished before, rows and settings unchanged")
         return before

@@ -18,13 +18,9 @@ from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.records.outputs import require_intact
-from tdro_lightning.training.datamodules import (
-    HeterogeneousDataModule,
-    HomogeneousDataModule,
-    RetrievalDataModule,
-)
+from tdro_lightning.training.datamodules import RetrievalDataModule
+from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.optim import Optimisation
-from tdro_lightning.training.tdro import TDROModule
 
 
 def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:
@@ -121,17 +117,13 @@ def data_module(
         probability: of each domain; tDRO does not look at it, since all are in every batch.
     """
     data = config.data
-    arguments: dict[str, Any] = {
-        "dataset": RetrievalDataset(
-            domains, data.negatives, config.seed, data.prompt_symmetric_passages
-        ),
-        "collate": Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
-        "batch_size": data.batch_size,
-        "steps": config.trainer.steps,
-        "seed": config.seed,
-        "workers": data.workers,
-    }
-    if isinstance(config.module, TDROConfig):
-        return HeterogeneousDataModule(**arguments)
-    chances = [probability[domain.name] for domain in domains]
-    return HomogeneousDataModule(**arguments, probability=chances)
+    one_domain = not isinstance(config.module, TDROConfig)
+    return RetrievalDataModule(
+        RetrievalDataset(domains, data.negatives, config.seed, data.prompt_symmetric_passages),
+        Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
+        batch_size=data.batch_size,
+        steps=config.trainer.steps,
+        seed=config.seed,
+        workers=data.workers,
+        probability=[probability[domain.name] for domain in domains] if one_domain else None,
+    )

@@ -16,7 +16,7 @@ from tdro_lightning.secrets import (
     SECRET_VARIABLE,
     environment_secrets,
     is_secret,
-    masked,
+    mask_secrets,
 )
 
 TARGETS = {  # all that a composed configuration may have built, and where
@@ -88,9 +88,9 @@ def refuse_secrets(tree: Any, place: str = "") -> None:
             parts = key.split(".")
             shown = ".".join("***" if is_secret("", part, here) else part for part in parts)
             raise ConfigError(
-                f"{masked(shown)}: looks like a secret, and configurations are written to disk; "
-                "take it out and use the environment (HF_TOKEN, WANDB_API_KEY) or the vendor's "
-                "login command"
+                f"{mask_secrets(shown)}: looks like a secret, and configurations are written to "
+                "disk; take it out and use the environment (HF_TOKEN, WANDB_API_KEY) or the "
+                "vendor's login command"
             )
 
 
@@ -131,7 +131,7 @@ def require_path(key: str, text: str, name: str, value: str | None) -> None:
     elif value is not None and is_secret("", value, environment_secrets()):
         wrong = f"is not for {name}, whose value looks like a secret"
     if wrong is not None:
-        raise ConfigError(f"{masked(key)}: `${{oc.env:...}}` {wrong}")
+        raise ConfigError(f"{mask_secrets(key)}: `${{oc.env:...}}` {wrong}")
 
 
 def refuse_secret_arguments(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
-from tdro_lightning.files import KeyTwice, parsed_json, readable, whole_file
+from tdro_lightning.files import DuplicateKeyError, explain_read_errors, parse_json, whole_file
 
 
 def domain_files(folder: Path) -> dict[str, Path]:
@@ -128,7 +128,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _open_bytes(path: Path) -> io.BufferedReader:
-    with readable(path, "a .jsonl or .jsonl.gz file"):
+    with explain_read_errors(path, "a .jsonl or .jsonl.gz file"):
         if path.suffix == ".gz":
             return io.BufferedReader(gzip.open(path, "rb"))
         return path.open("rb")
@@ -144,9 +144,9 @@ def _decoded(line: bytes, number: int, place: str) -> str:
 
 def _object(text: str, place: str) -> dict[str, Any]:
     try:
-        value = parsed_json(text)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        kind = "key twice" if isinstance(error, KeyTwice) else "not JSON"
+        kind = "key twice" if isinstance(error, DuplicateKeyError) else "not JSON"
         raise RowError(f"{place}: not valid JSON ({error})", kind) from None
     if not isinstance(value, dict):
         found = type(value).__name__

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tdro_lightning.data.text_tables import SUFFIXES, text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, whole_file
-from tdro_lightning.records.receipts import finished, write_receipt
+from tdro_lightning.records.receipts import finished_result, write_receipt
 
 FOLDER = "tdro_lightning"  # in the cache of `datasets`
 ROWS_AT_ONCE = 1000
@@ -82,7 +82,7 @@ def _cached(
     path = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / f"{key}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
-        if finished(path.with_suffix(".json"), made_from) is None:
+        if finished_result(path.with_suffix(".json"), made_from) is None:
             _write(parts, features.arrow_schema, path)
             write_receipt(path.with_suffix(".json"), made_from, [path])
     return datasets.Dataset.from_file(str(path))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tdro_lightning.data.jsonl import byte_lines, read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import parsed_json
+from tdro_lightning.files import parse_json
 
 JSON = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 SUFFIXES = (*JSON, ".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -41,7 +41,7 @@ def text_objects(file: Path, delimiter: str | None = None) -> Iterator[tuple[str
 
 def _items(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        items = parsed_json("".join(line for _, line in read_lines(file)))
+        items = parse_json("".join(line for _, line in read_lines(file)))
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise

@@ -8,17 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from tdro_lightning.distributed.processes import rank, world_size
+
 BUCKET = 2**27  # values summed over processes at a time
-
-
-def world_size() -> int:
-    """Number of processes in the run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's number, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_rows(values: Tensor) -> Tensor:
@@ -76,7 +68,7 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def require_equal_on_all_ranks(values: Tensor, what: str) -> None:
-    """Refuse to go on with state that must be the same on every rank and is not.
+    """Refuse state that must be the same on every rank and is not.
 
     Raises:
         RuntimeError: names the ranks that differ from rank 0; raised on all ranks alike.

@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-STARTED_BY = "TDRO_STARTED_BY"  # environment: a process without which this one shall not go on
+STARTED_BY = "TDRO_STARTED_BY"  # environment variable: the process with which this one ends
 POLL = 0.5  # seconds between two looks at it
 TO_SAVE = "120"  # seconds for a checkpoint after SIGTERM; torchrun's own default is 30
 
 
-def launched(arguments: Sequence[str]) -> int:
+def run_torchrun(arguments: Sequence[str]) -> int:
     """Run what torchrun would with these arguments; the exit code of the first that failed.
 
     It is 128 and a signal's number where that ended it, and where that stopped the launcher.
@@ -65,4 +65,4 @@ def _follow(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launched(sys.argv[1:]))
+    sys.exit(run_torchrun(sys.argv[1:]))

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from tdro_lightning.errors import PeerError, Stopped
-from tdro_lightning.secrets import masked
+from tdro_lightning.errors import PeerError, RunStopped
+from tdro_lightning.secrets import mask_secrets
 
 POLL = 0.5  # seconds between two looks
 TO_FOLLOW = 8.0  # seconds in which a process ends by itself after another one has failed
@@ -33,7 +33,7 @@ _peers: "_Peers | None" = None  # while the processes of a run watch each other
 
 
 @contextmanager
-def ending_together(rank: int) -> Iterator[None]:
+def end_together(rank: int) -> Iterator[None]:
     """End this process soon after another one fails, or after the launcher has gone.
 
     The process group is there. A process that hangs, which the others see by a collective that
@@ -48,12 +48,12 @@ def ending_together(rank: int) -> Iterator[None]:
     global _peers
     _peers = peers = _Peers(rank)
     try:
-        with named_peer():
+        with peer_errors():
             yield
-    except Stopped:  # in good order, and all are told to
+    except RunStopped:  # in good order, on all ranks
         raise
     except BaseException as error:
-        peers.tell(error)
+        peers.report(error)
         raise
     finally:
         _peers = None
@@ -61,7 +61,7 @@ def ending_together(rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def named_peer() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
     """Raise, in place of the error of a collective, what another process has met.
 
     A run's record is written by it, so that it says the same as the command.
@@ -76,7 +76,7 @@ def named_peer() -> Iterator[None]:
             raise
         logger.info("a collective failed", exc_info=True)
         reason = str(error).strip().partition("\n")[0]
-        first = _peers.tell(error)
+        first = _peers.report(error)
         raise PeerError(*(first or (f"it lost another process ({reason})", 1))) from None
 
 
@@ -94,7 +94,7 @@ class _Peers:
         self._parent = os.getppid()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
-    def tell(self, error: BaseException) -> tuple[str, int] | None:
+    def report(self, error: BaseException) -> tuple[str, int] | None:
         """Say why this process fails, unless another one was first: then what that one said."""
         line = str(error).strip().partition("\n")[0]
         own = json.dumps(
@@ -120,21 +120,21 @@ class _Peers:
                 self._end_within(TO_SAVE, 128 + signal.SIGTERM)
                 return
             try:
-                told = self._told()
+                failure = self._failure()
             except RuntimeError:
-                told = {"message": "the process that keeps the store has ended", "code": 1}
-            if told is not None and os.getppid() == self._parent:
-                self._seen = told["message"], told["code"]
-                self._say(f"it ends, as {told['message']}", told["message"])
-                self._end_within(TO_FOLLOW, told["code"])
+                failure = {"message": "the process that keeps the store has ended", "code": 1}
+            if failure is not None and os.getppid() == self._parent:
+                self._seen = failure["message"], failure["code"]
+                self._say(f"it ends, as {failure['message']}", failure["message"])
+                self._end_within(TO_FOLLOW, failure["code"])
                 return
 
-    def _told(self) -> dict[str, Any] | None:
+    def _failure(self) -> dict[str, Any] | None:
         """What another process has failed with."""
         if not self._store.check([self._key]):
             return None
-        told: dict[str, Any] = json.loads(self._store.get(self._key))
-        return None if told["rank"] == self.rank else told
+        failure: dict[str, Any] = json.loads(self._store.get(self._key))
+        return None if failure["rank"] == self.rank else failure
 
     def _say(self, message: str, reason: str = "") -> None:
         stack = traceback.extract_stack(sys._current_frames()[self._main])  # type: ignore[index]
@@ -145,7 +145,7 @@ class _Peers:
         logger.log(level, "%s\n%s", message, "".join(traceback.format_list(stack)))
         where = f"; it hangs at {at}" if hangs else ""
         with suppress(OSError, ValueError):  # nobody may be there to read it
-            text = masked(f"error: rank {self.rank}: {message}{where}")
+            text = mask_secrets(f"error: rank {self.rank}: {message}{where}")
             print(text, file=sys.stderr, flush=True)
 
     def _end_within(self, seconds: float, code: int) -> None:

@@ -4,6 +4,7 @@ torch is imported where there are several only, so that a command with nothing t
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,24 +21,32 @@ T = TypeVar("T")
 _waiting: Any = None  # the process group for waiting, once there is one
 
 
-def rank_here() -> int:
+def rank() -> int:
     """This process's number over all machines, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    group = _process_group()
+    return group.get_rank() if group else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes over all machines; 1 without torchrun."""
+    group = _process_group()
+    return group.get_world_size() if group else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_processes() -> int:
+    """Number of processes that torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:
     """Whether this process writes the run's files."""
-    return rank_here() == 0
+    return rank() == 0
 
 
-def processes_here() -> int:
-    """Processes that torchrun started on this machine; 1 without it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def processes() -> int:
-    """Processes over all machines; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _process_group() -> Any:
+    """`torch.distributed` with an initialised group; None where the environment must answer."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist and dist.is_available() and dist.is_initialized() else None
 
 
 def backend() -> str:
@@ -52,25 +61,25 @@ def process_group() -> Iterator[None]:
     """Connect the processes that torchrun started; nothing to do where there is one.
 
     An exception inside leaves the group as it is: taking it down waits for ranks that may be
-    stuck. The others are told, and end as well.
+    stuck. The others learn of the error, and end as well.
 
     Raises:
         PeerError: another process has failed.
     """
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    from tdro_lightning.distributed.peers import ending_together
+    from tdro_lightning.distributed.peers import end_together
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     global _waiting
     dist.init_process_group(backend(), timeout=TIMEOUT)
     _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
-    with ending_together(rank_here()):
+    with end_together(rank()):
         yield
     _waiting = None
     dist.destroy_process_group()
@@ -78,7 +87,7 @@ def process_group() -> Iterator[None]:
 
 def from_first(value: T) -> T:
     """The first process's object, on every process; what the others hand in is not looked at."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     import torch.distributed as dist
 
@@ -89,7 +98,7 @@ def from_first(value: T) -> T:
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if processes() > 1:
+    if world_size() > 1:
         import torch.distributed as dist
 
         dist.barrier(_waiting)

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.distributed.collectives import rank
-from tdro_lightning.distributed.processes import barrier, from_first
+from tdro_lightning.distributed.processes import barrier, from_first, rank
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tdro_lightning.distributed.collectives import gather_rows, rank, world_size
+from tdro_lightning.distributed.collectives import gather_rows
+from tdro_lightning.distributed.processes import rank, world_size
 from tdro_lightning.errors import NonFiniteError
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tdro_lightning.distributed.collectives import gather_rows, largest, rank
+from tdro_lightning.distributed.collectives import gather_rows, largest
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.distributed.collectives import rank
-from tdro_lightning.distributed.processes import barrier
+from tdro_lightning.distributed.processes import barrier, rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation import evaluate
 from tdro_lightning.mining.miner import Hits, Ranker

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import read_rows, write_rows
-from tdro_lightning.distributed.collectives import rank, world_size
-from tdro_lightning.distributed.processes import barrier
+from tdro_lightning.distributed.processes import barrier, rank, world_size
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining.miner import Miner
-from tdro_lightning.records.receipts import finished, read_receipt, write_receipt
+from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 
 PART_ROWS = 2048
 MANIFEST = "manifest.json"
@@ -49,7 +48,7 @@ def mine_in_parts(
     own = [
         number
         for number in range(rank(), len(parts), world_size())
-        if finished(_receipt(folder, number), _part(manifest, number)) is None
+        if finished_result(_receipt(folder, number), _part(manifest, number)) is None
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
@@ -84,7 +83,7 @@ def mine_in_parts(
 
 def _begin(folder: Path, manifest: Mapping[str, object]) -> None:
     path = folder / MANIFEST
-    if finished(path, manifest) is not None:
+    if finished_result(path, manifest) is not None:
         return
     if folder.exists():
         shutil.rmtree(folder)

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from tdro_lightning.distributed.collectives import largest, rank
+from tdro_lightning.distributed.collectives import largest
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
 from tdro_lightning.models.adapter import (
     switched,

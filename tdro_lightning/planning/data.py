@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class LocalData:
     """What is on this machine of a run's data and tokenizer.
 
     Attributes:
@@ -50,7 +50,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Part:
+class DomainShare:
     """A domain in a planned run; lengths are tokens of a sample of its texts, after the cut."""
 
     name: str
@@ -67,7 +67,7 @@ class Part:
         return self.drawn / self.rows if self.drawn is not None and self.rows else None
 
 
-def known(config: Config) -> Known:
+def find_local_data(config: Config) -> LocalData:
     """Look for the data and the tokenizer; what is here is checked whole.
 
     Raises:
@@ -93,9 +93,9 @@ def known(config: Config) -> Known:
     if folder is None:
         how = f"{CHARACTERS_A_TOKEN} characters are counted as one" if domains else "not used yet"
         notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
-        return Known(names, sizes, domains, None, notes)
+        return LocalData(names, sizes, domains, None, notes)
     tokenizer = TextTokenizer.load(str(folder), config.model.pooling)  # type: ignore[arg-type]
-    return Known(names, sizes, domains, tokenizer, notes)
+    return LocalData(names, sizes, domains, tokenizer, notes)
 
 
 def model_files(path: str, name: str) -> Path | None:
@@ -108,7 +108,7 @@ def model_files(path: str, name: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def parts(config: Config, found: Known) -> list[Part]:
+def domain_shares(config: Config, found: LocalData) -> list[DomainShare]:
     """Each domain's share of the run.
 
     Raises:
@@ -134,7 +134,7 @@ def parts(config: Config, found: Known) -> list[Part]:
             )
             queries, texts = _sampled(config, found, dataset, index)
         made.append(
-            Part(
+            DomainShare(
                 name,
                 found.sizes[name],
                 passages,
@@ -147,14 +147,14 @@ def parts(config: Config, found: Known) -> list[Part]:
     return made
 
 
-def step_tokens(config: Config, found: list[Part]) -> float:
+def step_tokens(config: Config, found: list[DomainShare]) -> float:
     """Mean tokens of a global batch, without padding: all texts of all devices."""
     share = {part.name: part.probability for part in found}
     a_row = {p.name: p.queries.mean() + (1 + config.data.negatives) * p.texts.mean() for p in found}
     return float(config.data.batch_size * sum(share[name] * a_row[name] for name in share))
 
 
-def data_table(config: Config, found: list[Part]) -> Table:
+def data_table(config: Config, found: list[DomainShare]) -> Table:
     """A row a domain."""
     columns = (
         Column("domain", numeric=False),
@@ -211,7 +211,7 @@ def _missing(config: Config, names: list[str]) -> str | None:
     return f"domains.root={given.root} lacks {lacking[0]}" if lacking else None
 
 
-def _probability(config: Config, found: Known) -> dict[str, float]:
+def _probability(config: Config, found: LocalData) -> dict[str, float]:
     uniform = dict.fromkeys(found.names, 1 / len(found.names))
     if isinstance(config.module, TDROConfig):
         return uniform
@@ -223,7 +223,7 @@ def _probability(config: Config, found: Known) -> dict[str, float]:
     return configured_mixture(config, found.names, found.domains)[0].probability
 
 
-def _drawn(config: Config, found: Known, probability: dict[str, float]) -> list[int] | None:
+def _drawn(config: Config, found: LocalData, probability: dict[str, float]) -> list[int] | None:
     rows = [found.sizes[name] for name in found.names]
     if None in rows:
         return None
@@ -241,7 +241,7 @@ def _drawn(config: Config, found: Known, probability: dict[str, float]) -> list[
 
 
 def _sampled(
-    config: Config, found: Known, dataset: RetrievalDataset, index: int
+    config: Config, found: LocalData, dataset: RetrievalDataset, index: int
 ) -> tuple[Lengths, Lengths]:
     """Tokens of the queries and passages of some rows, as training would draw them."""
     rows = len(found.domains[index])

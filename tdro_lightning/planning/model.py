@@ -15,9 +15,11 @@ from tdro_lightning.config.schema import Config, ModelConfig, TDROConfig
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.adapter import Lora, attach_lora
+from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import own_config, refuse_model_code
 from tdro_lightning.models.shapes import from_architecture, from_config
 from tdro_lightning.models.tiny import tiny_config
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.planning.memory import USABLE, Memory, Model, cards_that_hold, estimate
 from tdro_lightning.report.tables import Column, Table, cells
 
@@ -26,7 +28,7 @@ SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
 
 
 @dataclass(frozen=True)
-class Case:
+class MemoryCase:
     """A way to run the stage, and what it would take of each device."""
 
     strategy: str
@@ -36,14 +38,29 @@ class Case:
     memory: Memory
 
 
-def adapted(backbone: PreTrainedModel, model: ModelConfig) -> PreTrainedModel | PeftModel:
+def with_lora(backbone: PreTrainedModel, model: ModelConfig) -> PreTrainedModel | PeftModel:
     """A base model with a fresh adapter, if one is configured."""
     if model.lora is None:
         return backbone
     return attach_lora(backbone, Lora(model.lora.r, model.lora.alpha, model.lora.dropout))
 
 
-def shape(model: ModelConfig, device: str) -> PreTrainedModel:
+def planned_encoder(
+    config: Config, backbone: PreTrainedModel, tokenizer: TextTokenizer | None
+) -> Encoder:
+    """The configured encoder on a model with random weights; without a tokenizer it reads ids."""
+    return Encoder(
+        with_lora(backbone, config.model),
+        tokenizer,  # type: ignore[arg-type]
+        config.model.pooling,  # type: ignore[arg-type]
+        config.data.query_tokens,
+        config.data.passage_tokens,
+        config.trainer.chunk_tokens,
+        config.trainer.kept_tokens,
+    )
+
+
+def random_model(model: ModelConfig, device: str) -> PreTrainedModel:
     """The configured base model with random weights, or on `meta` with none.
 
     Raises:
@@ -63,13 +80,15 @@ def shape(model: ModelConfig, device: str) -> PreTrainedModel:
     return from_config(tiny_config(**asdict(model.tiny)), device, dtype)
 
 
-def resized(model: ModelConfig, sizes: Mapping[str, int | None], device: str) -> PreTrainedModel:
+def resized_model(
+    model: ModelConfig, sizes: Mapping[str, int | None], device: str
+) -> PreTrainedModel:
     """The configured kind of model with random weights and other sizes, of those that it has.
 
     Raises:
         ConfigError: a kind of model whose number of layers has another name.
     """
-    config = shape(model, "meta").config
+    config = random_model(model, "meta").config
     given = config.to_dict()
     if "num_hidden_layers" not in given:
         raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
@@ -78,7 +97,7 @@ def resized(model: ModelConfig, sizes: Mapping[str, int | None], device: str) ->
     return from_config(type(config).from_dict(given), device, getattr(torch, model.dtype))
 
 
-def counted(backbone: PreTrainedModel | PeftModel) -> Model:
+def model_shape(backbone: PreTrainedModel | PeftModel) -> Model:
     """What the memory of a model depends on, counted on its parameters.
 
     Raises:
@@ -109,7 +128,7 @@ def counted(backbone: PreTrainedModel | PeftModel) -> Model:
     )
 
 
-def cases(config: Config, model: Model) -> Iterator[Case]:
+def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
     """Each strategy with and without activation checkpointing."""
     named = config.trainer.devices or 1
     many = named if named > 1 else DEVICES
@@ -129,7 +148,7 @@ def cases(config: Config, model: Model) -> Iterator[Case]:
                 shared=not sharded and _is_adapter(config, model),
                 domains=0 if sharded else _gradients_apart(config, model, devices),
             )
-            yield Case(strategy, devices, checkpointing, tokens, memory)
+            yield MemoryCase(strategy, devices, checkpointing, tokens, memory)
 
 
 def _held(config: Config, devices: int) -> tuple[int, int]:
@@ -168,7 +187,7 @@ def _gradients_apart(config: Config, model: Model, devices: int) -> int:
     return len(config.domains.only or config.domains.catalogue)
 
 
-def content(case: Case) -> dict[str, object]:
+def case_values(case: MemoryCase) -> dict[str, object]:
     """A case as plain values."""
     return {
         "strategy": case.strategy,
@@ -191,7 +210,7 @@ def headline(config: Config, model: Model) -> str:
     )
 
 
-def memory_table(found: list[Case]) -> Table:
+def memory_table(found: list[MemoryCase]) -> Table:
     """A row a case."""
     parts = ("parameters", "gradients", "optimiser", "reference", "activations", "total")
     columns = (

@@ -1,36 +1,179 @@
 """What a training reads, takes and costs; weights are not even downloaded."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tdro_lightning.assembly.modules import reference_path
-from tdro_lightning.config.schema import Config
+from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.console.durations import format_duration
 from tdro_lightning.console.output import tell
-from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.planning.cost import Cost, cost_lines, costed
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.planning.data import (
     data_table,
+    domain_shares,
+    find_local_data,
     histogram,
-    known,
     model_files,
-    parts,
     step_tokens,
 )
 from tdro_lightning.planning.model import (
-    adapted,
     caption,
-    cases,
-    content,
-    counted,
+    case_values,
     headline,
+    kept_tokens,
+    memory_cases,
     memory_table,
-    shape,
+    model_shape,
+    planned_encoder,
+    random_model,
+    resized_model,
+    with_lora,
 )
-from tdro_lightning.planning.trial import Trial, tried
+from tdro_lightning.planning.trial import TrialRun, run_trial
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.runs.inputs import require_intact_training
-from tdro_lightning.training.callbacks.throughput import flops_per_token
+from tdro_lightning.training.callbacks.throughput import useful_flops
+from tdro_lightning.training.roofline import GPUS, Kernel, Rates, passes, seconds
+
+# Of a data sheet's FLOPs and bandwidth; assumed: no GPU has been measured yet.
+REACHED_FLOPS, REACHED_MEMORY = 0.6, 0.9
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time and money of the planned steps on the GPUs that `plan` names.
+
+    Attributes:
+        tokens: in a global batch, without padding.
+        flops: useful ones of all steps, as `speed/mfu` counts them where no loss is cached.
+        devices: that share every batch.
+        tokens_per_second: of one device, without padding.
+        mfu: useful FLOPs as a share of the GPU's bf16 peak.
+        hours: on so many devices.
+        price: of all devices' hours together.
+    """
+
+    tokens: float
+    flops: float
+    devices: int
+    tokens_per_second: float
+    mfu: float
+    hours: float
+    price: float
+
+
+def estimate_cost(config: Config, layers: int, flops: int, tokens: float) -> Cost:
+    """Hours and money of the configured steps.
+
+    Args:
+        config: its model, steps, devices and `plan`.
+        layers: of the model.
+        flops: useful ones of a token.
+        tokens: in a global batch.
+
+    Raises:
+        ConfigError: the GPU is not known, or the model's kernels cannot be counted.
+    """
+    given, devices = config.plan, config.trainer.devices or 1
+    if given.gpu not in GPUS:
+        raise ConfigError(
+            f"plan.gpu={given.gpu!r} must be one of {', '.join(GPUS)}; or give "
+            "plan.tokens_per_second of any device"
+        )
+    peak = GPUS[given.gpu].half
+    if given.tokens_per_second is not None:
+        speed = given.tokens_per_second
+    elif given.mfu is not None:
+        speed = given.mfu * peak / flops
+    else:
+        speed = 1 / token_seconds(config, layers, tokens / devices)
+    steps = config.trainer.steps
+    hours = steps * tokens / (speed * devices) / 3600
+    price = hours * devices * given.price
+    return Cost(tokens, steps * tokens * flops, devices, speed, speed * flops / peak, hours, price)
+
+
+def token_seconds(config: Config, layers: int, device_tokens: float) -> float:
+    """Estimated seconds a token on one GPU, from counted FLOPs and bytes.
+
+    A step is a forward and a backward pass over every chunk, a forward pass of the reference, and
+    once more the forward pass of what runs twice: the tokens beyond those that are kept, unless an
+    adapter's gradients are held apart by domain, and all of them with activation checkpointing.
+    Not counted: padding, exchange between devices, the update, and the loader.
+
+    Args:
+        config: the stage, its model, chunks and precision.
+        layers: of the model; one and two of them are counted, and the others are like the second.
+        device_tokens: of one device's share of a batch.
+
+    Raises:
+        ConfigError: a kind of model whose kernels depend on its values, as experts do.
+    """
+    counts = zip(_chunk_seconds(config, 1), _chunk_seconds(config, 2), strict=True)
+    forward, backward, reference = (one + (layers - 1) * (two - one) for one, two in counts)
+    tdro, sharded = isinstance(config.module, TDROConfig), config.strategy.kind == "fsdp"
+    apart = config.model.lora is not None and tdro and not sharded
+    twice = 0.0 if apart else max(0.0, 1 - kept_tokens(config) / device_tokens)
+    again = twice + config.strategy.activation_checkpointing
+    return forward * (1 + again) + backward + reference
+
+
+def _chunk_seconds(config: Config, layers: int) -> tuple[float, float, float]:
+    """Seconds a token of a forward, a backward and a reference's pass of so many layers."""
+    sheet, length = GPUS[config.plan.gpu], config.data.passage_tokens
+    rates = Rates(
+        REACHED_FLOPS * sheet.half, REACHED_FLOPS * sheet.single, REACHED_MEMORY * sheet.memory
+    )
+    texts = max(1, config.trainer.chunk_tokens // length)
+    mixed = config.trainer.precision == "bf16-mixed"
+    backbone = resized_model(config.model, {"num_hidden_layers": layers}, "meta")
+    model = with_lora(backbone, config.model).train()
+    frozen: list[Kernel] = []
+    try:
+        forward, backward = passes(model, texts, length, mixed=mixed)
+        if reference_path(config) is not None:
+            with torch.no_grad():
+                frozen, _ = passes(model.eval(), texts, length, mixed=mixed)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"stage=plan cannot count the kernels of a {backbone.config.model_type} "
+            f"({str(error).splitlines()[0][:200]}); give plan.mfu or plan.tokens_per_second"
+        ) from None
+    whole = (seconds(kernels, rates) / (texts * length) for kernels in (forward, backward, frozen))
+    return tuple(whole)  # type: ignore[return-value]
+
+
+def format_hours(hours: float) -> str:
+    """Hours with three digits; a time below six minutes in seconds."""
+    return f"{hours:.3g} hours" if hours >= 0.1 else format_duration(3600 * hours)
+
+
+def cost_lines(config: Config, cost: Cost, flops: int) -> str:
+    """The cost in words, with what it assumes."""
+    given = config.plan
+    if given.tokens_per_second is not None:
+        how = f"{given.tokens_per_second:,.0f} tokens a second and device (plan.tokens_per_second)"
+    elif given.mfu is not None:
+        how = f"{given.gpu}, {given.mfu:.0%} of its bf16 peak (plan.gpu, plan.mfu)"
+    else:
+        how = (
+            f"{given.gpu} (plan.gpu), {cost.tokens_per_second:,.0f} tokens a second and device, "
+            f"{cost.mfu:.1%} of its bf16 peak.\n"
+            "Counted, not measured: each kernel takes as long as its FLOPs or its bytes, whichever "
+            f"is more,\nat {REACHED_FLOPS:.0%} of the data sheet's FLOPs and {REACHED_MEMORY:.0%} "
+            "of its bandwidth (assumed). A measured run's\nplan.mfu or plan.tokens_per_second goes "
+            "before"
+        )
+    devices = "1 device" if cost.devices == 1 else f"{cost.devices} devices"
+    return (
+        f"{config.trainer.steps:,} steps of {cost.tokens:,.0f} tokens: "
+        f"{cost.flops:.2e} useful FLOPs ({flops / 1e9:.3g} G a token)\n"
+        f"{format_hours(cost.hours)} on {devices}: {how}\n"
+        f"{cost.price:.2f} in money, at {given.price:g} a GPU hour (plan.price)\n"
+    )
 
 
 def total_of(plans: dict[str, Any]) -> dict[str, float | None]:
@@ -42,9 +185,9 @@ def total_of(plans: dict[str, Any]) -> dict[str, float | None]:
         "seconds_here": sum(here) if here and len(here) == len(plans) else None,
     }
     tell(
-        f"Training of all {len(plans)} steps: {total['gpu_hours']:.3g} GPU hours, "
+        f"Training of all {len(plans)} steps: {format_hours(total['gpu_hours'])} of GPU time, "
         f"{total['price']:.2f} in money"
-        + ("" if total["seconds_here"] is None else f"; here {spoken(total['seconds_here'])}")
+        + ("" if total["seconds_here"] is None else f"; here {format_duration(sum(here))}")
     )
     return total
 
@@ -57,20 +200,17 @@ def plan_training(config: Config) -> dict[str, Any]:
         DataError: a row, a weights file or a tokenizer that a run would refuse.
     """
     require_intact_training(config)
-    backbone = adapted(shape(config.model, "meta"), config.model)
-    model = counted(backbone)
-    found = known(config)
-    domains = parts(config, found)
-    last = last_layer(backbone) if config.model.pooling == "last" else None
-    pooled_only = [last.feed_forward] if last else []
-    references = 0 if reference_path(config) is None else 1
-    flops = flops_per_token(backbone, references, pooled_only)
-    cost = costed(config, flops, step_tokens(config, domains))
-    memory = list(cases(config, model))
+    encoder = planned_encoder(config, random_model(config.model, "meta"), None)
+    model = model_shape(encoder.backbone)
+    found = find_local_data(config)
+    domains = domain_shares(config, found)
+    flops = useful_flops(encoder, references=int(reference_path(config) is not None))
+    cost = estimate_cost(config, model.layers, flops, step_tokens(config, domains))
+    memory = list(memory_cases(config, model))
     probability = {part.name: part.probability for part in domains}
-    trial = tried(config, found, flops * cost.tokens, probability)
+    trial = run_trial(config, found, flops * cost.tokens, probability)
     here = _here(config, cost, trial)
-    notes = [*found.notes, *_not_here(config)]
+    notes = found.notes + _not_here(config)
     tell(headline(config, model))
     tell(terminal_table(data_table(config, domains)) + "\n")
     tell(terminal_table(memory_table(memory)))
@@ -96,7 +236,7 @@ def plan_training(config: Config) -> dict[str, Any]:
             for part in domains
         },
         "steps": config.trainer.steps,
-        "cases": [content(case) for case in memory],
+        "cases": [case_values(case) for case in memory],
         "flops_per_token": flops,
         "cost": asdict(cost),
         "trial": asdict(trial),
@@ -104,7 +244,7 @@ def plan_training(config: Config) -> dict[str, Any]:
     }
 
 
-def _here(config: Config, cost: Cost, trial: Trial) -> dict[str, float | None] | None:
+def _here(config: Config, cost: Cost, trial: TrialRun) -> dict[str, float | None] | None:
     """The whole run on this machine, where whole steps were tried."""
     if not trial.whole:
         return None
@@ -124,20 +264,13 @@ def _not_here(config: Config) -> list[str]:
     return notes
 
 
-def _trial_line(trial: Trial, here: dict[str, float | None] | None) -> str:
+def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:
     if here is None or here["seconds"] is None:
         return "Tried: one step of a small model of this kind, on made-up texts"
     memory = here["process_gb"]
     return (
         f"Tried: {trial.steps + 1} whole steps with random weights. All of them on this machine: "
-        f"about {spoken(here['seconds'])}"
+        f"about {format_duration(here['seconds'])}"
         + ("" if memory is None else f", {memory:.2f} GB of memory for the process")
         + "; start-up and evaluation come on top"
     )
-
-
-def spoken(seconds: float) -> str:
-    """A duration in its largest fitting unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

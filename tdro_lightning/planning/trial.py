@@ -17,15 +17,15 @@ from tdro_lightning.assembly.modules import (
     tdro_module,
 )
 from tdro_lightning.config.schema import Config, TDROConfig
-from tdro_lightning.console.output import doing
+from tdro_lightning.console.output import show_status
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
-from tdro_lightning.planning.data import Known
-from tdro_lightning.planning.model import adapted, resized, shape
-from tdro_lightning.training.callbacks.throughput import forget_peak, process_peak
-from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.planning.data import LocalData
+from tdro_lightning.planning.model import planned_encoder, random_model, resized_model
+from tdro_lightning.training.callbacks.throughput import process_peak, reset_process_peak
+from tdro_lightning.training.modules import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 
 WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU
@@ -45,7 +45,7 @@ ROWS, TEXT_TOKENS = 4, 16  # of a small trial
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRun:
     """What a trial showed.
 
     Attributes:
@@ -78,7 +78,7 @@ class Clock(Callback):
     ) -> None:
         """Count the step."""
         now = time.perf_counter(), time.process_time()
-        doing(f"trial: step {trainer.global_step} of {trainer.max_steps}")
+        show_status(f"trial: step {trainer.global_step} of {trainer.max_steps}")
         if self._began is None:
             self._began = now
             return
@@ -88,7 +88,9 @@ class Clock(Callback):
         trainer.should_stop = self.steps >= 2 and self.seconds >= SECONDS
 
 
-def tried(config: Config, found: Known, step_flops: float, probability: dict[str, float]) -> Trial:
+def run_trial(
+    config: Config, found: LocalData, step_flops: float, probability: dict[str, float]
+) -> TrialRun:
     """Run the planned steps on this machine, whole where they are small, else a part of them.
 
     Args:
@@ -98,8 +100,8 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
         probability: of each domain, in fine-tuning.
     """
     whole = step_flops <= WHOLE and bool(found.domains) and found.tokenizer is not None
-    doing("trial: building the model")
-    forget_peak()
+    show_status("trial: building the model")
+    reset_process_peak()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         proxy = _encoder(config, found, whole)
@@ -126,7 +128,7 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
         )
         trainer.fit(module, data)
     peak = None if torch.cuda.is_available() else process_peak()
-    return Trial(
+    return TrialRun(
         whole,
         clock.steps,
         clock.tokens,
@@ -136,17 +138,10 @@ def tried(config: Config, found: Known, step_flops: float, probability: dict[str
     )
 
 
-def _encoder(config: Config, found: Known, whole: bool) -> Encoder:
-    model, data = config.model, config.data
-    return Encoder(
-        adapted(shape(model, "cpu") if whole else resized(model, SMALL, "cpu"), model),
-        found.tokenizer,  # type: ignore[arg-type]  # a small trial makes up its tokens
-        model.pooling,  # type: ignore[arg-type]
-        data.query_tokens,
-        data.passage_tokens,
-        config.trainer.chunk_tokens,
-        config.trainer.kept_tokens,
-    )
+def _encoder(config: Config, found: LocalData, whole: bool) -> Encoder:
+    model = config.model
+    backbone = random_model(model, "cpu") if whole else resized_model(model, SMALL, "cpu")
+    return planned_encoder(config, backbone, found.tokenizer)  # a small trial makes up its tokens
 
 
 def _module(

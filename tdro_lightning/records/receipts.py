@@ -62,7 +62,7 @@ def read_receipt(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | N
     return dict(content["result"])
 
 
-def finished(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_result(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of finished work, None where it must be done; a warning says why, where it was."""
     try:
         return read_receipt(path, made_from)

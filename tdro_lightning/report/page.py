@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from tdro_lightning.console.durations import format_duration
 from tdro_lightning.files import write_text
 from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.gain_tables import MARKS, gain_tables
@@ -34,7 +35,7 @@ from tdro_lightning.report.sweeps import read_sweeps
 from tdro_lightning.report.tables import NOTHING, Table, plain_text, terminal_table
 from tdro_lightning.report.templates import environment
 from tdro_lightning.report.trials import all_trials, baseline_pairs
-from tdro_lightning.secrets import masked
+from tdro_lightning.secrets import mask_secrets
 
 
 def write_report(
@@ -129,7 +130,7 @@ def _write_pages(
         write_text(output / name, standalone_svg(svg))
     templates = environment(Path(__file__).parent)
     templates.filters["svg"] = lambda figure: Markup(figure.svg)
-    templates.filters["duration"] = duration
+    templates.filters["duration"] = format_duration
     for name in ("report.md", "report.html"):
         template = templates.get_template(f"page.{name.partition('.')[2]}.j2")
         text = template.render(
@@ -137,7 +138,7 @@ def _write_pages(
             nothing=NOTHING,
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
         )  # fmt: skip
-        write_text(output / name, masked(re.sub(r"\n{3,}", "\n\n", text)))
+        write_text(output / name, mask_secrets(re.sub(r"\n{3,}", "\n\n", text)))
 
 
 def _gains_text(gains: Sequence[Table], warning: str) -> str:
@@ -145,13 +146,3 @@ def _gains_text(gains: Sequence[Table], warning: str) -> str:
     shown = [table for table in gains if "each set" not in table.title]
     texts = [f"{table.title}\n\n{terminal_table(table)}\n\n" for table in shown]
     return "".join([*texts, f"{MARKS}. {plain_text(warning)}".strip(), "\n\n"] if texts else [])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person writes them: `42.0 s`, `3 min 20 s`, `4 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {round(seconds) % 60} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -4,7 +4,7 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdro_lightning.errors import InputError, NonFiniteError, ResourceError, Stopped
+from tdro_lightning.errors import InputError, NonFiniteError, ResourceError, RunStopped
 
 SYSTEM_FAULTS = {  # errors of the system whose cause is no fault of the program
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -15,7 +15,7 @@ SHOWN = 120  # characters of a path in a message
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended.
 
     Attributes:
@@ -36,7 +36,7 @@ FIX = "Fix the cause, then give the same command again to resume"
 UNEXPECTED = "This is no fault of the input; the traceback is in tdro_lightning.log"
 
 
-def outcome(error: BaseException | None, run_dir: str = "") -> Outcome:
+def run_outcome(error: BaseException | None, run_dir: str = "") -> RunOutcome:
     """What an exception that ended a run means; None where it ended without one.
 
     Args:
@@ -44,18 +44,20 @@ def outcome(error: BaseException | None, run_dir: str = "") -> Outcome:
         run_dir: the run folder as the user gave it; a message about a path in it names the key.
     """
     if error is None:
-        return Outcome("finished", 0, "", "nothing")
-    if isinstance(error, Stopped):
-        return Outcome(error.status, error.code, str(error), RESUME)
+        return RunOutcome("finished", 0, "", "nothing")
+    if isinstance(error, RunStopped):
+        if not error.signal:
+            return RunOutcome("time_limit", 0, str(error), RESUME)
+        return RunOutcome("stopped", 128 + error.signal, str(error), RESUME)
     if isinstance(error, KeyboardInterrupt):
-        return Outcome("stopped", 130, "stopped by Ctrl-C", RESUME)
+        return RunOutcome("stopped", 130, "stopped by Ctrl-C", RESUME)
     if isinstance(error, FloatingPointError):
-        return Outcome("failed", NonFiniteError.code, str(error), FIX)
-    if isinstance(error, InputError):
-        return Outcome("failed", error.code, str(error), FIX)
+        return RunOutcome("failed", NonFiniteError.code, str(error), FIX)
+    if isinstance(error, InputError) or type(error).__module__ == "hydra.errors":
+        return RunOutcome("failed", getattr(error, "code", InputError.code), str(error), FIX)
     if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
-        return Outcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
-    return Outcome("failed", 1, f"{type(error).__name__}: {error}", UNEXPECTED)
+        return RunOutcome("failed", ResourceError.code, _system_fault(error, run_dir), FIX)
+    return RunOutcome("failed", 1, f"{type(error).__name__}: {error}", UNEXPECTED)
 
 
 def _system_fault(error: OSError, run_dir: str) -> str:

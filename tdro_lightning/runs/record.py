@@ -25,7 +25,7 @@ from tdro_lightning.records.outputs import (
     describe_outputs,
 )
 from tdro_lightning.runs.inputs import BASE, describe_inputs, with_commits
-from tdro_lightning.runs.outcome import outcome
+from tdro_lightning.runs.outcome import run_outcome
 
 WITHOUT_EFFECT = {  # on results
     "trainer": (
@@ -80,11 +80,11 @@ def run_record(
         "outputs": {},
     }
     write_checked_json(folder / RECORD, record)
-    status = outcome(None).status
+    status = run_outcome(None).status
     try:
         yield
     except BaseException as error:
-        status = outcome(error).status
+        status = run_outcome(error).status
         raise
     finally:
         if not (folder / RECORD).is_file():
@@ -116,7 +116,7 @@ def reason_to_run(stage: Stage, config: Config) -> str | None:
     if record.get("format", 1) != RESULTS_FORMAT:
         return f"its results have format {record['format']}, this version writes {RESULTS_FORMAT}"
     then, now = (
-        flat(_relevant(stage, config, content)) for content in (record["config"], asdict(config))
+        flatten(_relevant(stage, config, content)) for content in (record["config"], asdict(config))
     )
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key):
@@ -145,11 +145,11 @@ def _relevant(stage: Stage, config: Config, content: dict[str, Any]) -> dict[str
     return relevant
 
 
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     """Full key and value of every leaf of a configuration; a list is a leaf."""
     if not isinstance(content, dict):
         return {prefix.removesuffix("."): content}
-    return {k: v for key in content for k, v in flat(content[key], f"{prefix}{key}.").items()}
+    return {k: v for key in content for k, v in flatten(content[key], f"{prefix}{key}.").items()}
 
 
 def git_commit() -> str | None:

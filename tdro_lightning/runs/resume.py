@@ -1,4 +1,4 @@
-"""Whether and from where a training run goes on, and whether it still is the same run."""
+"""Whether and from where a training run resumes, and whether it still is the same run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_checked_json
 from tdro_lightning.records.outputs import HISTORY, RECORD
 from tdro_lightning.runs.inputs import Described, with_commits
-from tdro_lightning.runs.record import flat, hardware
+from tdro_lightning.runs.record import flatten, hardware
 from tdro_lightning.training.checkpoint import (
     RUN,
     checkpoints,
@@ -24,7 +24,7 @@ from tdro_lightning.training.history import history_digest, steps_in
 
 CHECKPOINTS = "checkpoints"  # folder in a run's
 
-FREE = {  # may change when a run goes on; paths are compared by the content that they lead to
+FREE = {  # may change when a run resumes; paths are compared by the content that they lead to
     "model": ("path", "architecture", "tiny", "attention"),
     "data": ("workers",),
     "module": ("reference", "reference_cache"),
@@ -36,7 +36,7 @@ MACHINE = ("processor", "instructions", "threads")  # of these, last digits depe
 NOTED = (STEPS, HISTORY, *MACHINE)  # in a checkpoint, and may change: the run says what that means
 
 
-def decisive(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
+def result_dependencies(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
     """What a training run's result depends on: flat keys to plain values.
 
     Processes and loggers are left out. What is in `NOTED` may change when a run is resumed.
@@ -48,7 +48,7 @@ def decisive(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
     values: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
     for section, free in FREE.items():
         content = asdict(getattr(config, section))
-        values |= flat({section: {key: v for key, v in content.items() if key not in free}})
+        values |= flatten({section: {key: v for key, v in content.items() if key not in free}})
     for name in config.domains.only or config.domains.catalogue:
         entry = config.domains.catalogue[name]
         values[f"domains.{name}.prompts"] = list(entry.prompts)
@@ -63,13 +63,13 @@ def decisive(config: Config, inputs: Mapping[str, Described]) -> dict[str, Any]:
     return values | {STEPS: config.trainer.steps} | {key: here[key] for key in MACHINE}
 
 
-def resumed(config: Config, now: dict[str, Any]) -> Path | None:
-    """The checkpoint that the run of `config.run_dir` goes on from, None for a start at step 0.
+def checkpoint_to_resume(config: Config, now: dict[str, Any]) -> Path | None:
+    """The checkpoint from which the run of `config.run_dir` resumes; None for a start at step 0.
 
     Args:
-        config: `trainer.resume` is `never`, `must`, or `auto`: go on with an unfinished run. A run
+        config: `trainer.resume` is `never`, `must`, or `auto`: resume an unfinished run. A run
             that starts again removes the checkpoints of the one before.
-        now: what the run depends on, by `decisive`.
+        now: what the run depends on, by `result_dependencies`.
 
     Raises:
         CheckpointError: `must` and there is none; or there are some, and none can be used; or an
@@ -79,7 +79,7 @@ def resumed(config: Config, now: dict[str, Any]) -> Path | None:
     run_dir, how = Path(config.run_dir), config.trainer.resume
     previous = read_checked_json(run_dir / RECORD)["previous"]
     if how == "never" or (how == "auto" and previous in (None, "finished")):
-        for old in checkpoints(run_dir / CHECKPOINTS):  # or a later start would go on from them
+        for old in checkpoints(run_dir / CHECKPOINTS):  # or a later run would resume from them
             remove_checkpoint(old)
         return None
     newest = newest_valid(run_dir / CHECKPOINTS)
@@ -109,7 +109,7 @@ def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
 
     Args:
         checkpoint: from which the run resumes.
-        now: what the run depends on, by `decisive`, and its history's digest.
+        now: what the run depends on, by `result_dependencies`, and its history's digest.
     """
     then = manifest(checkpoint)[RUN]
     before = then.get(STEPS, now[STEPS])
@@ -128,7 +128,7 @@ def resume_notes(checkpoint: Path, now: dict[str, Any]) -> list[str]:
 
 
 def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
-    """Refuse to go on with something else than what a run began with.
+    """Refuse to resume a run with other settings or inputs than it began with.
 
     Raises:
         ConfigError: a table of what differs: key, then, now.
@@ -145,7 +145,7 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
     table = "\n".join(line.rstrip() for line in lines)
     raise ConfigError(
         f"{checkpoint} is of another run than this one:\n{table}\n"
-        "set these back to go on with it, or start again with trainer.resume=never"
+        "restore these to resume it, or start again with trainer.resume=never"
     )
 
 

@@ -2,8 +2,8 @@
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
-from tdro_lightning.console.output import doing, entitled, noted_warnings
-from tdro_lightning.distributed.peers import named_peer
+from tdro_lightning.console.output import collect_warnings, run_title, show_status
+from tdro_lightning.distributed.peers import peer_errors
 from tdro_lightning.distributed.processes import barrier, is_first_process
 from tdro_lightning.runs.record import run_record
 from tdro_lightning.runs.status import run_lock, status_file
@@ -12,18 +12,18 @@ from tdro_lightning.runs.status import run_lock, status_file
 def run_stage(stage: Stage, config: Config, command: str) -> None:
     """Run a stage and write `run.json` and `status.json` beside its results.
 
-    All processes of a run call it, and none goes on before the results are there.
+    All processes of a run call it, and none returns before the results are there.
 
     Raises:
         ConfigError: another run is at work in the folder.
     """
-    with entitled(config.name):
+    with run_title(config.name):
         _run(stage, config, command)
     barrier()
 
 
 def _run(stage: Stage, config: Config, command: str) -> None:
-    doing("loading libraries")
+    show_status("loading libraries")
     if config.trainer.threads is not None:
         import torch
 
@@ -33,10 +33,10 @@ def _run(stage: Stage, config: Config, command: str) -> None:
     elif is_first_process():
         with (
             run_lock(config),
-            noted_warnings() as warnings,
+            collect_warnings() as warnings,
             status_file(config, warnings),
             run_record(stage, config, command, warnings),
-            named_peer(),
+            peer_errors(),
         ):
             stage.run(config)
     elif stage.all_processes:

@@ -17,9 +17,9 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_checked_json, write_json, write_text
 from tdro_lightning.records.outputs import RECORD, STATUS
-from tdro_lightning.runs.outcome import RESUME, outcome
-from tdro_lightning.runs.record import flat
-from tdro_lightning.secrets import masked
+from tdro_lightning.runs.outcome import RESUME, run_outcome
+from tdro_lightning.runs.record import flatten
+from tdro_lightning.secrets import mask_secrets
 
 LOCK = ".lock"  # held by the process of the run; it falls with the process, however that ends
 OWNER = ".owner"  # which process that is; what a killed one leaves is overwritten
@@ -87,16 +87,16 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
         write_json(path, {**status, **now, "warnings": [*warnings], "written": moment})
 
     write()
-    ended = outcome(None)
+    ended = run_outcome(None)
     try:
         yield
     except BaseException as error:
-        ended = outcome(error, config.run_dir)
+        ended = run_outcome(error, config.run_dir)
         logger.info("the run ends: %s", ended.status, exc_info=error)
         raise
     finally:
         done = f"all that the stage `{config.stage}` makes is in {path.parent}"
-        reason = masked(ended.reason) or done
+        reason = mask_secrets(ended.reason) or done
         write(status=ended.status, exit_code=ended.code, reason=reason, next=ended.hint)
 
 
@@ -108,9 +108,9 @@ def _changed(config: Config) -> list[str]:
     before = read_checked_json(record)
     if before.get("status") == "finished" or before.get("stage") != config.stage:
         return []
-    then, now = flat(before.get("config", {})), flat(asdict(config))
+    then, now = flatten(before.get("config", {})), flatten(asdict(config))
     return [
-        masked(f"{key}: {then.get(key)} -> {now.get(key)}")
+        mask_secrets(f"{key}: {then.get(key)} -> {now.get(key)}")
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
     ]

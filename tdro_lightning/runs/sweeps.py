@@ -11,15 +11,14 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.errors import InputError
 from tdro_lightning.files import read_checked_json, write_checked_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
-from tdro_lightning.runs.outcome import UNEXPECTED, outcome
-from tdro_lightning.secrets import masked
+from tdro_lightning.runs.outcome import UNEXPECTED, run_outcome
+from tdro_lightning.secrets import mask_secrets
 
 STARTED: list[Path] = []  # folders of the sweeps that this process has started
 
@@ -44,36 +43,33 @@ class Plan(Callback):
 
 def settings(overrides: Sequence[str]) -> dict[str, str]:
     """Overrides by key."""
-    found = (override.lstrip("+").partition("=")[::2] for override in overrides)
-    return dict(found)
+    return dict(override.lstrip("+").partition("=")[::2] for override in overrides)
 
 
 @contextmanager
-def recorded_job(job: HydraConf) -> Iterator[None]:
+def job_record(job: HydraConf) -> Iterator[None]:
     """Write how a job of a sweep stands into its folder, at its start and its end.
 
-    An error ends here, so that the other jobs run; `failures` tells of it.
+    An error ends here, so that the other jobs run; `failures` lists it.
     """
     plan = read_checked_json(Path(job.sweep.dir) / SWEEP)
     own = settings(job.overrides.task)
     record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
     path = Path(job.runtime.output_dir) / JOB
     write_checked_json(path, {**record, "status": "running", "code": None, "error": None})
-    ended = outcome(None)
+    ended = run_outcome(None)
     try:
         yield
     except Exception as error:
-        wrong = ConfigError(str(error)) if isinstance(error, HydraException) else error
-        ended = outcome(wrong, job.runtime.output_dir)
+        ended = run_outcome(error, job.runtime.output_dir)
         if ended.hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
     except BaseException as error:
-        ended = outcome(error)
+        ended = run_outcome(error)
         raise
     finally:
-        known = {"status": ended.status, "code": ended.code}
-        shown = masked(ended.reason) or None
-        write_checked_json(path, {**record, **known, "error": shown})
+        record |= {"status": ended.status, "code": ended.code}
+        write_checked_json(path, {**record, "error": mask_secrets(ended.reason) or None})
 
 
 def failures(sweep: Path) -> list[InputError]:
@@ -92,5 +88,5 @@ def summarise(sweep: Path) -> None:
     """Write the report of a sweep into its folder, and print its table and plot."""
     from tdro_lightning.report.page import write_sweep_report
 
-    print(masked(write_sweep_report(sweep)))
+    print(mask_secrets(write_sweep_report(sweep)))
     print(f"Report: {sweep / 'report.html'} and {sweep / 'report.md'}", flush=True)

@@ -1,23 +1,30 @@
 """Trackers beside our own history: Weights & Biases and TensorBoard. None of them ends a run."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.output import doing, tell
+from tdro_lightning.console.output import show_status, tell
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.evaluate import main_metric
+from tdro_lightning.files import read_json, write_json
 from tdro_lightning.report.collect import read_run
 from tdro_lightning.report.runs import Run
-from tdro_lightning.runs import wandb_run
 from tdro_lightning.training.history import History
 
+STEP = "trainer/global_step"
+WAIT, FINISH_WAIT = 15.0, 120.0  # seconds for the server's first answer and for its last
+RUN_ID = "wandb.json"  # in the run folder: the tracker's name for this run
 TABLE = {  # column: the prefix of its metrics in the history
     "weight": "weights/",
     "measurement": "measurement/",
@@ -61,25 +68,25 @@ def loggers(config: Config, start: int) -> list[Logger]:
                 purge_step=start or None,
             )
         )
-    doing("starting W&B")
-    run = wandb_run.begun(config, start)
-    return found if run is None else [*found, wandb_run.Tracked(run)]
+    show_status("starting W&B")
+    run = start_wandb(config, start)
+    return found if run is None else [*found, FailsafeWandbLogger(run)]
 
 
 @contextmanager
-def tracked(config: Config) -> Iterator[None]:
+def close_trackers(config: Config) -> Iterator[None]:
     """Close a training run's trackers at its end; a finished run's results go to W&B before."""
     finished = False
     try:
         yield
         finished = True
     finally:
-        run = wandb_run.running()
+        run = wandb_run()
         if run is not None:
             if finished:
                 _hand_over(config, run)
             offline, folder = run.offline, run.settings.sync_dir
-            wandb_run.finish(0 if finished else 1)
+            finish_wandb(0 if finished else 1)
             if offline and finished:
                 tell(f"  W&B has it offline; to upload it: wandb sync {_relative(folder)}")
 
@@ -96,7 +103,7 @@ def _hand_over(config: Config, run: Any) -> None:
             for name, metrics in retriever.sets.items():
                 metric = main_metric(metrics)
                 run.summary[f"{metric}/{retriever.label}/{name}"] = metrics[metric]
-        if rows := domain_rows(done):
+        if rows := history_rows(done):
             table = wandb.Table(columns=["step", "domain", *TABLE], data=rows)
             run.log({"domains": table})
         files = wandb.Artifact(f"run-{run.id}", type="run", description=config.description)
@@ -108,7 +115,7 @@ def _hand_over(config: Config, run: Any) -> None:
         tell(f"  W&B: summary, table or files are not complete ({error})")
 
 
-def domain_rows(run: Run) -> list[list[Any]]:
+def history_rows(run: Run) -> list[list[Any]]:
     """Step, domain and the columns of `TABLE`, for at most `TABLE_STEPS` steps evenly spread."""
     columns = {title: run.series(prefix) for title, prefix in TABLE.items()}
     steps = sorted({step for series in columns["weight"].values() for step in series.steps})
@@ -127,3 +134,96 @@ def domain_rows(run: Run) -> list[list[Any]]:
 def _relative(folder: str) -> Path:
     path = Path(folder)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+class FailsafeWandbLogger(WandbLogger):
+    """W&B's logger, which stops with one warning when W&B does not accept a value.
+
+    Args:
+        run: the W&B run.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(experiment=run)
+        self._lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values, as long as W&B accepts them."""
+        if self._lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # whatever it is, a tracker is not worth a run
+            self._lost = True
+            tell(f"W&B accepts no more values ({_first_line(error)}); history.csv continues")
+
+
+def start_wandb(config: Config, start: int) -> Any | None:
+    """The configured W&B run, offline where its server cannot be reached; None without one.
+
+    Online, a resumed run continues its W&B run. Offline it cannot: its parts are W&B runs of one
+    group, each with the step at which it began.
+
+    Args:
+        config: the run's configuration.
+        start: the step from which it continues.
+    """
+    wanted = config.logger.wandb
+    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[wanted]
+    for mode in modes:
+        try:
+            return _started(config, mode, start)
+        except Exception as error:  # no account, no answer, a full disk: no run needs them
+            further = "offline" if mode != modes[-1] else "without it"
+            tell(f"W&B cannot start {mode} ({_first_line(error)}); the run continues {further}")
+            finish_wandb()
+    return None
+
+
+def wandb_run() -> Any | None:
+    """W&B's run of this process, if any."""
+    wandb = sys.modules.get("wandb")  # it takes a second to import, where it is not wanted
+    return wandb.run if wandb else None
+
+
+def finish_wandb(exit_code: int = 0) -> None:
+    """Close W&B's run, if any: the next of a chain or sweep must not write into this one."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None:
+        return
+    for close in (partial(wandb.finish, exit_code), wandb.teardown):
+        try:
+            close()
+        except Exception as error:  # its process may be gone
+            tell(f"W&B could not be closed ({_first_line(error)})")
+
+
+def _started(config: Config, mode: str, start: int) -> Any:
+    import wandb
+
+    known = Path(config.run_dir) / RUN_ID
+    name = read_json(known)["id"] if start and known.is_file() else uuid4().hex[:8]
+    write_json(known, {"id": name})
+    goes_on = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
+    run = wandb.init(
+        project=config.logger.project,
+        name=config.name,
+        job_type=config.module.kind,
+        dir=config.run_dir,
+        mode=mode,  # type: ignore[arg-type]
+        config=asdict(config) | {"resumed_at_step": start},
+        settings=wandb.Settings(
+            init_timeout=WAIT,
+            login_timeout=WAIT,
+            finish_timeout=FINISH_WAIT,
+            disable_git=True,  # the address of a remote may hold a token; run.json has the commit
+        ),
+        **goes_on,  # type: ignore[arg-type]
+    )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.distributed.collectives import largest, rank, world_size
-from tdro_lightning.distributed.processes import barrier, from_first
+from tdro_lightning.distributed.collectives import largest
+from tdro_lightning.distributed.processes import barrier, from_first, rank, world_size
 from tdro_lightning.files import write_json
 from tdro_lightning.search.forecast import Forecast
 from tdro_lightning.search.shards import Shards
@@ -89,8 +89,9 @@ def encode(
 
 def _encode(texts: Sequence[str], embed: Embed, shards: Shards, wanted: Sequence[int]) -> None:
     for shard in wanted:
+        kind, done = shards.folder.parent.name, 100 * shard // shards.count
+        logger.info("encoding %s %s, %d %%", f"{len(texts):,}", kind, done)
         shards.write(shard, embed(texts[shards.span(shard)]))
-        logger.info("%s: shard %d of %d encoded", shards.folder, shard + 1, shards.count)
 
 
 def _look_ahead(

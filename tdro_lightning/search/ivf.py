@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import whole_file
-from tdro_lightning.records.receipts import finished, read_receipt, write_receipt
+from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 from tdro_lightning.search.dense import Rows
 
 LIST_VECTORS = 64  # vectors a list learns from
@@ -30,7 +30,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
         vectors: [N, D].
         path: its name says which vectors these are; a file with its checksum appears beside it.
     """
-    if finished(_receipt(path), {"index": path.name}) is not None:
+    if finished_result(_receipt(path), {"index": path.name}) is not None:
         return
     count, size = vectors.shape
     lists = max(1, min(round(4 * count**0.5), count // LIST_VECTORS))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, whole_file
-from tdro_lightning.records.receipts import finished, read_receipt, write_receipt
+from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Shards:
 
     def has(self, shard: int) -> bool:
         """Whether a file is there as it was written; one that is not is reported."""
-        if finished(self._receipt(shard), self._made_from(shard)) is not None:
+        if finished_result(self._receipt(shard), self._made_from(shard)) is not None:
             return True
         if self._file(shard).exists() and not self._receipt(shard).exists():
             logger.warning("%s: has no checksum; made again", self._file(shard))

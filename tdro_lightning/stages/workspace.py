@@ -51,7 +51,7 @@ def workspace(entity: str, project: str, name: str) -> Any:
             "pip install 'tdro-lightning[workspace]'"
         )
     # Modules of star imports, whose names a type checker does not see.
-    from tdro_lightning.runs.wandb_run import STEP
+    from tdro_lightning.runs.trackers import STEP
 
     panels: Any = import_module("wandb_workspaces.reports.v2")
     workspaces: Any = import_module("wandb_workspaces.workspaces")

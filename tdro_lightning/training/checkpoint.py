@@ -1,8 +1,8 @@
 """Checkpoints on disk: a folder a step, there as a whole or not at all.
 
 `step-0000120/` holds `state.pt` (tensors and plain values) and `manifest.json` (the step, size and
-SHA-256 of the state, and what the run depends on). It is written beside its place under a name that
-starts with a dot, and renamed when all of it is on the disk; it is never written again.
+SHA-256 of the state, and what the run depends on). It is written beside its place, and renamed when
+all of it is on the disk; it is never written again.
 """
 
 import logging
@@ -11,15 +11,13 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tdro_lightning.errors import CheckpointError, DataError, ResourceError
-from tdro_lightning.files import fingerprint, read_json, write_json
+from tdro_lightning.files import fingerprint, read_json, whole_folder, write_json
 
 KEPT = 2
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -41,28 +39,21 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         ResourceError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.exists():  # a damaged one of the same step
+        remove_checkpoint(path)
     try:
-        temporary.mkdir(parents=True)
-        with (temporary / STATE).open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        content = {
-            "format": FORMAT,
-            "step": step_of(path),
-            "bytes": (temporary / STATE).stat().st_size,
-            "sha256": fingerprint(temporary / STATE),
-            RUN: state.get(RUN, {}),
-        }
-        write_json(temporary / MANIFEST, content)
-        _sync(temporary)
-        if path.exists():  # a damaged one of the same step
-            remove_checkpoint(path)
-        temporary.rename(path)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by RuntimeError
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(path) as folder:
+            with (folder / STATE).open("wb") as stream:
+                torch.save(state, stream)
+            content = {
+                "format": FORMAT,
+                "step": step_of(path),
+                "bytes": (folder / STATE).stat().st_size,
+                "sha256": fingerprint(folder / STATE),
+                RUN: state.get(RUN, {}),
+            }
+            write_json(folder / MANIFEST, content)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.exists() else 0.0
         raise ResourceError(
             f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}; "
@@ -198,17 +189,3 @@ def remove_checkpoint(path: Path) -> None:
         shutil.rmtree(leaving)
     except OSError as error:
         logger.warning("%s: the old checkpoint cannot be removed (%s)", path, error)
-
-
-def _sync(folder: Path) -> None:
-    with _opened(folder) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.example import Example
 from tdro_lightning.data.samplers import BatchSampler, HeterogeneousBatches, HomogeneousBatches
-from tdro_lightning.distributed.collectives import rank, world_size
+from tdro_lightning.distributed.processes import rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ PATIENCE = 600  # seconds for a batch, after which a loader process hangs
 
 
 class RetrievalDataModule(LightningDataModule):
-    """Batches of a run; subclasses choose the sampler.
+    """Batches of a run, of every domain or of one.
 
     Args:
         dataset: all domains.
@@ -30,6 +30,8 @@ class RetrievalDataModule(LightningDataModule):
         steps: optimiser steps in the run.
         seed: the run's seed.
         workers: loader processes; they change speed only.
+        probability: chance of each domain, in index order, to be the one of a global batch, as
+            fine-tuning needs it; None puts every domain into every batch, as tDRO needs it.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class RetrievalDataModule(LightningDataModule):
         steps: int,
         seed: int,
         workers: int,
+        probability: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.collate = collate
         self.workers = usable_workers(workers)
         self.step = 0
+        self.probability = probability
         self._sampling = {"batch_size": batch_size, "steps": steps, "seed": seed}
 
     def train_dataloader(self) -> DataLoader[Example]:
@@ -62,7 +66,18 @@ class RetrievalDataModule(LightningDataModule):
 
     def sampler(self) -> BatchSampler:
         """The batches of this rank."""
-        raise NotImplementedError
+        domains = self.dataset.domains
+        arguments: dict[str, Any] = {
+            **self._sampling,
+            "names": [domain.name for domain in domains],
+            "rows": [len(domain) for domain in domains],
+            "start": self.step,
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+        if self.probability is None:
+            return HeterogeneousBatches(**arguments)
+        return HomogeneousBatches(**arguments, probability=self.probability)
 
     def state_dict(self) -> dict[str, Any]:
         """The next step: all that the order of the data depends on besides the configuration."""
@@ -71,41 +86,6 @@ class RetrievalDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue at the saved step."""
         self.step = int(state_dict["step"])
-
-    def _arguments(self) -> dict[str, Any]:
-        domains = self.dataset.domains
-        return {
-            **self._sampling,
-            "names": [domain.name for domain in domains],
-            "rows": [len(domain) for domain in domains],
-            "start": self.step,
-            "rank": rank(),
-            "world_size": world_size(),
-        }
-
-
-class HeterogeneousDataModule(RetrievalDataModule):
-    """Every domain in every global batch, as the tDRO stage needs it."""
-
-    def sampler(self) -> BatchSampler:
-        """Heterogeneous batches of this rank."""
-        return HeterogeneousBatches(**self._arguments())
-
-
-class HomogeneousDataModule(RetrievalDataModule):
-    """One domain a global batch, as fine-tuning needs it.
-
-    Args:
-        probability: chance of each domain, in index order.
-    """
-
-    def __init__(self, *args: Any, probability: Sequence[float], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.probability = list(probability)
-
-    def sampler(self) -> BatchSampler:
-        """Homogeneous batches of this rank."""
-        return HomogeneousBatches(**self._arguments(), probability=self.probability)
 
 
 def usable_workers(wanted: int) -> int:

@@ -98,8 +98,8 @@ class History(Logger):
                 csv.writer(stream).writerows(lines)
         except OSError as error:
             raise ResourceError(
-                f"{self.path}: step {step} cannot be written ({error.strerror}); make room, and "
-                "the same command goes on from the newest checkpoint"
+                f"{self.path}: step {step} cannot be written ({error.strerror}); free some space, "
+                "then run the same command to resume from the newest checkpoint"
             ) from None
 
     def save(self) -> None:

@@ -35,7 +35,7 @@ from torch.distributed.fsdp import (
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tdro_lightning.distributed.processes import backend, processes, processes_here
+from tdro_lightning.distributed.processes import backend, local_processes, world_size
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.checkpoint import read_checkpoint, write_checkpoint
@@ -101,11 +101,11 @@ class WholeCheckpoints(Strategy):
         return self.lightning_module
 
 
-class Single(WholeCheckpoints, SingleDeviceStrategy):
+class OneDevice(WholeCheckpoints, SingleDeviceStrategy):
     """One process on one device."""
 
 
-class SummedGradients(WholeCheckpoints, DDPStrategy):
+class DataParallel(WholeCheckpoints, DDPStrategy):
     """Data parallel without DDP's wrapper and its gradient hooks.
 
     A step runs several forward and backward passes. DDP would reduce the gradients at each of them,
@@ -120,7 +120,7 @@ class SummedGradients(WholeCheckpoints, DDPStrategy):
             dist.broadcast(value.detach(), src=0)
 
 
-class Sharded(WholeCheckpoints, ModelParallelStrategy):
+class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
     """Parameters, gradients and optimiser state spread over all processes (FSDP2).
 
     Args:
@@ -129,7 +129,7 @@ class Sharded(WholeCheckpoints, ModelParallelStrategy):
 
     def __init__(self, cpu_offload: bool = False) -> None:
         super().__init__(
-            data_parallel_size=processes(),
+            data_parallel_size=world_size(),
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=backend(),
@@ -165,7 +165,7 @@ class Sharded(WholeCheckpoints, ModelParallelStrategy):
 
 def shard(trainer: Trainer, *encoders: Encoder | None) -> None:
     """Shard encoders in place where the trainer's strategy does that; for `configure_model`."""
-    if isinstance(trainer.strategy, Sharded):
+    if isinstance(trainer.strategy, FullyShardedParallel):
         for encoder in encoders:
             if encoder is not None:
                 trainer.strategy.shard(encoder)
@@ -190,18 +190,18 @@ def strategy(kind: str, devices: int | None, cpu_offload: bool = False) -> Strat
     """
     if cpu_offload and not torch.cuda.is_available():
         raise ConfigError("strategy.cpu_offload=true needs a GPU: without one all is in the host")
-    if kind == "single" and max(processes(), devices or 1) > 1:
+    if kind == "single" and max(world_size(), devices or 1) > 1:
         raise ConfigError(
-            f"strategy=single is one process on one device, but {processes()} were started and "
+            f"strategy=single is one process on one device, but {world_size()} were started and "
             f"trainer.devices={devices}; use strategy=ddp or strategy=fsdp"
         )
-    if devices not in (None, processes_here()):
+    if devices not in (None, local_processes()):
         raise ConfigError(
-            f"trainer.devices={devices}, but {processes_here()} processes were started here; "
+            f"trainer.devices={devices}, but {local_processes()} processes were started here; "
             f"launch with torchrun --nproc-per-node {devices} -m tdro_lightning ..."
         )
     if kind == "single":
-        return Single(torch.device("cuda", 0) if torch.cuda.is_available() else "cpu")
+        return OneDevice(torch.device("cuda", 0) if torch.cuda.is_available() else "cpu")
     if kind == "ddp":
-        return SummedGradients(process_group_backend=backend())
-    return Sharded(cpu_offload)
+        return DataParallel(process_group_backend=backend())
+    return FullyShardedParallel(cpu_offload)

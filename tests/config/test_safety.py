@@ -10,7 +10,7 @@ import pytest
 
 from tdro_lightning.config.safety import TARGETS, refuse_code, refuse_secrets, refuse_unsafe_name
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.secrets import masked
+from tdro_lightning.secrets import mask_secrets
 from tests.command import run
 
 CALLS = (
@@ -111,7 +111,7 @@ def test_secrets_are_refused_without_being_shown(key: str) -> None:
 def test_other_keys_and_values_are_not(key: str) -> None:
     parent, _, name = key.rpartition(".")
     refuse_secrets({name: NO_SECRETS[key]}, parent)
-    assert masked(f"{key}={NO_SECRETS[key]}") == f"{key}={NO_SECRETS[key]}"
+    assert mask_secrets(f"{key}={NO_SECRETS[key]}") == f"{key}={NO_SECRETS[key]}"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_secret_is_written_nowhere(given: str, tmp_path: Path, capfd, monkeypa
 
 def test_texts_are_masked() -> None:
     text = "at https://me:secret@host with api_key=abc, 'token': 'def' and hf_abcdefghijklmnopqrst"
-    assert masked(text) == "at https://***@host with api_key=***, 'token': '***' and ***"
+    assert mask_secrets(text) == "at https://***@host with api_key=***, 'token': '***' and ***"
 
 
 @pytest.mark.parametrize("name", ["nq", "S2ORC_title-abstract", "a.b", "9", "console", "a" * 80])

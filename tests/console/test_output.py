@@ -1,4 +1,4 @@
-"""What is shown while a run goes on, in processes of their own: on pipes, terminals and neither."""
+"""What is shown during a run, in processes of their own: on pipes, terminals and neither."""
 
 import os
 import pty
@@ -13,14 +13,14 @@ import pytest
 
 from tests.made_up import tiny_model, write_domain_option, write_domains
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SLOW = """
 import logging, sys, time
 from tdro_lightning.console import output as watch
 logging.getLogger("tdro_lightning").setLevel(logging.INFO)
 watch.QUIET = 0.5
-watch.any_output()
-with watch.watching(), watch.entitled("demo/mine"):
+watch.accept_any_output()
+with watch.live_output(), watch.run_title("demo/mine"):
     watch.tell("first")
     logging.getLogger("tdro_lightning.mining.miner").info("%d of 9 queries", 3)
     time.sleep(1.2)
@@ -86,7 +86,7 @@ def test_only_a_terminal_that_can_be_drawn_on_gets_the_live_view(terminal: str) 
         assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor comes back"
 
 
-def test_a_command_goes_on_without_a_reader(tmp_path: Path) -> None:
+def test_a_command_continues_without_a_reader(tmp_path: Path) -> None:
     """As in `... | head -1`: the run is finished, and its files are there."""
     tiny_model(tmp_path / "model")
     write_domain_option(tmp_path, write_domains(tmp_path / "rows"))

@@ -47,7 +47,7 @@ def written(path: Path, *lines: bytes) -> Path:
         (b"{'query_id': 'q2'}", "not valid JSON (Expecting property name"),
         (GOOD + b" " + GOOD, "not valid JSON (Extra data"),
         (b'{"query": "a", "query_id": "b", "query": "c"}', "not valid JSON (key 'query' stands"),
-        (b'{"a": {"text": 1, "text": 1}}', "not valid JSON (key 'text' stands twice)"),
+        (b'{"a": {"text": 1, "text": 1}}', "not valid JSON (duplicate key 'text')"),
         (b'{"query": NaN}', "not valid JSON (NaN is not a JSON number)"),
         (b'{"query": -Infinity}', "not valid JSON (-Infinity is not a JSON number)"),
         (b"[" * 100_000, "not valid JSON (maximum recursion depth"),

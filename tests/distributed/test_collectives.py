@@ -5,12 +5,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tdro_lightning.distributed.collectives import (
-    gather_rows,
-    rank,
-    require_equal_on_all_ranks,
-    world_size,
-)
+from tdro_lightning.distributed.collectives import gather_rows, require_equal_on_all_ranks
+from tdro_lightning.distributed.processes import rank, world_size
 
 WORLD, ROWS, WIDTH = 2, 3, 4
 

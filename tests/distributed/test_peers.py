@@ -18,7 +18,7 @@ from tests.training.test_strategies import ARGUMENTS, SPREAD
 from tests.warm import FAILED, Warm
 
 SOON = 15.0  # seconds after the fault
-FAULTY = str(Path(__file__).with_name("faulty.py"))
+FAULTY = str(Path(__file__).parents[1] / "faulty.py")
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def launched(folder: Path, launcher: str, *own: str, **environment: str) -> subp
     return subprocess.Popen(
         [*command, *ARGUMENTS, *SPREAD, *own], cwd=folder, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
     )  # fmt: skip
 
 

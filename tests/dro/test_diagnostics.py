@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tdro_lightning.console.output import note_warning, noted_warnings
+from tdro_lightning.console.output import collect_warnings, note_warning
 from tdro_lightning.dro.diagnostics import Watches, by_domain, concentration
 
 
@@ -28,7 +28,7 @@ def test_values_by_domain_leave_out_the_absent() -> None:
 
 def warned(losses: list[float], candidates: int = 24) -> list[str]:
     watches = Watches({"optimiser.lr": 0.01})
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         for step, loss in enumerate(losses):
             watches.look_at_loss([loss], candidates, step)
     return found
@@ -82,7 +82,7 @@ def test_the_warning_names_step_chance_and_causes() -> None:
 
 def test_the_mean_of_the_domains_counts() -> None:
     watches = Watches({})
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         for step in range(20):
             watches.look_at_loss([math.log(8) - 0.5, math.log(8) + 0.5], 8, step)
     assert len(found) == 1
@@ -95,13 +95,13 @@ def test_a_resumed_run_counts_on_and_keeps_its_warning() -> None:
         first.look_at_loss([CHANCE], 24, step)
     first.save(checkpoint)
     second.load(checkpoint)
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         for step in range(12, 20):
             assert found == []
             second.look_at_loss([CHANCE], 24, step)
     second.look_at_loss([0.1], 24, 20)
     second.save(checkpoint)
-    with noted_warnings() as again:
+    with collect_warnings() as again:
         third.load(checkpoint)
         for step in range(21, 60):
             third.look_at_loss([CHANCE], 24, step)
@@ -111,9 +111,9 @@ def test_a_resumed_run_counts_on_and_keeps_its_warning() -> None:
 
 
 def test_each_run_has_its_own_warnings_once() -> None:
-    with noted_warnings() as chain:
+    with collect_warnings() as chain:
         note_warning("of the chain")
-        with noted_warnings() as step:
+        with collect_warnings() as step:
             note_warning("of the step")
             note_warning("of the step")
         note_warning("of the chain again")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tdro_lightning.distributed.collectives import rank
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
 from tdro_lightning.evaluation.content import Content

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tdro_lightning.distributed.collectives import largest, rank
+from tdro_lightning.distributed.collectives import largest
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.losses.contrastive import hard_negative_losses
 from tdro_lightning.losses.reference_cache import (

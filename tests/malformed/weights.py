@@ -64,7 +64,7 @@ CASES = [
         "a key twice",
         text('{"domain_weights": {"easy": 0.5, "easy": 0.5}}'),
         3,
-        "weights.json: not valid JSON (key 'easy' stands twice)",
+        "weights.json: not valid JSON (duplicate key 'easy')",
     ),
     Case("NaN", weights(hard=float("nan")), 3, "weights.json: not valid JSON (NaN is not a ..."),
     Case("infinity", weights(hard=float("inf")), 3, "weights.json: not valid JSON (Infinity ..."),

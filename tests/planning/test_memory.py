@@ -14,7 +14,7 @@ from tdro_lightning.planning.memory import (
     cards_that_hold,
     estimate,
 )
-from tdro_lightning.planning.model import counted
+from tdro_lightning.planning.model import model_shape
 
 # Llama-3-8B without its head: 32 layers of 218,112,000 and 525,340,672 outside.
 LAYER = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
@@ -193,7 +193,7 @@ def test_a_layer_keeps_what_autograd_really_keeps(
         if checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         found.append(kept_bytes(model.train(), tokens, mixed))
-        shape = counted(model)
+        shape = model_shape(model)
         options = {"mixed": mixed, "checkpointing": checkpointing, "sharded": False}
         expected.append(activation_bytes(shape, tokens, **options))
         if lora and not checkpointing:  # a dropout mask has a byte on a GPU, four on a CPU

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.records.receipts import finished, read_receipt, write_receipt
+from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 from tests.damage import damages
 
 MADE_FROM: dict[str, Any] = {"rows": "1f", "settings": {"k": (1, 2), "margin": 0.1}, "none": None}
@@ -28,9 +28,9 @@ def made(folder: Path) -> Path:
 
 def test_the_result_comes_back_also_elsewhere(tmp_path: Path) -> None:
     receipt = made(tmp_path / "here")
-    assert read_receipt(receipt, MADE_FROM) == finished(receipt, MADE_FROM) == RESULT
+    assert read_receipt(receipt, MADE_FROM) == finished_result(receipt, MADE_FROM) == RESULT
     there = Path(shutil.move(tmp_path / "here", tmp_path / "there"))
-    assert finished(there / "receipts/one.json", MADE_FROM) == RESULT
+    assert finished_result(there / "receipts/one.json", MADE_FROM) == RESULT
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_result_comes_back_also_elsewhere(tmp_path: Path) -> None:
 )
 def test_other_work_is_not_taken_up(tmp_path: Path, changed: dict, named: str, caplog) -> None:
     receipt = made(tmp_path)
-    assert finished(receipt, MADE_FROM | changed) is None
+    assert finished_result(receipt, MADE_FROM | changed) is None
     assert caplog.messages == [f"{receipt}: was made with another {named}; made again"]
     write_receipt(receipt, MADE_FROM | {"new": 1}, [])
     with pytest.raises(DataError, match="was made with another new$"):
@@ -52,7 +52,7 @@ def test_other_work_is_not_taken_up(tmp_path: Path, changed: dict, named: str, c
 
 
 def test_work_that_was_never_done_says_nothing(tmp_path: Path, caplog) -> None:
-    assert finished(tmp_path / "none.json", MADE_FROM) is None
+    assert finished_result(tmp_path / "none.json", MADE_FROM) is None
     assert not caplog.messages
 
 
@@ -64,14 +64,14 @@ def test_no_damage_passes(tmp_path: Path, name: str, caplog: pytest.LogCaptureFi
     for what, damaged in damages(path, b"{}"):
         caplog.clear()
         path.write_bytes(damaged)
-        assert finished(receipt, MADE_FROM) is None, what
+        assert finished_result(receipt, MADE_FROM) is None, what
         (message,) = caplog.messages
         assert message.startswith(f"{path}: "), what
         assert message.endswith("made again"), what
     path.write_bytes(whole)
-    assert finished(receipt, MADE_FROM) == RESULT
+    assert finished_result(receipt, MADE_FROM) == RESULT
     path.unlink()
     if name.startswith("out"):
         with pytest.raises(DataError, match="no such file"):
             read_receipt(receipt, MADE_FROM)
-    assert finished(receipt, MADE_FROM) is None
+    assert finished_result(receipt, MADE_FROM) is None

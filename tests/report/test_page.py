@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.report.page import duration, write_report
+from tdro_lightning.report.page import write_report
 from tests.report.folders import metrics, weights, write_run
 
 EVIL = '<script>alert("x")</script>'
@@ -180,17 +180,3 @@ def test_nothing_is_written_when_nothing_is_found(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         write_report([tmp_path / "runs"], tmp_path / "out", "Nothing")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (59.94, "59.9 s"),
-        (200.4, "3 min 20 s"),
-        (3600, "1 h 0 min"),
-        (16200, "4 h 30 min"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -9,7 +9,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.files import write_checked_json
 from tdro_lightning.runs.inputs import with_commits
 from tdro_lightning.runs.record import reason_to_run, run_record
-from tdro_lightning.runs.resume import decisive, require_same_run
+from tdro_lightning.runs.resume import require_same_run, result_dependencies
 from tdro_lightning.stages import stages
 from tests.made_hub import COMMIT, hub_cache, snapshot
 from tests.test_configs import composed
@@ -68,9 +68,9 @@ def test_a_newer_commit_is_another_input(cache: Path) -> None:
 def test_a_resumed_run_reads_the_same_commit(cache: Path, tmp_path: Path) -> None:
     config = composed("+experiment=finetune_uniform")
     inputs = {"model": {"path": "some/model", "sha256": None}}
-    old = decisive(config, inputs)  # nothing is in the cache
+    old = result_dependencies(config, inputs)  # nothing is in the cache
     snapshot(cache, "some/model", {"config.json": b"{}"}, kind="model")
-    now = decisive(config, inputs)
+    now = result_dependencies(config, inputs)
     assert now["content of model"] == f"some/model@{COMMIT}"
     path = tmp_path / "step-0000002"
     for then, same in (

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from tdro_lightning import errors
-from tdro_lightning.runs.outcome import FIX, RESUME, SYSTEM_FAULTS, UNEXPECTED, outcome
+from tdro_lightning.runs.outcome import FIX, RESUME, SYSTEM_FAULTS, UNEXPECTED, run_outcome
 
 ENDS = [
     (None, "finished", 0, "nothing"),
@@ -15,8 +15,8 @@ ENDS = [
     (errors.CheckpointError("x"), "failed", 5, FIX),
     (errors.ResourceError("x"), "failed", 6, FIX),
     (errors.PeerError("x", 137), "failed", 137, FIX),
-    (errors.Stopped(15, "x"), "stopped", 143, RESUME),
-    (errors.TimeUp("x"), "time_limit", 0, RESUME),
+    (errors.RunStopped(15, "x"), "stopped", 143, RESUME),
+    (errors.RunStopped(0, "x"), "time_limit", 0, RESUME),
     (KeyboardInterrupt(), "stopped", 130, RESUME),
     (ZeroDivisionError("x"), "failed", 1, UNEXPECTED),
     (OSError(errno.EINVAL, "x"), "failed", 1, UNEXPECTED),
@@ -25,7 +25,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("error", "status", "code", "hint"), ENDS)
 def test_every_end_has_one_status_code_and_hint(error, status, code, hint) -> None:
-    ended = outcome(error)
+    ended = run_outcome(error)
     assert (ended.status, ended.code, ended.hint) == (status, code, hint)
     assert bool(ended.reason) == (error is not None)
 
@@ -41,7 +41,7 @@ def test_every_error_of_ours_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("number", sorted(SYSTEM_FAULTS))
 def test_a_fault_of_the_system_names_path_and_key(number: int) -> None:
-    ended = outcome(OSError(number, "words", "runs/a/file"), "runs/a")
+    ended = run_outcome(OSError(number, "words", "runs/a/file"), "runs/a")
     assert (ended.code, ended.reason) == (6, "run_dir=runs/a/file: words")
-    assert outcome(OSError(number, "words", "elsewhere"), "runs/a").reason == "elsewhere: words"
-    assert len(outcome(OSError(number, "words", "a" * 4000)).reason) < 200
+    assert run_outcome(OSError(number, "words", "elsewhere"), "runs/a").reason == "elsewhere: words"
+    assert len(run_outcome(OSError(number, "words", "a" * 4000)).reason) < 200

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tdro_lightning.config.schema import Config
-from tdro_lightning.console.output import note_warning, noted_warnings, withdraw_warning
-from tdro_lightning.errors import ConfigError, DataError, NonFiniteError, ResourceError, Stopped
+from tdro_lightning.console.output import collect_warnings, note_warning, withdraw_warning
+from tdro_lightning.errors import ConfigError, DataError, NonFiniteError, ResourceError, RunStopped
 from tdro_lightning.runs import record, status
 from tdro_lightning.stages import stages
 from tests.command import run
@@ -25,7 +25,7 @@ HOLDER = """
 import sys, time
 from tests.test_configs import composed
 from tdro_lightning.runs import record, status
-from tdro_lightning.console.output import note_warning, noted_warnings, withdraw_warning
+from tdro_lightning.console.output import note_warning, collect_warnings, withdraw_warning
 config = composed("+experiment=measurement_simulation")
 with status.run_lock(config), status.status_file(config):
     print("held", flush=True)
@@ -49,14 +49,14 @@ ENDS = [
     (ConfigError("api_key=abc"), "failed", 2, "api_key=***"),
     (NonFiniteError("NaN in nq"), "failed", 4, "NaN in nq"),
     (ResourceError("disk full"), "failed", 6, "disk full"),
-    (Stopped(15, "stopped at step 3"), "stopped", 143, "stopped at step 3"),
+    (RunStopped(15, "stopped at step 3"), "stopped", 143, "stopped at step 3"),
     (KeyboardInterrupt(), "stopped", 130, "stopped by Ctrl-C"),
     (ZeroDivisionError("by zero"), "failed", 1, "ZeroDivisionError: by zero"),
 ]
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end[0]).__name__)
-def test_every_end_is_told_in_words(config: Config, end: tuple[Any, str, int, str]) -> None:
+def test_every_end_is_described_in_words(config: Config, end: tuple[Any, str, int, str]) -> None:
     error, word, code, reason = end
     with contextlib.suppress(BaseException), status.status_file(config):
         began = written()
@@ -64,16 +64,16 @@ def test_every_end_is_told_in_words(config: Config, end: tuple[Any, str, int, st
             raise error
     assert (began["status"], began["exit_code"]) == ("running", None)
     assert str(os.getpid()) in began["reason"]
-    told = written()
-    assert (told["status"], told["exit_code"]) == (word, code)
-    assert reason in told["reason"]
-    assert told["next"]
+    content = written()
+    assert (content["status"], content["exit_code"]) == (word, code)
+    assert reason in content["reason"]
+    assert content["next"]
 
 
 def test_a_command_leaves_its_status(tmp_path: Path, capfd) -> None:
     assert run(capfd, tmp_path, *SIMULATION, "run_dir=run").code == 0
-    told = json.loads((tmp_path / "run/status.json").read_text())
-    assert (told["status"], told["exit_code"], told["changed"]) == ("finished", 0, [])
+    content = json.loads((tmp_path / "run/status.json").read_text())
+    assert (content["status"], content["exit_code"], content["changed"]) == ("finished", 0, [])
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["status"] == "finished"
 
@@ -139,7 +139,7 @@ def test_a_process_s_own_folder_is_refused_too(config: Config) -> None:
 
 def test_what_a_run_warns_of_is_in_its_folder(config: Config) -> None:
     with (
-        noted_warnings() as warnings,
+        collect_warnings() as warnings,
         status.status_file(config, warnings),
         record.run_record(stages()[config.stage], config, "command", warnings),
     ):

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 from tdro_lightning.report.collect import read_run
-from tdro_lightning.runs import trackers, wandb_run
+from tdro_lightning.runs import trackers
 from tdro_lightning.stages.workspace import workspace
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
@@ -48,9 +48,9 @@ def logged(path: Path) -> tuple[Curves, dict[str, Any]]:
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for item in record.history.item
         }
-        if wandb_run.STEP in row:
+        if trackers.STEP in row:
             for name, value in row.items():
-                curves.setdefault(name, {})[row[wandb_run.STEP]] = value
+                curves.setdefault(name, {})[row[trackers.STEP]] = value
         summary |= {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for item in (*record.summary.update, *record.history.item)
@@ -102,7 +102,7 @@ def test_every_curve_is_in_both_trackers_at_every_step(tracked: tuple[Ended, Pat
     assert {"history.csv", "weights.json", "data_usage.json", "run.json"} <= names
     (line,) = re.findall(r"wandb sync (\S+)", ended.out)
     assert line == str(file.parent.relative_to(folder.parent))
-    rows = trackers.domain_rows(read_run(folder))
+    rows = trackers.history_rows(read_run(folder))
     assert len(rows) == 15
     step, domain, *values = rows[-1]
     assert (step, values[0]) == (4, own[f"weights/{domain}"][4])
@@ -110,13 +110,13 @@ def test_every_curve_is_in_both_trackers_at_every_step(tracked: tuple[Ended, Pat
 
 def test_a_long_run_s_table_is_thinned_and_keeps_the_last_step(tracked, monkeypatch) -> None:
     monkeypatch.setattr(trackers, "TABLE_STEPS", 2)
-    rows = trackers.domain_rows(read_run(tracked[1]))
+    rows = trackers.history_rows(read_run(tracked[1]))
     assert sorted({row[0] for row in rows}) == [1, 4]
 
 
 def test_the_workspace_has_curves_and_a_comparison() -> None:
     view = workspace("someone", "tdro_lightning", "tDRO")._to_model().model_dump_json()
-    for part in ("weights/", "measurement/", "loss/proxy/", "loss/reference/", wandb_run.STEP):
+    for part in ("weights/", "measurement/", "loss/proxy/", "loss/reference/", trackers.STEP):
         assert part in view
     assert "Run Comparer" in view
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tdro_lightning.distributed.collectives import rank
+from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.dense import exact_search
 from tdro_lightning.search.encoding import encode

@@ -94,10 +94,10 @@ def table(printed: str) -> str:
     return printed[printed.index("nDCG@10 ×") : printed.index("Report:")]
 
 
-def test_sigint_ends_with_130_and_says_how_to_go_on(interrupted) -> None:
+def test_sigint_ends_with_130_and_says_how_to_resume(interrupted) -> None:
     folder, code, printed = interrupted
     assert code == 130, printed
-    assert "the same command with this run_dir goes on" in printed
+    assert "run the same command with this run_dir" in printed
     assert "Traceback" not in printed
     record = json.loads((folder / "runs/demo/reference/run.json").read_text())
     assert record["status"] == "stopped"

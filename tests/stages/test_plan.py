@@ -10,7 +10,7 @@ import pytest
 from tdro_lightning.config.schema import ModelConfig
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.planning.memory import Memory
-from tdro_lightning.planning.model import resized
+from tdro_lightning.planning.model import resized_model
 from tests.command import Ended, run
 from tests.made_up import tiny_model, write_domain_option, write_domains
 
@@ -206,7 +206,7 @@ def test_layers_inside_a_section_of_their_own_are_refused() -> None:
     shape = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 144}}
     model = ModelConfig("", "last", "float32", "auto", architecture=shape)
     with pytest.raises(ConfigError, match="cannot count the layers of a gemma3"):
-        resized(model, {"num_hidden_layers": 2}, "meta")
+        resized_model(model, {"num_hidden_layers": 2}, "meta")
 
 
 def test_an_unknown_gpu_is_refused(plan: Planned) -> None:

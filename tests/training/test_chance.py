@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from tdro_lightning.console.output import noted_warnings
+from tdro_lightning.console.output import collect_warnings
 from tdro_lightning.data.domains import load_domains
-from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.modules import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 from tests.fixtures.evaluation import in_two_processes
 from tests.fixtures.training import OPTIMISATION, Parts
@@ -46,7 +46,7 @@ def made(parts: Parts, kind: str, steps: int = STEPS) -> tuple[LightningModule, 
 def test_equal_vectors_are_warned_of(parts: Parts, fit: Fit, kind: str) -> None:
     """Eq. 7 has all 24 passages of the batch as candidates, Eq. 2 the row's own 4."""
     module, data = made(parts, kind)
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         trainer = fit(equal_vectors(module), data, steps=STEPS)
     candidates = {"finetune": 24, "tdro": 4}[kind]
     chance = torch.log(torch.tensor(float(candidates)))
@@ -60,7 +60,7 @@ def test_equal_vectors_are_warned_of(parts: Parts, fit: Fit, kind: str) -> None:
 def test_a_model_that_learns_is_not(parts: Parts, fit: Fit, kind: str) -> None:
     module, data = made(parts, kind)
     module.optimisation = dataclasses.replace(OPTIMISATION, steps=STEPS)
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         fit(module, data, steps=STEPS)
     assert found == []
 
@@ -69,14 +69,14 @@ def test_a_resumed_run_warns_as_one_left_alone(
     parts: Parts, fit: Fit, kind: str, tmp_path: Path
 ) -> None:
     module, data = made(parts, kind)
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         trainer = fit(equal_vectors(module), data, steps=15)
         trainer.save_checkpoint(tmp_path / "step-0000015")
         assert found == []
         module, data = made(parts, kind)
         trainer = fit(module, data, steps=STEPS, ckpt_path=tmp_path / "step-0000015")
         trainer.save_checkpoint(tmp_path / "step-0000022")
-    with noted_warnings() as again:
+    with collect_warnings() as again:
         module, data = made(parts, kind, steps=24)
         fit(module, data, steps=24, ckpt_path=tmp_path / "step-0000022")
     assert len(found) == 1
@@ -95,7 +95,7 @@ def two(folder: Path) -> None:
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
-    with noted_warnings() as found:
+    with collect_warnings() as found:
         trainer.fit(equal_vectors(module), data)
     (folder / f"warnings {os.environ['RANK']}").write_text("\n".join(found))
 

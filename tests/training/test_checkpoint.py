@@ -195,7 +195,7 @@ def test_nothing_in_a_checkpoint_is_unpacked(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_this_format_stays_readable() -> None:
     """Written by version 0.1.0; a version that reads it no longer must say so."""
-    folder = Path(__file__).parent / "golden"
+    folder = Path(__file__).parents[1] / "golden"
     path = newest_valid(folder)
     assert path is not None
     found = read_checkpoint(path)
@@ -298,7 +298,7 @@ assert code == 0, code
 
 def test_a_kill_at_any_moment_of_a_save_leaves_valid_ones(tmp_path: Path) -> None:
     """Before and after each call that changes the disk."""
-    code = KILLED.format(root=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path))
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     found = []
@@ -318,7 +318,7 @@ def test_a_full_disk_leaves_the_earlier_ones(tmp_path: Path, bytes_free: int) ->
     """A limit on the size of files stands for the disk's end."""
     write(tmp_path, 10, 20)
     code = (
-        f"import resource, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        f"import resource, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from pathlib import Path\n"
         "from tdro_lightning.training.checkpoint import write_checkpoint\n"
         "from tests.training.test_checkpoint import state\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tdro_lightning.assembly import domains
-from tdro_lightning.training.callbacks.checkpoints import Checkpoints, Stops
+from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopRequests
 from tdro_lightning.training.history import History
 from tdro_lightning.training.optim import Optimisation
 from tests.command import assert_one_message
@@ -188,7 +188,7 @@ def test_a_stop_before_the_training_leaves_nothing_half_done(command, folder, mo
 
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Later than a second after the first: a terminal's reaches a process twice."""
-    stops = Stops(Checkpoints(tmp_path, None, {}))
+    stops = StopRequests(Checkpoints(tmp_path, None, {}))
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     stops._note(signal.SIGINT, None)

@@ -24,7 +24,12 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.training import finetune
-from tdro_lightning.training.strategies import Sharded, Single, SummedGradients, strategy
+from tdro_lightning.training.strategies import (
+    DataParallel,
+    FullyShardedParallel,
+    OneDevice,
+    strategy,
+)
 from tests.command import free_port
 from tests.fixtures.training import OPTIMISATION, Parts
 from tests.made_up import (
@@ -95,7 +100,7 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
     )  # fmt: skip
     with nullcontext() if case == "float32" else unrounded_norms():
         trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
-    if stage == "finetune" and isinstance(plan, Sharded):
+    if stage == "finetune" and isinstance(plan, FullyShardedParallel):
         encoder.save(folder / "saved" / case)
     weights = module.weights.state_dict() if stage == "tdro" else {}
     parameters = {name: value.detach() for name, value in whole(module)}
@@ -157,7 +162,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_equal_one(two_processes: Path, stage: str, case: str) -> None:
     """Losses, gradients, parameters and domain weights."""
-    alone = trained(two_processes, stage, case, Single("cpu"))
+    alone = trained(two_processes, stage, case, OneDevice("cpu"))
     assert len(alone["steps"]) == 5
     if stage == "finetune":
         saved = load_encoder(str(two_processes / "saved" / case), **LOADED, dtype="float64")
@@ -184,7 +189,7 @@ def test_every_rank_is_on_the_same_domain_at_every_step(two_processes: Path) -> 
 
 
 def test_negatives_are_all_other_passages_of_the_global_batch_once(two_processes: Path) -> None:
-    queries, passages, positive = compared(two_processes, Single("cpu"))
+    queries, passages, positive = compared(two_processes, OneDevice("cpu"))
     assert passages.shape == (24, 16)
     assert len(torch.unique(passages, dim=0)) == 24
     ranks = [torch.load(two_processes / f"compared {number}.pt") for number in range(2)]
@@ -245,7 +250,7 @@ def test_two_devices_write_one_run_with_the_same_weights(launched: Path) -> None
 
 
 def test_processes_and_configuration_must_agree(monkeypatch) -> None:
-    assert isinstance(strategy("single", 1), Single)
+    assert isinstance(strategy("single", 1), OneDevice)
     with pytest.raises(ConfigError, match=r"trainer\.devices=2; use strategy=ddp"):
         strategy("single", 2)
     with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 2"):
@@ -255,8 +260,8 @@ def test_processes_and_configuration_must_agree(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for devices in (2, None):
-        assert isinstance(strategy("ddp", devices), SummedGradients)
-        assert isinstance(strategy("fsdp", devices), Sharded)
+        assert isinstance(strategy("ddp", devices), DataParallel)
+        assert isinstance(strategy("fsdp", devices), FullyShardedParallel)
     with pytest.raises(ConfigError, match="strategy=single is one process"):
         strategy("single", None)
 

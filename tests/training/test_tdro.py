@@ -197,7 +197,7 @@ def test_every_curve_is_logged(parts, fit, tmp_path: Path) -> None:
 
 
 def test_a_domain_absent_from_a_step_has_no_curve_there(parts, fit, tmp_path, monkeypatch) -> None:
-    """Only its weight goes on; a repeated measurement or loss would look like a measured one."""
+    """Only its weight continues; a repeated measurement or loss would look like a measured one."""
     in_order = HeterogeneousBatches.global_batch
 
     def without_the_easy(self, step: int):

@@ -15,10 +15,10 @@ from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.reference_cache import ReferenceLosses, row_keys
 from tdro_lightning.models.adapter import Lora
-from tdro_lightning.training.datamodules import HeterogeneousDataModule
+from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.history import History
+from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.strategies import strategy
-from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.evaluation import in_two_processes
 from tests.fixtures.training import NAMES, Parts
 from tests.made_up import tiny_model, write_domains
@@ -123,8 +123,8 @@ def test_a_run_that_overlaps_partly_is_completed(
 ) -> None:
     """Rows that another order of the data brought to the same step are known, others are not."""
 
-    def ordered(module: TDROModule, seed: int) -> HeterogeneousDataModule:
-        return HeterogeneousDataModule(**{**parts._data(module.proxy, 3, 0), "seed": seed})
+    def ordered(module: TDROModule, seed: int) -> RetrievalDataModule:
+        return RetrievalDataModule(**{**parts._data(module.proxy, 3, 0), "seed": seed})
 
     filling = parts.tdro(dtype="float64", reference_cache=cache(tmp_path))
     fit(filling, ordered(filling, seed=4))

@@ -11,14 +11,14 @@ from lightning import Callback, LightningModule, Trainer
 
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import BEGAN, barrier
-from tdro_lightning.errors import Stopped, TimeUp
+from tdro_lightning.errors import RunStopped
 from tdro_lightning.records.outputs import HISTORY
 from tdro_lightning.training.checkpoint import RUN, checkpoint_path
 from tdro_lightning.training.history import history_digest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TIME = 1  # in place of a signal's number, and lower than those
-ONE_REQUEST = 1.0  # seconds; a launcher repeats to its processes what the terminal has told them
+ONE_REQUEST = 1.0  # seconds; a launcher repeats a signal of the terminal to its processes
 
 
 class Checkpoints(Callback):
@@ -39,7 +39,7 @@ class Checkpoints(Callback):
         self._written = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on has its first checkpoint already."""
+        """A resumed run has its first checkpoint already."""
         self._written = trainer.global_step
 
     def on_train_batch_end(
@@ -66,7 +66,7 @@ class Checkpoints(Callback):
             self._written = trainer.global_step
 
 
-class Stops(Callback):
+class StopRequests(Callback):
     """Ends a run between two steps, with a checkpoint, where SIGTERM or SIGINT asks any rank to.
 
     The handler only notes the signal. A signal that the process was started to ignore, as SIGINT is
@@ -97,7 +97,7 @@ class Stops(Callback):
         number = largest(self._signal or int(time.monotonic() > self.until))
         if not number:
             return
-        # Once one process has ended, the launcher tells the others to, which are ending already.
+        # Once one process has ended, the launcher sends SIGTERM to the others, which end already.
         if number != TIME and signal.SIGTERM in self._before:
             self._before[signal.SIGTERM] = signal.SIG_IGN
         self.checkpoints.write(trainer)
@@ -105,10 +105,10 @@ class Stops(Callback):
         by = "its time limit" if number == TIME else signal.Signals(number).name
         message = (
             f"stopped by {by} after step {trainer.global_step} of {trainer.max_steps}; its "
-            f"checkpoint is in {self.checkpoints.folder}, and the same command with this run_dir "
-            "goes on from there"
+            f"checkpoint is in {self.checkpoints.folder}; run the same command with this run_dir "
+            "to resume from there"
         )
-        raise TimeUp(message) if number == TIME else Stopped(number, message)
+        raise RunStopped(0 if number == TIME else number, message)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""

@@ -1,5 +1,6 @@
 """How far a training run is: a live table on a terminal, plain lines in a log file."""
 
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tdro_lightning.console.output import QUIET, doing, is_live, show, tell
+from tdro_lightning.console.durations import format_duration
+from tdro_lightning.console.output import QUIET, WIDTH, is_live, show, show_status, tell
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.training.history import History
-from tdro_lightning.training.tdro import TDROModule
+from tdro_lightning.training.modules import TDROModule
 
 IN_LINE, IN_TABLE = 3, 8  # domains shown, largest weights first
+AT_SPACES: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 @dataclass(frozen=True)
@@ -47,27 +50,28 @@ class State:
         return [(name, self.weights[name], changes[name]) for name in ranked]
 
     def line(self) -> str:
-        """The state in one line."""
+        """The state in a line, broken where it is wider than a terminal."""
         parts = [f"{self.title}: step {self.step}/{self.steps}, loss {self.metrics['loss']:.3f}"]
         if largest := [f"{n} {w:.3f} ({c:+.3f})" for n, w, c in self.largest(IN_LINE)]:
             parts.append("largest weights " + ", ".join(largest))
-        return ", ".join([*parts, f"{self.speed:,.0f} passages/s", f"{self.left:.0f} s left"])
+        parts += [f"{self.speed:,.0f} passages/s", f"{format_duration(self.left)} left"]
+        return textwrap.fill(", ".join(parts), WIDTH, subsequent_indent="  ", **AT_SPACES)
 
     def picture(self) -> Group:
         """The state as a table for the live view."""
-        head = Table.grid(padding=(0, 2))
+        head = Table.grid(padding=(0, 2, 0, 0))
         head.add_row(
-            Text(self.title, style="bold"),
-            ProgressBar(total=self.steps, completed=self.step, width=24),
+            ProgressBar(total=self.steps, completed=self.step, width=10),
             Text(f"step {self.step}/{self.steps}"),
             Text(f"loss {self.metrics['loss']:.3f}"),
             Text(f"{self.speed:,.0f} passages/s"),
-            Text(f"{duration(self.left)} left"),
+            Text(f"{format_duration(self.left)} left"),
         )
-        return Group(head, *([self._weights()] if self.weights else []))
+        title = Text(self.title, style="bold", overflow="ellipsis", no_wrap=True)
+        return Group(title, head, *([self._weights()] if self.weights else []))
 
     def _weights(self) -> Table:
-        table = Table(box=None, padding=(0, 2))
+        table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("domain", no_wrap=True, max_width=32)
         for title in ("weight", "change", "proxy loss", "reference"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -104,7 +108,7 @@ class Progress(Callback):
         """Start the clock."""
         self._began = self._printed = time.monotonic()
         self._first_step = trainer.global_step
-        doing("first step")
+        show_status("first step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
@@ -126,7 +130,7 @@ class Progress(Callback):
         left = seconds / max(1, step - self._first_step) * (steps - step)
         state = State(self.title, step, steps, metrics, self._passages / seconds, left, weights)
         self.state = state
-        doing(f"in step {min(step + 1, steps)} of {steps}")
+        show_status(f"in step {min(step + 1, steps)} of {steps}")
         show(state.picture)
         if step == steps or (not is_live() and now - self._printed >= self.seconds):
             self._printed = now
@@ -135,10 +139,4 @@ class Progress(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The picture goes; the last line stays."""
         show(None)
-        doing("writing the results")
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as a clock has them: `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        show_status("writing the results")

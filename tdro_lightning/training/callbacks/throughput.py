@@ -2,16 +2,13 @@
 
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.files import GIGA
@@ -59,7 +56,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        forget_peak()
+        reset_process_peak()
         self._ended = time.perf_counter()
 
     def on_train_batch_start(
@@ -105,7 +102,7 @@ class Throughput(Callback):
         self._reference_tokens += int(given[0].lengths.sum())
 
 
-def forget_peak() -> None:
+def reset_process_peak() -> None:
     """Let `process_peak` count from now on; Linux can, elsewhere nothing happens."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -121,23 +118,15 @@ def process_peak() -> int | None:
 
 
 def useful_flops(trained: Encoder, references: int) -> int:
-    """FLOPs a token of a training step, nothing counted twice (see `Throughput`)."""
-    return flops_per_token(trained.backbone, references, trained.pooled_only)
-
-
-def flops_per_token(
-    backbone: PreTrainedModel | PeftModel, references: int, pooled_only: Sequence[nn.Module]
-) -> int:
-    """As `useful_flops`, of a bare model, which may lie on `meta`.
+    """FLOPs a token of a training step, nothing counted twice (see `Throughput`).
 
     Args:
-        backbone: the model that trains.
+        trained: the encoder that trains; its model may lie on `meta`.
         references: models of its size that run forward on every batch.
-        pooled_only: blocks of it that only the pooled tokens pass.
     """
-    embeddings = backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
-    dense = _dense(backbone) - embeddings - sum(map(_dense, pooled_only))
-    adapter = any("lora_" in name for name, _ in backbone.named_parameters())
+    embeddings = trained.backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
+    dense = _dense(trained.backbone) - embeddings - sum(map(_dense, trained.pooled_only))
+    adapter = any("lora_" in name for name, _ in trained.backbone.named_parameters())
     return dense * ((4 if adapter else 6) + 2 * references)
 
 

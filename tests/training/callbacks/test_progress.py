@@ -11,16 +11,18 @@ from tdro_lightning.training.history import History
 def test_lines_say_how_far_how_fast_and_how_long(parts, fit, capfd) -> None:
     module = parts.tdro()
     fit(module, parts.heterogeneous(module.proxy), callbacks=[Progress("demo", seconds=0.0)])
-    lines = capfd.readouterr().out.splitlines()
+    printed = capfd.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    lines = printed.replace("\n  ", " ").splitlines()
     assert len(lines) == 6
     weights = ", ".join([r"\w+ 0\.\d{3} \([+-]0\.\d{3}\)"] * 3)
     for step, line in enumerate(lines, start=1):
         assert re.fullmatch(
             rf"demo: step {step}/6, loss \d+\.\d{{3}}, largest weights {weights}, "
-            r"[\d,]+ passages/s, \d+ s left",
+            r"[\d,]+ passages/s, (\d+\.\d s|less than 0\.1 s) left",
             line,
         ), line
-    assert lines[-1].endswith(", 0 s left")
+    assert lines[-1].endswith(", 0.0 s left")
 
 
 def test_the_last_step_is_always_told(parts, fit, capfd) -> None:
@@ -37,10 +39,10 @@ def test_the_picture_has_losses_weights_and_their_change(parts, fit, tmp_path) -
     fit(module, data, steps=3, logger=History(tmp_path), callbacks=[progress])
     screen = Console(file=io.StringIO(), width=120, force_terminal=False)
     screen.print(progress.state.picture())
-    head, title, *rows = screen.file.getvalue().splitlines()
-    assert head.split()[:1] == ["demo"]
+    name, head, title, *rows = screen.file.getvalue().splitlines()
+    assert name.split() == ["demo"]
     assert "step 3/3" in head
-    assert "0:00:00 left" in head
+    assert "0.0 s left" in head
     assert title.split() == ["domain", "weight", "change", "proxy", "loss", "reference"]
     history = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()]
     last = {metric: float(value) for step, metric, value in history[1:] if step == "2"}
@@ -64,5 +66,20 @@ def test_many_domains_are_cut_and_names_are_no_markup() -> None:
     text = screen.file.getvalue()
     assert "[red]d0" in text
     assert "and 12 more" in text
-    assert "1:01:01 left" in text
+    assert "1 h 1 min left" in text
     assert state.line().count("(+0.0") == 3
+
+
+def test_long_names_and_times_fit_80_columns() -> None:
+    names = [f"{'a long name of a domain ' * 3}{i}" for i in range(9)]
+    metrics = {"loss": 1.0}
+    metrics |= {f"loss/{kind}/{n}": 12.5 for n in names for kind in ("proxy", "reference")}
+    weights = dict.fromkeys(names, 1 / 9)
+    state = State("robustness_tdro_mini/reference", 99_999, 100_000, metrics, 9e4, 9e4, weights)
+    assert max(map(len, state.line().splitlines())) <= 80
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(state.picture())
+    text = screen.file.getvalue()
+    assert "step 99999/100000" in text
+    assert text.count("12.500") == 16
+    assert len(text.splitlines()) == 12

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.runs import wandb_run
+from tdro_lightning.runs import trackers
 from tests.command import Ended, run
 from tests.made_up import TDRO, write_inputs
 
@@ -28,7 +28,7 @@ def command(
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(wandb_run, "WAIT", 3.0)
+    monkeypatch.setattr(trackers, "WAIT", 3.0)
     given = (*TDRO, f"run_dir={tmp_path / 'run'}", "trainer.checkpoint_every=2")
     return lambda *own: run(capfd, folder, *given, *own)
 
@@ -47,14 +47,14 @@ def test_without_account_or_server_a_run_goes_on_offline(command, tmp_path, key,
     assert time.monotonic() - began < 60
     assert ended.code == 0, ended.err
     assert "W&B cannot start online (" in ended.out
-    assert "the run goes on offline" in ended.out
+    assert "the run continues offline" in ended.out
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))) == 1
     assert steps(tmp_path / "run") == [0, 1, 2]
 
 
 def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, tmp_path, monkeypatch) -> None:
     seen: list[int] = []
-    log = wandb_run.WandbLogger.log_metrics
+    log = trackers.WandbLogger.log_metrics
 
     def failing(self, metrics, step=None):
         seen.append(step)
@@ -62,16 +62,16 @@ def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, tmp_path, mon
             raise OSError(28, "No space left on device")
         log(self, metrics, step)
 
-    monkeypatch.setattr(wandb_run.WandbLogger, "log_metrics", failing)
+    monkeypatch.setattr(trackers.WandbLogger, "log_metrics", failing)
     ended = command("trainer.steps=4", "logger.wandb=offline")
     assert ended.code == 0, ended.err
-    assert ended.out.count("W&B takes no more values (OSError: [Errno 28] No space left") == 1
+    assert ended.out.count("W&B accepts no more values (OSError: [Errno 28] No space left") == 1
     assert max(seen) == 1
     assert steps(tmp_path / "run") == [0, 1, 2, 3]
 
 
 def test_its_own_process_may_be_killed(command, tmp_path, monkeypatch) -> None:
-    log = wandb_run.WandbLogger.log_metrics
+    log = trackers.WandbLogger.log_metrics
     killed: list[int] = []
 
     def killing(self, metrics, step=None):
@@ -81,7 +81,7 @@ def test_its_own_process_may_be_killed(command, tmp_path, monkeypatch) -> None:
                 os.kill(process, signal.SIGKILL)
         log(self, metrics, step)
 
-    monkeypatch.setattr(wandb_run.WandbLogger, "log_metrics", killing)
+    monkeypatch.setattr(trackers.WandbLogger, "log_metrics", killing)
     ended = command("trainer.steps=4", "logger.wandb=offline")
     assert killed
     assert ended.code == 0, ended.err
@@ -118,6 +118,6 @@ def test_the_parts_of_a_run_that_goes_on_share_a_group(command, tmp_path, monkey
     ended = command("trainer.steps=4", "trainer.resume=must", "logger.wandb=offline")
     assert ended.code == 0, ended.err
     assert steps(tmp_path / "run") == [0, 1, 2, 3]
-    name = json.loads((tmp_path / "run" / wandb_run.RUN_ID).read_text())["id"]
+    name = json.loads((tmp_path / "run" / trackers.RUN_ID).read_text())["id"]
     assert begun == [(name, 0), (name, 2)]
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))) == 2

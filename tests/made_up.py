@@ -29,6 +29,10 @@ TDRO = (  # a tDRO run in a folder of `write_inputs`
     "logger.wandb=disabled", "run_dir=run",
 )  # fmt: skip
 
+CHEAP = (  # a run of a second, in a folder of `write_cheap_inputs`
+    "--config-dir=conf", "+experiment=validate", "domains=made",
+)  # fmt: skip
+
 
 def rows(name: str, count: int, overlap: int, negatives: int = 7) -> list[dict]:
     """Rows whose positive shares `overlap` words with the query: fewer are harder."""
@@ -76,6 +80,11 @@ def write_domain_option(folder: Path, catalogue: dict[str, dict]) -> None:
     (folder / "conf" / "domains").mkdir(parents=True)
     option = ["root: rows", "hub: null", "only: null", "catalogue:", *lines]
     (folder / "conf" / "domains" / "made.yaml").write_text("\n".join(option) + "\n")
+
+
+def write_cheap_inputs(folder: Path) -> None:
+    """What the run of `CHEAP` reads: three domains of two rows."""
+    write_domain_option(folder, write_domains(folder / "rows", count=2))
 
 
 def tiny_model(folder: Path, seed: int = 0, layers: int = 1) -> str:

@@ -8,11 +8,11 @@ import pytest
 
 from tdro_lightning.runs import trackers
 from tests.command import Ended, run
-from tests.made_up import TDRO, write_inputs
+from tests.made_up import CHEAP, TDRO, write_cheap_inputs, write_inputs
 from tests.secret_shapes import SHAPES
 
 CANARY = "SESAME"
-SIMULATE = "+experiment=measurement_simulation"
+VALIDATE = "+experiment=validate"
 EXAMPLES = ("GitHub, fine-grained", "Slack, bot", "W&B", "user alone", "signed address", "AWS, key")
 PLACES = (
     "description='{}'", "logger.project='{}'", "run_dir='runs/{}'", "model.path='/data/{}/model'",
@@ -56,7 +56,7 @@ def test_a_shape_is_refused_wherever_it_stands(place: str, tmp_path: Path, capfd
         if "/{}" in place and shape in ("AWS, key", "user alone", "signed address"):
             continue
         given = place.format(SHAPES[shape])
-        ended = run(capfd, tmp_path, SIMULATE, "run_dir=run", given)
+        ended = run(capfd, tmp_path, VALIDATE, "run_dir=run", given)
         assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
         assert ended.err.startswith("error: ")
         assert_nowhere(ended, tmp_path)
@@ -76,9 +76,9 @@ def test_no_value_of_the_environment_is_written_down(
     text = ENVIRONMENT[attack]
     head = "# @package _global_\n"
     if text.startswith("defaults"):
-        text = text.replace("[", "[measurement_simulation, ")
+        text = text.replace("[", "[validate, ")
     else:
-        head += "defaults: [measurement_simulation]\n"
+        head += "defaults: [validate]\n"
     (tmp_path / "conf/experiment/theirs.yaml").write_text(head + text + "\n")
     options = {"run": [], "sweep": ["-m"], "show": ["--cfg", "all", "--resolve"]}[way]
     swept = ["seed=1,2"] if way == "sweep" else []
@@ -91,10 +91,8 @@ def test_no_value_of_the_environment_is_written_down(
 
 def test_a_path_of_the_environment_may_be_read(tmp_path: Path, capfd, monkeypatch) -> None:
     monkeypatch.setenv("RUNS_HERE", f"{tmp_path}/there")
-    ended = run(
-        capfd, tmp_path, SIMULATE, "run_dir=${oc.env:RUNS_HERE}/run", "simulate.steps=2",
-        "simulate.seeds=[1,2]", "simulate.rows=8",
-    )  # fmt: skip
+    write_cheap_inputs(tmp_path)
+    ended = run(capfd, tmp_path, *CHEAP, "run_dir=${oc.env:RUNS_HERE}/run")
     assert ended.code == 0, ended.err
     assert (tmp_path / "there/run/run.json").is_file()
 

@@ -265,28 +265,6 @@ class DecontaminateConfig:
 
 
 @dataclass
-class ComparedConfig:
-    """One measurement of stage=simulate, with the update it drives."""
-
-    name: str = MISSING
-    floor: float = 0.5
-    gradient_norm: str = "clip"
-    smoothing: float = 0.0
-
-
-@dataclass
-class SimulateConfig:
-    """The toy of the tDRO stage, and the measurements that it compares, by label."""
-
-    seeds: list[int] = MISSING
-    steps: int = MISSING
-    rows: int = MISSING
-    margin_std: float = MISSING
-    proxy_noise: float = MISSING
-    measurements: dict[str, ComparedConfig] = MISSING
-
-
-@dataclass
 class ReportConfig:
     """Which run folders one page shows, and the retriever that others are compared with."""
 
@@ -345,7 +323,6 @@ class Config:
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
     decontaminate: DecontaminateConfig | None = None
-    simulate: SimulateConfig | None = None
     report: ReportConfig | None = None
     export: ExportConfig | None = None
     chain: ChainConfig | None = None

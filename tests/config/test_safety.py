@@ -47,7 +47,7 @@ ATTACKS = {
 )
 def test_nothing_is_run(attack: str, way: str, tmp_path: Path, capfd) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
-    head = "# @package _global_\ndefaults: [measurement_simulation]\n"
+    head = "# @package _global_\ndefaults: [validate]\n"
     (tmp_path / "conf/experiment/theirs.yaml").write_text(head + ATTACKS[attack] + "\n")
     names = {"run": ["+experiment=theirs"], "sweep": ["-m", "+experiment=theirs,theirs"]}[way]
     ended = run(capfd, tmp_path, "--config-dir=conf", *names, "run_dir=run")
@@ -122,7 +122,7 @@ def test_other_keys_and_values_are_not(key: str) -> None:
 )  # fmt: skip
 def test_a_secret_is_written_nowhere(given: str, tmp_path: Path, capfd, monkeypatch) -> None:
     monkeypatch.setenv("SECRET_HERE", "hf_SESAME123aaaaaaaaaaa")
-    ended = run(capfd, tmp_path, "+experiment=measurement_simulation", "run_dir=run", given)
+    ended = run(capfd, tmp_path, "+experiment=validate", "run_dir=run", given)
     assert ended.code == 2
     assert ended.err.startswith("error: ")
     assert "SESAME123" not in ended.err + ended.out

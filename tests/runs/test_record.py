@@ -20,7 +20,6 @@ EXPERIMENTS = {  # one of each stage that is skipped where nothing has changed
     "import": "import_tdro",
     "decontaminate": "decontaminate_tdro_mini",
     "validate": "validate",
-    "simulate": "measurement_simulation",
     "export": "export",
 }
 

@@ -18,15 +18,15 @@ from tdro_lightning.errors import ConfigError, DataError, NonFiniteError, Resour
 from tdro_lightning.runs import record, status
 from tdro_lightning.stages import stages
 from tests.command import run
+from tests.made_up import CHEAP, write_cheap_inputs
 from tests.test_configs import composed
 
-SIMULATION = ("+experiment=measurement_simulation", "simulate.steps=3", "simulate.rows=50")
 HOLDER = """
 import sys, time
 from tests.test_configs import composed
 from tdro_lightning.runs import record, status
 from tdro_lightning.console.output import note_warning, collect_warnings, withdraw_warning
-config = composed("+experiment=measurement_simulation")
+config = composed("+experiment=validate")
 with status.run_lock(config), status.status_file(config):
     print("held", flush=True)
     time.sleep(60)
@@ -36,7 +36,7 @@ with status.run_lock(config), status.status_file(config):
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
-    return composed("+experiment=measurement_simulation")
+    return composed("+experiment=validate")
 
 
 def written() -> dict[str, Any]:
@@ -71,7 +71,8 @@ def test_every_end_is_described_in_words(config: Config, end: tuple[Any, str, in
 
 
 def test_a_command_leaves_its_status(tmp_path: Path, capfd) -> None:
-    assert run(capfd, tmp_path, *SIMULATION, "run_dir=run").code == 0
+    write_cheap_inputs(tmp_path)
+    assert run(capfd, tmp_path, *CHEAP, "run_dir=run").code == 0
     content = json.loads((tmp_path / "run/status.json").read_text())
     assert (content["status"], content["exit_code"], content["changed"]) == ("finished", 0, [])
     record = json.loads((tmp_path / "run/run.json").read_text())
@@ -91,6 +92,7 @@ def test_what_has_changed_since_an_unfinished_run_is_told(config: Config) -> Non
 
 
 def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config, capfd) -> None:
+    write_cheap_inputs(Path.cwd())
     root = Path(__file__).parents[2]
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
@@ -101,7 +103,7 @@ def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config,
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        ended = run(capfd, Path.cwd(), *SIMULATION, "run_dir=run")
+        ended = run(capfd, Path.cwd(), *CHEAP, "run_dir=run")
         assert ended.code == 2
         message = f"error: run_dir=run is in use by process {holder.pid} on {os.uname().nodename};"
         assert ended.err.startswith(message)

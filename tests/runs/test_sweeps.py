@@ -9,7 +9,13 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.command import run
-from tests.made_up import tiny_model, write_domain_option, write_domains
+from tests.made_up import (
+    CHEAP,
+    tiny_model,
+    write_cheap_inputs,
+    write_domain_option,
+    write_domains,
+)
 from tests.stages.test_report import folder as _evaluation_folder
 
 SMALL = (
@@ -21,12 +27,11 @@ CONF = "--config-dir=conf"
 folder = _evaluation_folder
 
 
-def simulated(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """A sweep of the toy, as a command."""
-    sweep = ["-m", "+experiment=measurement_simulation", "hydra.sweep.dir=sweep"]
-    small = ["simulate.steps=3", "simulate.rows=50"]
+def cheap_sweep(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A sweep of short runs, as a command."""
+    write_cheap_inputs(place)
     return subprocess.run(
-        [sys.executable, "-m", "tdro_lightning", *sweep, *small, *overrides],
+        [sys.executable, "-m", "tdro_lightning", "-m", *CHEAP, "hydra.sweep.dir=sweep", *overrides],
         cwd=place, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
 
@@ -84,7 +89,7 @@ def test_a_sweep_ends_in_a_table_and_a_plot(capfd: pytest.CaptureFixture[str], f
 
 def test_every_job_has_its_process(tmp_path: Path) -> None:
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    ended = simulated(tmp_path, "+sweep=seeds", "seed=1,2", *launcher)
+    ended = cheap_sweep(tmp_path, "+sweep=seeds", "seed=1,2", *launcher)
     assert ended.returncode == 0, ended.stderr
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.rglob("run.json"))]
     assert [(r["seed"], r["status"]) for r in records] == [(1, "finished"), (2, "finished")]
@@ -92,10 +97,10 @@ def test_every_job_has_its_process(tmp_path: Path) -> None:
 
 
 def test_a_failed_job_elsewhere_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
-    ended = simulated(tmp_path, "simulate.proxy_noise=-1,1", "hydra/launcher=submitit_local")
+    ended = cheap_sweep(tmp_path, "data.negatives=-1,1", "hydra/launcher=submitit_local")
     assert ended.returncode == 2
-    message = "simulate.proxy_noise=-1.0 must be 0 or more"
-    assert f"error: job simulate.proxy_noise=-1: {message}" in ended.stderr
+    message = "data.negatives=-1 must be 0 or more"
+    assert f"error: job data.negatives=-1: {message}" in ended.stderr
     assert f"failed: {message}" in ended.stdout
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["status"] == "finished"

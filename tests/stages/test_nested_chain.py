@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.command import run
+from tests.made_up import write_cheap_inputs
 
 INNER = """\
 # @package _global_
@@ -10,7 +11,7 @@ description: "A chain of one step"
 stage: chain
 chain:
   steps:
-    toy: [measurement_simulation, 'simulate.steps=3', 'simulate.rows=50']
+    rows: [validate, 'domains=made']
 """
 OUTER = """\
 # @package _global_
@@ -32,6 +33,7 @@ def test_a_step_of_every_kind_may_be_run_again(tmp_path: Path, capfd, monkeypatc
         path = tmp_path / "conf/experiment" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+    write_cheap_inputs(tmp_path)
     printed = []
     for _ in range(2):
         ended = run(capfd, tmp_path, "--config-dir=conf", "+experiment=outer", "run_dir=run")
@@ -39,5 +41,5 @@ def test_a_step_of_every_kind_may_be_run_again(tmp_path: Path, capfd, monkeypatc
         assert "nobody is logged in" in ended.err
         printed.append(ended.out)
     assert "finished before" not in printed[0]
-    assert "[1/1] toy: finished before, nothing changed" in printed[1]
+    assert "[1/1] rows: finished before, nothing changed" in printed[1]
     assert "[2/2] space: finished before" not in printed[1]

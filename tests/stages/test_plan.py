@@ -281,7 +281,7 @@ def test_a_chain_s_training_steps_are_planned_before_it_has_any_data(
 
 @pytest.mark.parametrize(
     "given",
-    [["measurement_simulation"], ["export", "export.encoder=model"], ["validate"]],
+    [["demo/harvest"], ["export", "export.encoder=model"], ["validate"]],
     ids=lambda given: given[0],
 )
 def test_what_trains_nothing_is_checked_only(

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tdro_lightning.dro.paper import BASELINE_LOSSES, DOMAIN_WEIGHTS
+from tests.experiments.conftest import loaded
 
+paper = loaded("measurement_simulation/paper.py")
+BASELINE_LOSSES, DOMAIN_WEIGHTS = paper.BASELINE_LOSSES, paper.DOMAIN_WEIGHTS
 CATALOGUE = Path(__file__).parents[2] / "conf/domains/paper25.yaml"
 
 

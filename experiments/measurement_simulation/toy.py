@@ -5,25 +5,23 @@ and `NEGATIVES` negatives (Eq. 2), computed from made-up cosine margins. Domains
 but how hard they are: their margins are centred so that the reference's mean losses are given ones.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.dro.diagnostics import concentration
-from tdro_lightning.dro.measurement import (
-    MEASURES,
-    Measurement,
-    domain_means,
-)
+from tdro_lightning.dro.measurement import MEASURES, Measurement, domain_means
 from tdro_lightning.dro.transfer import selected
 from tdro_lightning.dro.weights import DomainWeights, GradientNorm
 from tdro_lightning.errors import ConfigError
@@ -78,7 +76,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SimulatedBatch:
     """One step: domain index [N], reference losses [N], losses [N] of each kind of proxy."""
 
     domain: Tensor
@@ -103,7 +101,7 @@ class Toy:
     margin_std: float
     proxy_noise: float
 
-    def batch(self, rows: int, step: int, seed: int) -> Batch:
+    def batch(self, rows: int, step: int, seed: int) -> SimulatedBatch:
         """Losses of one step, float64; domains share the rows equally and take turns at the rest.
 
         The proxy is `static`, the reference but for noise, or `learning`: it starts with smaller
@@ -116,7 +114,7 @@ class Toy:
         reference = self.centres[domain] + self.margin_std * own
         static = reference + self.proxy_noise * noise
         learnt = 0.002 - 0.03 * math.exp(-step / 100)
-        return Batch(
+        return SimulatedBatch(
             domain,
             softplus(spread - reference / TEMPERATURE),
             {
@@ -126,7 +124,7 @@ class Toy:
         )
 
 
-def made(losses: Mapping[str, float], margin_std: float, proxy_noise: float) -> Toy:
+def make_toy(losses: Mapping[str, float], margin_std: float, proxy_noise: float) -> Toy:
     """The toy whose reference has the given mean loss in each domain, found by bisection.
 
     The mean is over a grid of the row's margin and equally likely quantiles of the spread.
@@ -180,7 +178,7 @@ def simulate(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WeightsComparison:
     """Final weights of several seeds, and how they agree with published ones and each other.
 
     Args:
@@ -205,30 +203,28 @@ class Comparison:
         return sorted(self.weights, key=lambda name: -self.weights[name])[:3]
 
 
-def compared(seeds: Sequence[LogWeights], published: Mapping[str, float]) -> Comparison:
+def compare_weights(
+    seeds: Sequence[LogWeights], published: Mapping[str, float]
+) -> WeightsComparison:
     """Compare the final log weights of two or more seeds with published weights."""
     names = list(published)
     logs = torch.tensor([[seed[name] for name in names] for seed in seeds], dtype=torch.float64)
     weights = logs.softmax(1)
     top = set(selected(published, TOP_SHARE, largest=True))
     tops = [set(selected(seed, TOP_SHARE, largest=True)) for seed in seeds]
-    shared = [len(one & other) for one, other in itertools.combinations(tops, 2)]
-    mean = dict(zip(names, weights.mean(0).tolist(), strict=True))
-    return Comparison(
+    return WeightsComparison(
         spearman=[rank_correlation(row.tolist(), list(published.values())) for row in logs],
         log10_max_over_min=((logs.amax(1) - logs.amin(1)) / math.log(10)).tolist(),
         effective_domains=[concentration(row)["effective_domains"] for row in weights],
-        top_published=[len(one & top) for one in tops],
-        top_seeds=sum(shared) / len(shared),
-        weights=mean,
+        top_published=[len(kept & top) for kept in tops],
+        top_seeds=fmean(len(kept & other) for kept, other in combinations(tops, 2)),
+        weights=dict(zip(names, weights.mean(0).tolist(), strict=True)),
     )
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation of two sequences without ties."""
-    ranks = np.array([np.argsort(np.argsort(values)) for values in (one, other)], dtype=np.float64)
-    ranks -= ranks.mean(1, keepdims=True)
-    return float(ranks[0] @ ranks[1] / np.sqrt((ranks**2).sum(1).prod()))
+def rank_correlation(values: Sequence[float], others: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
+    return float(spearmanr(values, others).statistic)
 
 
 def _guard(reference: Tensor, floor: float) -> Tensor:

@@ -64,7 +64,7 @@ class Questions:
     answers: dict[str, tuple[str, ...]]
 
 
-def checked_questions(questions: Questions, place: str) -> Questions:
+def validate_questions(questions: Questions, place: str) -> Questions:
     """The questions, once they are found to fit each other.
 
     Raises:
@@ -94,7 +94,7 @@ def checked_questions(questions: Questions, place: str) -> Questions:
     return questions
 
 
-def joined(
+def build_retrieval_set(
     name: str,
     corpus: Corpus,
     questions: Questions,

@@ -12,12 +12,12 @@ SUM = 2**256
 
 
 @dataclass
-class Content:
+class ContentHasher:
     """Digests of evaluation sets; a corpus that follows itself is read once."""
 
     _corpus: tuple[Sequence[str], str] | None = field(default=None, init=False)
 
-    def of(self, one: RetrievalSet) -> str:
+    def digest(self, one: RetrievalSet) -> str:
         """SHA-256 of all that a set's scores depend on besides the retriever.
 
         These are the queries, the documents and their ids, the judgements and answers, and what

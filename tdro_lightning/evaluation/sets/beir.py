@@ -9,7 +9,7 @@ from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.fields import identifier, string
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 
@@ -34,7 +34,7 @@ def beir_questions(folder: Path, split: str) -> Questions:
     Answers are taken from `metadata.answers` of the queries.
 
     Raises:
-        DataError: a file is missing, empty or malformed, or as in `checked_questions`.
+        DataError: a file is missing, empty or malformed, or as in `validate_questions`.
     """
     path = either(folder, "queries.jsonl")
     qrels = either(folder, f"qrels/{split}.tsv")
@@ -54,7 +54,7 @@ def beir_questions(folder: Path, split: str) -> Questions:
     judgements = read_judgements(qrels)
     judged = {judgement.query for judgement in judgements}
     answers = {query: found for query, found in answers.items() if query in judged}
-    return checked_questions(Questions(queries, judgements, answers), str(path))
+    return validate_questions(Questions(queries, judgements, answers), str(path))
 
 
 def document(value: Mapping[str, Any], field: str, place: str) -> Document:

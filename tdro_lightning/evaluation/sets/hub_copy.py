@@ -11,7 +11,7 @@ from typing import Any
 from tdro_lightning.data.beir_files import Judgement
 from tdro_lightning.data.fields import grade, identifier, new_identifier, string
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 from tdro_lightning.evaluation.sets.beir import document
 
@@ -48,7 +48,7 @@ def hub_questions(folder: Path, split: str) -> Questions:
     """Read the table `queries`, and a split of the judgements in the table `default` or `qrels`.
 
     Raises:
-        DataError: as in `hub_corpus`, or as in `checked_questions`.
+        DataError: as in `hub_corpus`, or as in `validate_questions`.
     """
     queries: dict[str, str] = {}
     for place, row in hub_rows(folder, "queries"):
@@ -57,7 +57,7 @@ def hub_questions(folder: Path, split: str) -> Questions:
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
     kept = {query: text for query, text in queries.items() if query in judged}
-    return checked_questions(Questions(kept, judgements, {}), str(folder))
+    return validate_questions(Questions(kept, judgements, {}), str(folder))
 
 
 def hub_rows(

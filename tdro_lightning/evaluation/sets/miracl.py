@@ -13,7 +13,7 @@ from tdro_lightning.data.beir_files import judgement
 from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.jsonl import read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 from tdro_lightning.evaluation.sets.beir import document
 
@@ -53,7 +53,7 @@ def miracl_questions(folder: Path, language: str, split: str) -> Questions:
     """Read a language's `topics/topics.<...>.tsv` and `qrels/qrels.<...>.tsv`.
 
     Raises:
-        DataError: a file is missing or malformed, or as in `checked_questions`.
+        DataError: a file is missing or malformed, or as in `validate_questions`.
     """
     name = f"miracl-v1.0-{language}-{split}.tsv"
     topics, qrels = folder / "topics" / f"topics.{name}", folder / "qrels" / f"qrels.{name}"
@@ -68,7 +68,7 @@ def miracl_questions(folder: Path, language: str, split: str) -> Questions:
         judgement(place, query, document, grade)
         for place, (query, _, document, grade) in _cells(qrels, 4)
     ]
-    return checked_questions(Questions(queries, judgements, {}), str(folder))
+    return validate_questions(Questions(queries, judgements, {}), str(folder))
 
 
 def _cells(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Sets
 from tdro_lightning.evaluation.evaluate import evaluate
 from tdro_lightning.evaluation.sets.beir import beir_corpus
 from tdro_lightning.files import fingerprint
@@ -52,7 +51,7 @@ def embeddings(cache: Path, variant: int) -> Any:
         lambda *a: embed(*a) ** power, lambda t: embed(t) ** power, f"{variant}", "cpu"
     )
     one, output = replace(LARGE, prompt=None), cache.with_name("output")
-    sets = Sets({one.name: lambda: one})
+    sets = {one.name: lambda: one}
     metrics = evaluate({"a": replace(dense, shard_texts=31)}, sets, output, cache)
     return metrics, (output / "per_query/a/large.json").read_bytes()
 

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from tdro_lightning.config.validation import package_folder
-from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets, build_retrieval_set
+from tdro_lightning.evaluation.benchmark import RetrievalSet, build_retrieval_set
 from tdro_lightning.evaluation.evaluate import evaluate
 from tdro_lightning.evaluation.metrics import answer_accuracy
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
@@ -83,7 +83,7 @@ def compare_with_others(one: RetrievalSet, output: Path) -> dict[str, dict[str, 
     limits = {"query_tokens": TOKENS, "passage_tokens": TOKENS}
     encoder = load_encoder(path, pooling="mean", **limits)
     dense = DenseRetriever(encoder.embed_queries, encoder.embed_passages, "minilm")
-    metrics = evaluate({"minilm": dense}, Sets({one.name: lambda: one}), output / one.name)
+    metrics = evaluate({"minilm": dense}, {one.name: lambda: one}, output / one.name)
     found = {"ours": metrics["retrievers"]["minilm"]["sets"][one.name]}
 
     body = modules.Transformer(path, max_seq_length=TOKENS)

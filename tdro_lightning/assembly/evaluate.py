@@ -13,7 +13,7 @@ from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation.benchmark import Sets
+from tdro_lightning.evaluation.benchmark import SetLoaders
 from tdro_lightning.evaluation.evaluate import evaluate, main_metric
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
@@ -64,7 +64,7 @@ def print_forecast(name: str, forecast: Forecast) -> None:
 
 
 def evaluate_and_print(
-    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
+    retrievers: Mapping[str, Retriever], sets: SetLoaders, output: Path, kept: Path | None = None
 ) -> None:
     """Evaluate with all processes, write the results, and print one line a retriever."""
     metrics = evaluate(retrievers, sets, output, kept)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tdro_lightning.config.schema import BenchmarkConfig
-from tdro_lightning.evaluation.benchmark import Sets
+from tdro_lightning.evaluation.benchmark import SetLoaders
 from tdro_lightning.evaluation.sets.location import Location
 from tdro_lightning.evaluation.sets.set_files import (
     SetFiles,
@@ -14,7 +14,7 @@ from tdro_lightning.evaluation.sets.set_files import (
 )
 
 
-def benchmark_sets(benchmark: BenchmarkConfig) -> Sets:
+def benchmark_sets(benchmark: BenchmarkConfig) -> SetLoaders:
     """The benchmark's evaluation sets, each loaded when its turn comes.
 
     Raises:

@@ -12,8 +12,7 @@ from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.distributed.processes import barrier, from_first
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
-from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
-from tdro_lightning.evaluation.content import ContentHasher
+from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet, SetLoaders
 from tdro_lightning.evaluation.metrics import MAIN_METRICS, answer_accuracy, average, score
 from tdro_lightning.files import slug, write_json
 from tdro_lightning.search.retriever import Hits, Retriever
@@ -35,7 +34,7 @@ def prepare_search(retriever: Retriever, dataset: RetrievalSet, folder: Path) ->
 
 
 def evaluate(
-    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
+    retrievers: Mapping[str, Retriever], sets: SetLoaders, output: Path, kept: Path | None = None
 ) -> dict[str, Any]:
     """Evaluate each retriever on each set.
 
@@ -48,7 +47,7 @@ def evaluate(
 
     Args:
         retrievers: by the label that the results carry.
-        sets: loaded one after the other, each for all retrievers.
+        sets: by name, loaded one after the other, each for all retrievers.
         output: the run folder.
         kept: where embeddings lie instead and stay, for later runs; runs may share it.
 
@@ -60,12 +59,12 @@ def evaluate(
         DataError: embeddings or scores are not finite.
     """
     folders = _file_names(list(retrievers), "retriever")
-    files = _file_names(sets.names, "evaluation set")
+    files = _file_names(list(sets), "evaluation set")
     scores: dict[str, dict[str, dict[str, float]]] = {label: {} for label in retrievers}
     described: dict[str, dict[str, Any]] = {}
     content = ContentHasher()
-    for dataset in sets:
-        name = dataset.name
+    for name, load in sets.items():
+        dataset = load()
         sha256 = from_first(content.digest(dataset) if rank() == 0 else "")
         described[name] = {"sha256": sha256, "queries": len(dataset.query_ids)}
         for label, retriever in retrievers.items():

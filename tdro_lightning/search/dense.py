@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,17 +21,8 @@ QUERIES_AT_ONCE = 1024
 FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents are among the best
 
 
-class Rows(Protocol):
-    """Embeddings [N, D] that are read by slices: an array, a memory map, or shards of them."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, D]."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]: ...
+# Embeddings [N, D] that are read by slices.
+Rows = Shards | NDArray[np.floating[Any]]
 
 
 class DenseScorer:
@@ -75,14 +66,15 @@ class DenseIndex(DenseScorer):
     Args:
         retriever: whose embeddings they are.
         documents: embeddings [N, D].
-        position: as in `Retriever.index`.
+        folder, position: as in `Retriever.index`.
     """
 
     def __init__(
         self,
         retriever: "DenseRetriever",
         documents: Shards,
-        position: Callable[[str], int] | None = None,
+        folder: Path,
+        position: Callable[[str], int] | None,
     ) -> None:
         super().__init__(retriever.embed_documents)
         self.documents, self._device, self._position = documents, retriever.device, position
@@ -127,6 +119,7 @@ class DenseRetriever:
     announce: Callable[[str, Forecast], None] | None = None
     shard_texts: int = SHARD_TEXTS
     half_from: int = HALF_FROM
+    index_class: ClassVar[type[DenseIndex]] = DenseIndex
 
     def encode_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Shards:
         """Embed queries, each process its share, into `queries` in a folder, as in `encode`."""
@@ -158,7 +151,7 @@ class DenseRetriever:
             half_from=self.half_from,
             announce=announce and (lambda forecast: announce(name, forecast)),
         )
-        return DenseIndex(self, embeddings, position)
+        return self.index_class(self, embeddings, folder, position)
 
 
 @torch.inference_mode()

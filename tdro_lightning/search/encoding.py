@@ -94,7 +94,7 @@ def encode(
 ) -> Shards:
     """Embed texts shard by shard into files; what an earlier run finished is not done again.
 
-    A file that has changed since it was written is made again, and a warning names it.
+    A file that has changed since it was written is written again, and a warning names it.
 
     Called by all processes together; shard i is embedded by process i mod world size. They all must
     see the same file system. Embeddings of a million texts or more are stored in float16, of fewer
@@ -130,7 +130,8 @@ def encode(
     barrier()  # a digest may take minutes, and `largest` waits less long
     if largest(int(from_first(manifest) != manifest)):
         raise RuntimeError("the processes were given different texts or different encoders")
-    shards = Shards(folder / _key(manifest), len(texts), shard_texts, str(manifest["dtype"]))
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+    shards = Shards(folder / key, len(texts), shard_texts, str(manifest["dtype"]))
     if rank() == 0:
         write_json(shards.folder / MANIFEST, manifest)
     barrier()
@@ -167,10 +168,6 @@ def _look_ahead(
     forecast.require_room()
     if announce is not None:
         announce(forecast)
-
-
-def _key(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _digest(texts: Sequence[str]) -> str:

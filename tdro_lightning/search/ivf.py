@@ -1,7 +1,7 @@
 """Approximate inner-product search in pools that an exact search would take too long for."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 class IVFIndex(DenseIndex):
-    """Embedded documents in an inverted file, as in `write_ivf`, next to the embeddings' folder."""
+    """Embedded documents, searched approximately; the inverted file lies in the folder."""
 
     def __init__(
         self,
         retriever: DenseRetriever,
         documents: Shards,
-        position: Callable[[str], int] | None,
         folder: Path,
+        position: Callable[[str], int] | None,
     ) -> None:
-        super().__init__(retriever, documents, position)
+        super().__init__(retriever, documents, folder, position)
         self._path = folder / f"{documents.digest}.ivf"
         if rank() == 0:
             write_ivf(documents, self._path)
@@ -48,16 +48,7 @@ class IVFIndex(DenseIndex):
 class IVFRetriever(DenseRetriever):
     """Inner products of embeddings, searched approximately."""
 
-    def index(
-        self,
-        documents: Sequence[str],
-        folder: Path,
-        name: str,
-        position: Callable[[str], int] | None = None,
-    ) -> IVFIndex:
-        """Embed documents, each process its share, and write their index."""
-        embeddings = super().index(documents, folder, name).documents
-        return IVFIndex(self, embeddings, position, folder)
+    index_class = IVFIndex
 
 
 def write_ivf(vectors: Rows, path: Path) -> None:

@@ -16,7 +16,6 @@ class Queries(Protocol):
 
     def take(self, rows: NDArray[np.int64], /) -> Any:
         """Some queries, in the order of `rows`."""
-        ...
 
 
 class Index(Protocol):
@@ -24,15 +23,12 @@ class Index(Protocol):
 
     def search(self, queries: Any, depth: int) -> Hits:
         """The best documents of queries, of which `Queries.take` gave Q."""
-        ...
 
     def score(self, queries: Any, texts: Sequence[str]) -> NDArray[np.float32]:
         """Scores [P] of P pairs of a query and a text, which need not be a document."""
-        ...
 
     def forget(self) -> None:
         """Drop what was kept of earlier pairs, on which the last bits of scores may depend."""
-        ...
 
 
 class Retriever(Protocol):
@@ -41,11 +37,9 @@ class Retriever(Protocol):
     @property
     def fingerprint(self) -> str:
         """What tells its rankings from those of other retrievers."""
-        ...
 
     def encode_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Queries:
         """Bring queries into the form that the index takes, keeping files in a folder."""
-        ...
 
     def index(
         self,
@@ -63,4 +57,3 @@ class Retriever(Protocol):
             position: index of the document that has the same content as a text, -1 for none; its
                 stored embedding can be used in `Index.score`.
         """
-        ...

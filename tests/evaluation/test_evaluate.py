@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
-from tdro_lightning.evaluation.content import ContentHasher
+from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet, SetLoaders
 from tdro_lightning.evaluation.evaluate import evaluate, prepare_search
 from tdro_lightning.search.bm25 import BM25, BM25Retriever
 from tdro_lightning.search.dense import DenseRetriever
@@ -41,8 +40,8 @@ LARGE = RetrievalSet(
 )
 
 
-def sets(*loaded: RetrievalSet) -> Sets:
-    return Sets({one.name: lambda one=one: one for one in loaded})
+def sets(*loaded: RetrievalSet) -> SetLoaders:
+    return {one.name: lambda one=one: one for one in loaded}
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -124,7 +123,7 @@ def test_sets_are_loaded_one_after_the_other(tmp_path: Path) -> None:
     def loader(one: RetrievalSet) -> Callable[[], RetrievalSet]:
         return lambda: (events.append(f"load {one.name}"), one)[1]
 
-    lazy = Sets({one.name: loader(one) for one in (ANIMALS, PLAIN)})
+    lazy = {one.name: loader(one) for one in (ANIMALS, PLAIN)}
     evaluate({"a": Recording(), "b": Recording()}, lazy, tmp_path)
     assert events == [
         *("load animals", "search animals", "search animals"),

@@ -1,6 +1,6 @@
 """BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in a folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ def beir_corpus(folder: Path) -> Corpus:
         DataError: the file is missing, empty or malformed, or an id is a duplicate.
     """
     path = either(folder, "corpus.jsonl")
-    return stored_corpus(lambda: _documents(path), path, "beir")
+    return stored_corpus(lambda: read_documents([path], "_id"), path, "beir")
 
 
-def _documents(path: Path) -> Iterator[Document]:
-    for number, value in read_objects(path):
-        yield document(value, "_id", f"{path}:{number}")
+def read_documents(paths: Iterable[Path], field: str) -> Iterator[Document]:
+    """Yield the documents of `.jsonl` files, which have their ids in a field."""
+    for path in paths:
+        for number, value in read_objects(path):
+            yield document(value, field, f"{path}:{number}")
 
 
 def beir_questions(folder: Path, split: str) -> Questions:

@@ -11,7 +11,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import (
     Questions,
     RetrievalSet,
-    Sets,
+    SetLoaders,
     build_retrieval_set,
 )
 from tdro_lightning.evaluation.corpus import Corpus
@@ -114,13 +114,13 @@ def check_files(source: SetFiles) -> None:
             either(folder, "corpus.jsonl")
 
 
-def lazy_sets(sources: Sequence[SetFiles]) -> Sets:
+def lazy_sets(sources: Sequence[SetFiles]) -> SetLoaders:
     """The sets, each read when its turn comes; one corpus is held at a time.
 
     Neighbouring sets with the same documents share them.
     """
     held: dict[Location, Corpus] = {}
-    return Sets({source.name: partial(_read_set, source, held) for source in sources})
+    return {source.name: partial(_read_set, source, held) for source in sources}
 
 
 def _read_set(source: SetFiles, held: dict[Location, Corpus]) -> RetrievalSet:

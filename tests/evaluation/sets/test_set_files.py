@@ -160,7 +160,7 @@ def test_documents_that_sets_share_are_read_and_indexed_once(tmp_path: Path) -> 
         SetFiles(f"mkqa-{language}", "mkqa", questions, corpus, "", language, None, 1, False, 9)
         for language in ("en", "de")
     ]
-    first, second = lazy_sets(sets)
+    first, second = (load() for load in lazy_sets(sets).values())
     assert first.documents is second.documents
     assert first.queries != second.queries
     lexical = BM25Retriever()

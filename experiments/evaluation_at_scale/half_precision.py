@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
+from tdro_lightning.evaluation.benchmark import RetrievalSet, build_retrieval_set
 from tdro_lightning.evaluation.metrics import average, score
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.models.loading import load_encoder
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> list[list[float]]:
     rows = []
     for name in given.sets:
         place = given.root / name
-        one = joined(name, beir_corpus(place), beir_questions(place, "test"))
+        one = build_retrieval_set(name, beir_corpus(place), beir_questions(place, "test"))
         queries = encoder.embed_queries(one.queries, None)
         found = []
         for half_from in (len(one.documents) + 1, 1):

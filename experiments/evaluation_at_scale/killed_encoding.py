@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from tdro_lightning.assembly.evaluate import dense
-from tdro_lightning.evaluation.benchmark import joined
+from tdro_lightning.assembly.evaluate import dense_retriever
+from tdro_lightning.evaluation.benchmark import build_retrieval_set
+from tdro_lightning.evaluation.evaluate import prepare_search
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.tiny import build_tiny_model
@@ -86,10 +87,10 @@ def make_set(folder: Path, passages: int, queries: int, random: np.random.Genera
 def run(folder: Path, name: str) -> dict[str, Any]:
     """One start that ends: encode what is missing, search, and write what was found."""
     place = folder / "set"
-    one = joined("made", beir_corpus(place), beir_questions(place, "test"))
+    one = build_retrieval_set("made", beir_corpus(place), beir_questions(place, "test"))
     options = {"pooling": "mean", "query_tokens": 32, "passage_tokens": 64, "chunk_tokens": 8192}
-    retriever = dense(load_encoder(str(folder / "model"), **options))
-    scores, indices = retriever.prepare(one, folder / name)(DEPTH)
+    retriever = dense_retriever(load_encoder(str(folder / "model"), **options))
+    scores, indices = prepare_search(retriever, one, folder / name)(DEPTH)
     np.savez(folder / f"{name}.npz", scores=scores, indices=indices)
     return {}
 

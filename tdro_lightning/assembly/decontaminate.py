@@ -68,7 +68,8 @@ def decontaminate_configured(config: Config) -> None:
     assert config.decontaminate is not None
     assert config.benchmark is not None
     output = Path(config.run_dir)
-    evaluation = Evaluation(benchmark_sets(config.benchmark), config.decontaminate)
+    sets = (load() for load in benchmark_sets(config.benchmark).values())
+    evaluation = Evaluation(sets, config.decontaminate)
     names = chosen_domains(config.domains.catalogue, config.domains.only)
     content = {
         "settings": asdict(config.decontaminate),

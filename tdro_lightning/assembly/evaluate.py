@@ -13,13 +13,16 @@ from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation.benchmark import Sets
-from tdro_lightning.evaluation.evaluate import Dense, Lexical, Retriever, evaluate, main_metric
+from tdro_lightning.evaluation.benchmark import SetLoaders
+from tdro_lightning.evaluation.evaluate import evaluate, main_metric
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
-from tdro_lightning.search.forecast import Forecast
+from tdro_lightning.search.bm25 import BM25Retriever
+from tdro_lightning.search.dense import DenseRetriever
+from tdro_lightning.search.encoding import Forecast
+from tdro_lightning.search.retriever import Retriever
 
-WORTH_TELLING = 60  # seconds of encoding
+WORTH_PRINTING = 60  # seconds of encoding
 
 logger = logging.getLogger(__name__)
 
@@ -37,29 +40,31 @@ def evaluate_configured(config: Config) -> None:
     if kept is not None and kept.is_file():
         raise ConfigError(f"evaluate.embeddings={kept}: a file stands there; name a folder")
     sets = benchmark_sets(config.benchmark)
-    retrievers: dict[str, Retriever] = {"bm25": Lexical()} if config.evaluate.bm25 else {}
+    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if config.evaluate.bm25 else {}
     for label, path in config.evaluate.encoders.items():
-        retrievers[label] = dense(configured_encoder(config, path))
+        retrievers[label] = dense_retriever(configured_encoder(config, path))
     evaluate_and_print(retrievers, sets, Path(config.run_dir), kept)
 
 
-def dense(encoder: Encoder) -> Dense:
+def dense_retriever(
+    encoder: Encoder, kind: type[DenseRetriever] = DenseRetriever
+) -> DenseRetriever:
     """An encoder as a retriever, on the process's GPU where there is one."""
     fingerprint = encoder_fingerprint(encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = encoder.to(device)
-    return Dense(encoder.embed_queries, encoder.embed_passages, fingerprint, device, announced)
+    return kind(encoder.embed_queries, encoder.embed_passages, fingerprint, device, print_forecast)
 
 
-def announced(name: str, forecast: Forecast) -> None:
+def print_forecast(name: str, forecast: Forecast) -> None:
     """Log what the encoding of a set will take, and print it where that is a minute or more."""
     logger.info("%s: %s", name, forecast)
-    if forecast.seconds >= WORTH_TELLING:
+    if forecast.seconds >= WORTH_PRINTING:
         tell(f"  {name}: {forecast}")
 
 
 def evaluate_and_print(
-    retrievers: Mapping[str, Retriever], sets: Sets, output: Path, kept: Path | None = None
+    retrievers: Mapping[str, Retriever], sets: SetLoaders, output: Path, kept: Path | None = None
 ) -> None:
     """Evaluate with all processes, write the results, and print one line a retriever."""
     metrics = evaluate(retrievers, sets, output, kept)

@@ -16,7 +16,7 @@ from torch.utils.data._utils import signal_handling
 
 from tdro_lightning.assembly.domains import configured_domains
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
-from tdro_lightning.assembly.evaluate import dense, evaluate_and_print
+from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
 from tdro_lightning.assembly.modules import (
     configured_mixture,
     data_module,
@@ -114,7 +114,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     barrier()
     if sets is not None:
         del module, encoder  # the evaluation needs their room, and no shards
-        retriever = dense(configured_encoder(config, str(folder)))
+        retriever = dense_retriever(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
 
 

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.assembly.evaluate import dense
+from tdro_lightning.assembly.evaluate import dense_retriever
 from tdro_lightning.config.constraints import mining_rule
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.console.libraries import quiet_libraries
@@ -17,7 +19,7 @@ from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, write_json
-from tdro_lightning.mining.candidates import Dense, Lexical, PairScorer, Prepared, Retriever
+from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner, Scorer
 from tdro_lightning.mining.parts import mine_in_parts
 from tdro_lightning.mining.pool import Pool, corpus_pool, domain_pool
@@ -29,6 +31,10 @@ from tdro_lightning.models.cross_encoder import (
 from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.mining import mining_table
 from tdro_lightning.report.tables import terminal_table
+from tdro_lightning.search.bm25 import BM25Retriever
+from tdro_lightning.search.dense import DenseRetriever, DenseScorer
+from tdro_lightning.search.ivf import IVFRetriever
+from tdro_lightning.search.retriever import Index, Retriever
 
 FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
 WORK = "unfinished"  # embeddings and parts of what is not finished
@@ -49,9 +55,9 @@ class Corpus:
         return corpus_pool(self.path, self.content)
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """The pool, ready to be asked."""
-        return self.retriever.prepare(self.pool, self.folder)
+    def index(self) -> Index:
+        """The pool, ready to be searched."""
+        return index_pool(self.retriever, self.pool, self.folder)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Means:
     """What the domains are mined with."""
 
     retriever: Retriever
-    teacher: Dense | CrossEncoder | None
+    teacher: DenseRetriever | CrossEncoder | None
     corpus: Corpus | None
 
 
@@ -82,9 +88,10 @@ def mine(config: Config) -> None:
 
 
 def _means(config: Config, mine: MineConfig, output: Path) -> Means:
-    retriever: Retriever = Lexical()
+    retriever: Retriever = BM25Retriever()
     if mine.encoder is not None:
-        retriever = Dense(dense(configured_encoder(config, mine.encoder)), mine.index == "ivf")
+        kind = IVFRetriever if mine.index == "ivf" else DenseRetriever
+        retriever = dense_retriever(configured_encoder(config, mine.encoder), kind)
     corpus = None
     if mine.corpus is not None:
         path = Path(mine.corpus)
@@ -92,11 +99,11 @@ def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     return Means(retriever, _teacher(config, mine.teacher), corpus)
 
 
-def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
+def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
     if path is None:
         return None
     if not is_cross_encoder(path):
-        return Dense(dense(configured_encoder(config, path)))
+        return dense_retriever(configured_encoder(config, path))
     return load_cross_encoder(
         path,
         max_tokens=config.data.query_tokens + config.data.passage_tokens,
@@ -137,7 +144,7 @@ def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str,
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
     assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(means.teacher, Dense)
+    prompted = config.mine.encoder is not None or isinstance(means.teacher, DenseRetriever)
     return {
         "rows": fingerprint(path),
         "corpus": means.corpus.content if means.corpus else None,
@@ -173,11 +180,11 @@ def _mined(
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
     pool = means.corpus.pool if means.corpus else domain_pool(rows)
-    prepared = means.corpus.prepared if means.corpus else means.retriever.prepare(pool, work)
+    index = means.corpus.index if means.corpus else index_pool(means.retriever, pool, work)
     miner = Miner(
         rows,
         pool,
-        prepared.ranker(queries, prompt, work),
+        PoolRanker(index, means.retriever.encode_queries(queries, prompt, work)),
         mining_rule(config.mine),
         config.seed,
         _scorer(means, pool, queries, prompt, work / "teacher"),
@@ -193,7 +200,8 @@ def _scorer(
     if means.teacher is None:
         return None
     if isinstance(means.teacher, CrossEncoder):
-        return PairScorer(means.teacher, queries)
-    if means.corpus:
-        return means.teacher.scorer(queries, prompt, folder)
-    return means.teacher.prepare(pool, folder).ranker(queries, prompt, folder)
+        return PairScorer(means.teacher, np.array(queries, dtype=object))
+    model: DenseScorer | Index = DenseScorer(means.teacher.embed_documents)
+    if not means.corpus:
+        model = index_pool(means.teacher, pool, folder)
+    return PairScorer(model, means.teacher.encode_queries(queries, prompt, folder))

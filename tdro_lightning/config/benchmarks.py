@@ -1,15 +1,20 @@
 """The configured benchmark's evaluation sets, and the files that they are made of."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from tdro_lightning.config.schema import BenchmarkConfig
-from tdro_lightning.errors import ConfigError
-from tdro_lightning.evaluation.benchmark import Sets
-from tdro_lightning.evaluation.sets.places import Place
-from tdro_lightning.evaluation.sets.published import PublishedSet, check, lazy_sets, places
+from tdro_lightning.evaluation.benchmark import SetLoaders
+from tdro_lightning.evaluation.sets.location import Location
+from tdro_lightning.evaluation.sets.set_files import (
+    SetFiles,
+    check_files,
+    lazy_sets,
+    locate_files,
+)
 
 
-def benchmark_sets(benchmark: BenchmarkConfig) -> Sets:
+def benchmark_sets(benchmark: BenchmarkConfig) -> SetLoaders:
     """The benchmark's evaluation sets, each loaded when its turn comes.
 
     Raises:
@@ -17,49 +22,25 @@ def benchmark_sets(benchmark: BenchmarkConfig) -> Sets:
         DataError: a file is missing, or one with queries or judgements is broken; the message ends
             with the command that gets it. What is wrong with a corpus is found when it is loaded.
     """
-    sets = published_sets(benchmark)
-    for one in sets:
-        check(one)
-    return lazy_sets(sets)
+    sources = configured_sets(benchmark)
+    for source in sources:
+        check_files(source)
+    return lazy_sets(sources)
 
 
-def benchmark_places(benchmark: BenchmarkConfig) -> dict[str, Place]:
-    """Every different place of the benchmark's files, by a label that tells it from the others."""
-    found: dict[Place, str] = {}
-    for one in published_sets(benchmark):
-        found.setdefault(one.questions, f"set {one.name}")
-        found.setdefault(one.corpus, f"corpus of {one.name}")
-    return {label: place for place, label in found.items()}
+def benchmark_locations(benchmark: BenchmarkConfig) -> dict[str, Location]:
+    """Every different location of the benchmark's files, by a label that tells it from others."""
+    labels: dict[Location, str] = {}
+    for source in configured_sets(benchmark):
+        labels.setdefault(source.questions, f"set {source.name}")
+        labels.setdefault(source.corpus, f"corpus of {source.name}")
+    return {label: location for location, label in labels.items()}
 
 
-def published_sets(benchmark: BenchmarkConfig) -> list[PublishedSet]:
+def configured_sets(benchmark: BenchmarkConfig) -> list[SetFiles]:
     """The sets as configured; no file is read."""
     root = None if benchmark.root is None else Path(benchmark.root)
-    sets = []
-    for name, entry in benchmark.sets.items():
-        try:
-            questions, corpus = places(
-                benchmark.layout,
-                root,
-                folder=entry.folder,
-                language=entry.language,
-                hub=entry.hub,
-                revision=entry.revision,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"benchmark.sets.{name}: {error}") from None
-        sets.append(
-            PublishedSet(
-                name=name,
-                layout=benchmark.layout,
-                questions=questions,
-                corpus=corpus,
-                split=entry.split,
-                language=entry.language,
-                prompt=entry.prompt,
-                relevant=entry.relevant,
-                skip_own_id=entry.skip_own_id,
-                depth=benchmark.depth,
-            )
-        )
-    return sets
+    return [
+        locate_files(name, benchmark.layout, root, depth=benchmark.depth, **asdict(entry))
+        for name, entry in benchmark.sets.items()
+    ]

@@ -1,8 +1,10 @@
 """Evaluation sets as the evaluation sees them: documents, queries, and what counts as a hit."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tdro_lightning.data.beir_files import Judgement, graded
 from tdro_lightning.data.characters import is_blank
@@ -40,19 +42,8 @@ class RetrievalSet:
     depth: int = 100
 
 
-@dataclass(frozen=True)
-class Sets:
-    """Evaluation sets by name, loaded one at a time while they are gone through."""
-
-    loaders: Mapping[str, Callable[[], RetrievalSet]]
-
-    @property
-    def names(self) -> list[str]:
-        """The sets' names, in order."""
-        return list(self.loaders)
-
-    def __iter__(self) -> Iterator[RetrievalSet]:
-        return (load() for load in self.loaders.values())
+# From the name of each evaluation set to what loads it, so that one at a time is in memory.
+SetLoaders = Mapping[str, Callable[[], RetrievalSet]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Questions:
     answers: dict[str, tuple[str, ...]]
 
 
-def checked_questions(questions: Questions, place: str) -> Questions:
+def validate_questions(questions: Questions, place: str) -> Questions:
     """The questions, once they are found to fit each other.
 
     Raises:
@@ -94,7 +85,7 @@ def checked_questions(questions: Questions, place: str) -> Questions:
     return questions
 
 
-def joined(
+def build_retrieval_set(
     name: str,
     corpus: Corpus,
     questions: Questions,
@@ -137,3 +128,46 @@ def joined(
         skip_own_id=skip_own_id,
         depth=depth,
     )
+
+
+@dataclass
+class ContentHasher:
+    """Digests of evaluation sets, of which only equal ones can be compared.
+
+    A corpus that follows itself is read once.
+    """
+
+    _corpus: tuple[Sequence[str], str] | None = field(default=None, init=False)
+
+    def digest(self, dataset: RetrievalSet) -> str:
+        """SHA-256 of all that a set's scores depend on besides the retriever.
+
+        These are the queries, the documents and their ids, the judgements and answers, and what
+        counts as a hit. Name, prompt, files, layout and the order of rows are left out, so that
+        copies of a set agree.
+        """
+        if self._corpus is None or self._corpus[0] is not dataset.documents:
+            self._corpus = (
+                dataset.documents,
+                _sum(zip(dataset.document_ids, dataset.documents, strict=True)),
+            )
+        content = {
+            "documents": self._corpus[1],
+            "queries": _sum(zip(dataset.query_ids, dataset.queries, strict=True)),
+            "qrels": dataset.qrels,
+            "answers": {query: sorted(texts) for query, texts in (dataset.answers or {}).items()},
+            "relevant": dataset.relevant,
+            "skip_own_id": dataset.skip_own_id,
+            "depth": dataset.depth,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sum(pairs: Iterable[tuple[str, str]]) -> str:
+    """Number of some pairs and the sum of their digests, whatever their order."""
+    count = total = 0
+    for identifier, text in pairs:
+        key = b"%d:" % len(encoded := identifier.encode()) + encoded + text.encode()
+        total += int.from_bytes(hashlib.sha256(key).digest())
+        count += 1
+    return f"{count} {total % 2**256:064x}"

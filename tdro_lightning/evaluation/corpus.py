@@ -50,16 +50,15 @@ class Ids(Stored[str]):
 
     def read(self, places: slice) -> list[str]:
         """The ids of a slice."""
-        ids: list[str] = self.column[places].to_pylist()
-        return ids
+        return list(self.column[places].to_pylist())
 
     def among(self, wanted: Iterable[str]) -> set[str]:
         """Those of some ids that documents have."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        values = pa.array(set(wanted), self.column.type)
-        return set(self.column.filter(pc.is_in(self.column, values)).to_pylist())
+        is_wanted = pc.is_in(self.column, pa.array(set(wanted), self.column.type))
+        return set(self.column.filter(is_wanted).to_pylist())
 
 
 @dataclass(frozen=True)

@@ -56,24 +56,24 @@ def score(
     # text or hold a NUL: it gets checked grades, and numbers for ids.
     for number, (query, judged) in enumerate(qrels.items()):
         # The measures' own providers break ties by document id, and not all the same way.
-        order = _ranked(query, run.get(query, {}))
+        order = _rank(query, run.get(query, {}))
         ids = {document: str(place) for place, document in enumerate((*order, *judged))}
         ranks[str(number)] = {ids[document]: float(-rank) for rank, document in enumerate(order)}
-        grades[str(number)] = {ids[d]: _checked(query, d, grade) for d, grade in judged.items()}
+        grades[str(number)] = {ids[d]: _grade(query, d, value) for d, value in judged.items()}
     queries = list(qrels)
     for metric in ir_measures.iter_calc(list(names), grades, ranks):
         values[queries[int(metric.query_id)]][names[metric.measure]] = float(metric.value)
     return values
 
 
-def _ranked(query: str, found: Mapping[str, float]) -> list[str]:
-    for document, value in found.items():
+def _rank(query: str, scores: Mapping[str, float]) -> list[str]:
+    for document, value in scores.items():
         if math.isnan(value):
             raise DataError(f"query {query!r}: the score of document {document!r} is NaN")
-    return sorted(found, key=found.__getitem__, reverse=True)
+    return sorted(scores, key=scores.__getitem__, reverse=True)
 
 
-def _checked(query: str, document: str, grade: int) -> int:
+def _grade(query: str, document: str, grade: int) -> int:
     """The grade, 0 for a negative one."""
     if not isinstance(grade, int) or isinstance(grade, bool) or grade > GREATEST_GRADE:
         raise DataError(

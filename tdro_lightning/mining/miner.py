@@ -17,12 +17,11 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.mining.overlap import near_duplicates
 from tdro_lightning.mining.pool import Pool
 from tdro_lightning.mining.rule import MiningRule
+from tdro_lightning.search.retriever import Hits
 
 ROWS_AT_ONCE = 256  # so that a slow teacher is heard of now and then
 DRAWN_AT_ONCE = 1024
 SHUFFLED = 1 << 20  # of a larger pool a whole permutation would cost more than what is drawn
-
-Hits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 logger = logging.getLogger(__name__)
 

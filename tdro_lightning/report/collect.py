@@ -211,7 +211,7 @@ def _set_fingerprint(
 ) -> str | None:
     """SHA-256 of an evaluation set; of its files, and so marked, where an older run has no other.
 
-    The labels are those of `stages.benchmarks.benchmark_places`.
+    The labels are those of `config.benchmarks.benchmark_locations`.
     """
     if name in recorded:
         return _text(recorded[name].get("sha256"), f"{path}: `sets.{name}.sha256`")

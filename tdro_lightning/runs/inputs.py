@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tdro_lightning.config.benchmarks import benchmark_places
+from tdro_lightning.config.benchmarks import benchmark_locations
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
-from tdro_lightning.evaluation.sets.places import files, mended_by_download
+from tdro_lightning.evaluation.sets.location import dataset_folder
 from tdro_lightning.files import fingerprint
 from tdro_lightning.models.model_files import base_model
 from tdro_lightning.records.outputs import require_intact
@@ -121,10 +121,10 @@ def evaluation_sets(config: Config) -> dict[str, Input]:
     if config.benchmark is None:
         return {}
     found: dict[str, Input] = {}
-    for label, place in benchmark_places(config.benchmark).items():
-        if place.folder is None:
-            found[f"hub {label}"] = place.name
+    for label, location in benchmark_locations(config.benchmark).items():
+        if location.folder is None:
+            found[f"hub {label}"] = location.name
         else:
-            with mended_by_download(place):
-                found[label] = str(files(place))
+            with dataset_folder(location) as folder:
+                found[label] = str(folder)
     return found

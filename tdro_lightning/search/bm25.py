@@ -5,7 +5,10 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import bm25s
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import IGNORABLE, UNSPACED, WORD
 from tdro_lightning.errors import DataError
+from tdro_lightning.search.retriever import Hits
 
 K1 = 0.9
 B = 0.4
@@ -63,6 +67,9 @@ def analyse(text: str) -> list[str]:
 class BM25:
     """Lucene's BM25 with k1 = 0.9 and b = 0.4 (Kamphuis et al., ECIR 2020).
 
+    The index is built by the first process that searches, in its memory: a million documents of 60
+    terms take about 2 GB meanwhile. Larger corpora are for an encoder.
+
     Raises:
         DataError: there are no documents.
     """
@@ -70,22 +77,23 @@ class BM25:
     def __init__(self, documents: Sequence[str]) -> None:
         if not documents:
             raise DataError("BM25 needs at least one document, got none")
-        logger.info("BM25: indexing %d documents", len(documents))
-        self._size = len(documents)
-        self._vocabulary: dict[str, int] = {}
-        # Terms are numbered as they come: the library would number them in hash order.
-        number = self._vocabulary.setdefault
-        terms = [[number(term, len(self._vocabulary)) for term in analyse(d)] for d in documents]
-        self._mean_length = float(np.mean([len(found) for found in terms]))
-        self._index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
-        if self._vocabulary:
-            self._index.index(
-                (terms, self._vocabulary), create_empty_token=False, show_progress=False
-            )
+        self.documents = documents
 
-    def search(
-        self, queries: Sequence[str], depth: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    @cached_property
+    def _built(self) -> tuple[bm25s.BM25, dict[str, int], float]:
+        """The library's index, the number of each term, and the mean number of terms."""
+        logger.info("BM25: indexing %d documents", len(self.documents))
+        vocabulary: dict[str, int] = {}
+        # Terms are numbered as they come: the library would number them in hash order.
+        number = vocabulary.setdefault
+        terms = [[number(t, len(vocabulary)) for t in analyse(d)] for d in self.documents]
+        mean_length = float(np.mean([len(numbers) for numbers in terms]))
+        index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
+        if vocabulary:
+            index.index((terms, vocabulary), create_empty_token=False, show_progress=False)
+        return index, vocabulary, mean_length
+
+    def search(self, queries: Sequence[str], depth: int) -> Hits:
         """Return the best documents of each query, best first, the lower index first on ties.
 
         Args:
@@ -101,43 +109,76 @@ class BM25:
         """
         if depth < 1:
             raise ValueError(f"depth must be at least 1, is {depth}")
+        index, vocabulary, _ = self._built
         scores = np.zeros((len(queries), depth), dtype=np.float32)
         indices = np.full((len(queries), depth), -1, dtype=np.int64)
         for row, query in enumerate(queries):
             if row and row % QUERIES_A_MESSAGE == 0:
                 logger.info("BM25: %d of %d queries searched", row, len(queries))
-            terms = [self._vocabulary[t] for t in analyse(query) if t in self._vocabulary]
-            if not terms:
-                continue
-            found = self._index.get_scores_from_ids(terms)
-            best = _best(found, depth)
-            scores[row, : len(best)] = found[best]
-            indices[row, : len(best)] = best
+            terms = [vocabulary[term] for term in analyse(query) if term in vocabulary]
+            if terms:
+                values = index.get_scores_from_ids(terms)
+                best = _best(values, depth)
+                scores[row, : len(best)] = values[best]
+                indices[row, : len(best)] = best
         return scores, indices
 
-    def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Scores [T] of texts for a query, by the documents' statistics, indexed or not.
+    def score(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores [P] of P pairs by the documents' statistics, whether a text is indexed or not.
 
         A document's own text scores as in `search`; terms that no document has count nothing.
         """
-        weights = Counter(term for term in analyse(query) if term in self._vocabulary)
-        holders = {term: self._holders(term) for term in weights}
-        size = self._size
-        idf = {t: math.log(1 + (size - n + 0.5) / (n + 0.5)) for t, n in holders.items()}
+        weights = {query: self._weights(query) for query in dict.fromkeys(queries)}
+        mean_length = self._built[2] or 1
         scores = np.zeros(len(texts), dtype=np.float32)
-        for place, text in enumerate(texts):
+        for pair, (query, text) in enumerate(zip(queries, texts, strict=True)):
             terms = Counter(analyse(text))
-            length = K1 * (1 - B + B * terms.total() / (self._mean_length or 1))
-            scores[place] = sum(
-                weight * idf[term] * terms[term] / (terms[term] + length)
-                for term, weight in weights.items()
+            length = K1 * (1 - B + B * terms.total() / mean_length)
+            scores[pair] = sum(
+                weight * terms[term] / (terms[term] + length)
+                for term, weight in weights[query].items()
             )
         return scores
 
-    def _holders(self, term: str) -> int:
-        """Number of documents with the term."""
-        start, end = self._index.scores["indptr"][self._vocabulary[term] :][:2]
-        return int(end - start)
+    def forget(self) -> None:
+        """Do nothing: scores depend on nothing that was computed before."""
+
+    def _weights(self, query: str) -> dict[str, float]:
+        """Count and inverse document frequency of the query's terms, multiplied."""
+        index, vocabulary, _ = self._built
+        counts = Counter(term for term in analyse(query) if term in vocabulary)
+        weights = {}
+        for term, count in counts.items():
+            start, end = index.scores["indptr"][vocabulary[term] :][:2].tolist()
+            ratio = (len(self.documents) - (end - start) + 0.5) / (end - start + 0.5)
+            weights[term] = count * math.log(1 + ratio)
+        return weights
+
+
+@dataclass
+class BM25Retriever:
+    """BM25 without the prompt; documents that are indexed twice in a row keep their index."""
+
+    fingerprint = "bm25 2"  # of the analysis of texts, too
+    _latest: BM25 | None = field(default=None, init=False)
+
+    def encode_queries(
+        self, texts: Sequence[str], prompt: str | None, folder: Path
+    ) -> NDArray[np.object_]:
+        """The texts as an array."""
+        return np.array(texts, dtype=object)
+
+    def index(
+        self,
+        documents: Sequence[str],
+        folder: Path,
+        name: str,
+        position: Callable[[str], int] | None = None,
+    ) -> BM25:
+        """The documents' index, which is built where it is searched."""
+        if self._latest is None or self._latest.documents is not documents:
+            self._latest = BM25(documents)
+        return self._latest
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

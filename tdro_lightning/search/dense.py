@@ -1,7 +1,10 @@
-"""Exact inner-product search over embeddings, in bounded memory."""
+"""Embeddings of documents, and exact inner-product search over them in bounded memory."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,22 +12,146 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, Forecast, encode
+from tdro_lightning.search.retriever import Hits
+from tdro_lightning.search.shards import Shards
 
+KEPT_TEXTS = 1 << 15  # half a gigabyte of vectors of 4096 values
 QUERIES_AT_ONCE = 1024
 FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents are among the best
 
 
-class Rows(Protocol):
-    """Embeddings [N, D] that are read by slices: an array, a memory map, or shards of them."""
+# Embeddings [N, D] that are read by slices.
+Rows = Shards | NDArray[np.floating[Any]]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, D]."""
-        ...
 
-    def __len__(self) -> int: ...
+class DenseScorer:
+    """Inner products with texts that are embedded when they are scored.
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]: ...
+    Args:
+        embed: texts to embeddings [N, D].
+        kept: number of the latest embeddings that are kept, for texts that queries share.
+    """
+
+    def __init__(
+        self, embed: Callable[[Sequence[str]], NDArray[np.float32]], kept: int = KEPT_TEXTS
+    ) -> None:
+        self._embed, self._kept = embed, kept
+        self._latest: dict[str, NDArray[np.float32]] = {}
+
+    def score(self, queries: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores [P] of pairs, from embeddings [P, D] of the queries."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        embeddings = self.embeddings(list(rows))[[rows[text] for text in texts]]
+        return np.einsum("pd,pd->p", queries, embeddings)
+
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings [N, D] of N different texts."""
+        missing = [text for text in texts if text not in self._latest]
+        if missing:
+            self._latest |= zip(missing, map(np.copy, self._embed(missing)), strict=True)
+        embeddings = np.stack([self._latest[text] for text in texts])
+        for text in list(islice(self._latest, max(len(self._latest) - self._kept, 0))):
+            del self._latest[text]
+        return embeddings
+
+    def forget(self) -> None:
+        """Keep no embedding: those that are computed again may differ in their last bits."""
+        self._latest.clear()
+
+
+class DenseIndex(DenseScorer):
+    """Embedded documents, searched exactly.
+
+    Args:
+        retriever: whose embeddings they are.
+        documents: embeddings [N, D].
+        folder, position: as in `Retriever.index`.
+    """
+
+    def __init__(
+        self,
+        retriever: "DenseRetriever",
+        documents: Shards,
+        folder: Path,
+        position: Callable[[str], int] | None,
+    ) -> None:
+        super().__init__(retriever.embed_documents)
+        self.documents, self._device, self._position = documents, retriever.device, position
+
+    def search(self, queries: NDArray[np.float32], depth: int) -> Hits:
+        """The documents of largest inner product with embeddings [Q, D] of queries."""
+        return exact_search(queries, self.documents, depth, device=self._device)
+
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings [N, D] of N different texts, read where documents have them."""
+        if self._position is None:
+            return super().embeddings(texts)
+        positions = np.array([self._position(text) for text in texts])
+        embeddings = np.empty((len(texts), self.documents.shape[1]), dtype=np.float32)
+        stored = positions >= 0
+        embeddings[stored] = self.documents.take(positions[stored])
+        if not stored.all():
+            embeddings[~stored] = super().embeddings(
+                [text for text, own in zip(texts, stored, strict=True) if not own]
+            )
+        return embeddings
+
+
+@dataclass(frozen=True)
+class DenseRetriever:
+    """Inner products of embeddings, searched exactly.
+
+    Attributes:
+        embed_queries: texts and prompt to embeddings [Q, D].
+        embed_documents: texts to embeddings [N, D].
+        fingerprint: of the encoder; embeddings of an earlier run are used by it.
+        device: where the search multiplies.
+        announce: called with a name and forecast, where an encoding takes several shards.
+        shard_texts: texts in one file of embeddings.
+        half_from: number of texts from which on they are stored in float16.
+    """
+
+    embed_queries: Callable[[Sequence[str], str | None], NDArray[np.float32]]
+    embed_documents: Callable[[Sequence[str]], NDArray[np.float32]]
+    fingerprint: str
+    device: str = "cpu"
+    announce: Callable[[str, Forecast], None] | None = None
+    shard_texts: int = SHARD_TEXTS
+    half_from: int = HALF_FROM
+    index_class: ClassVar[type[DenseIndex]] = DenseIndex
+
+    def encode_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Shards:
+        """Embed queries, each process its share, into `queries` in a folder, as in `encode`."""
+        return encode(
+            texts,
+            lambda some: self.embed_queries(some, prompt),
+            folder / "queries",
+            self.fingerprint,
+            prompt,
+            self.shard_texts,
+            self.half_from,
+        )
+
+    def index(
+        self,
+        documents: Sequence[str],
+        folder: Path,
+        name: str,
+        position: Callable[[str], int] | None = None,
+    ) -> DenseIndex:
+        """Embed documents, each process its share, into `documents` in a folder."""
+        announce = self.announce
+        embeddings = encode(
+            documents,
+            self.embed_documents,
+            folder / "documents",
+            self.fingerprint,
+            shard_texts=self.shard_texts,
+            half_from=self.half_from,
+            announce=announce and (lambda forecast: announce(name, forecast)),
+        )
+        return self.index_class(self, embeddings, folder, position)
 
 
 @torch.inference_mode()
@@ -35,7 +162,7 @@ def exact_search(
     *,
     block: int = 16384,
     device: str = "cpu",
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> Hits:
     """Return the documents of largest inner product for each query, best first.
 
     Equal scores are ordered by index. Products are float32, whatever the embeddings are stored in.
@@ -66,12 +193,12 @@ def exact_search(
     if depth < 1 or block < 1:
         raise ValueError(f"depth and block must be at least 1, are {depth} and {block}")
     vectors = torch.tensor(queries, device=device, dtype=torch.float32)
-    _check(vectors, "query", 0, len(vectors))
+    _require_comparable(vectors, "query", 0, len(vectors))
     scores = torch.full((len(queries), depth), -torch.inf, device=device)
     indices = torch.full((len(queries), depth), -1, device=device)
     for span in _spans(len(documents), max(depth, FIRST_BLOCK), block):
         part = torch.tensor(documents[span], device=device).float()
-        _check(part, "document", span.start, len(documents))
+        _require_comparable(part, "document", span.start, len(documents))
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
             _merge(scores[rows], indices[rows], vectors[rows] @ part.T, span.start)
@@ -88,36 +215,36 @@ def _spans(count: int, first: int, block: int) -> Iterator[slice]:
         start = end
 
 
-def _merge(scores: Tensor, indices: Tensor, found: Tensor, first: int) -> None:
+def _merge(scores: Tensor, indices: Tensor, block: Tensor, first: int) -> None:
     """Put the documents of a block where they belong among the best so far, in place.
 
     Args:
         scores: [Q, K] of the best so far, falling.
         indices: [Q, K] of the best so far.
-        found: [Q, B] scores of documents with higher indices than those.
+        block: [Q, B] scores of documents with higher indices than those.
         first: index of the first of these.
     """
     # Those no better than the last of the best stay out: on equal scores the lower index wins.
-    width = int((found > scores[:, -1:]).sum(1).max()) if len(found) else 0
+    width = int((block > scores[:, -1:]).sum(1).max()) if len(block) else 0
     if width == 0:
         return
-    places = found.topk(width, sorted=False).indices.sort(dim=1).values
-    both = torch.cat([scores, found.gather(1, places)], dim=1)
+    places = block.topk(width, sorted=False).indices.sort(dim=1).values
+    both = torch.cat([scores, block.gather(1, places)], dim=1)
     ordered, order = both.sort(dim=1, descending=True, stable=True)
     chosen = order[:, : scores.shape[1]]
     indices.copy_(torch.cat([indices, places + first], dim=1).gather(1, chosen))
     scores.copy_(ordered[:, : scores.shape[1]])
 
 
-def _check(embeddings: Tensor, name: str, first: int, total: int) -> None:
+def _require_comparable(embeddings: Tensor, name: str, first: int, total: int) -> None:
     """Refuse embeddings [B, D], those from `first` on of `total`, that cannot be compared."""
     end = first + len(embeddings)
     faults = {
         "hold NaN or infinity": ~embeddings.isfinite().all(1),
         "have norm zero": ~embeddings.any(1),
     }
-    for fault, found in faults.items():
-        rows = (first + found.nonzero()[:, 0]).tolist()
+    for fault, broken in faults.items():
+        rows = (first + broken.nonzero()[:, 0]).tolist()
         if rows:
             among = f"{total}" if end == total else f"the first {end}"
             raise DataError(

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ from numpy.typing import NDArray
 
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import barrier, from_first, rank, world_size
-from tdro_lightning.files import write_json
-from tdro_lightning.search.forecast import Forecast
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import GIGA, write_json
 from tdro_lightning.search.shards import Shards
 
 SHARD_TEXTS = 4096  # many enough to sort by length, few enough to share and to lose
@@ -24,6 +27,59 @@ MANIFEST = "manifest.json"
 logger = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Time and disk of an encoding.
+
+    Attributes:
+        shards: what will be there at the end.
+        missing: files that are not there yet.
+        seconds: for these, at the speed of the first ones.
+        processes: that share the work.
+    """
+
+    shards: Shards
+    missing: int
+    seconds: float
+    processes: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of all embeddings."""
+        return self._size(self.shards.rows)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Size of those that are not there yet, at most."""
+        return self._size(self.missing * self.shards.shard_rows)
+
+    def require_room(self) -> None:
+        """Refuse to begin what the disk cannot hold.
+
+        Raises:
+            DataError: the embeddings that are missing take more than what is free.
+        """
+        free = shutil.disk_usage(self.shards.folder).free
+        if self.missing_bytes > free:
+            raise DataError(
+                f"{self.shards.folder}: the embeddings take {self.missing_bytes / GIGA:.1f} GB "
+                f"more, {free / GIGA:.1f} GB are free; name a folder on a larger disk: "
+                "evaluate.embeddings=FOLDER"
+            )
+
+    def __str__(self) -> str:
+        shards, dimensions = self.shards, self.shards.shape[1]
+        return (
+            f"{shards.rows:,} texts in {dimensions:,} dimensions ({shards.dtype}), "
+            f"{self.bytes / GIGA:.2f} GB in {shards.count:,} shards; "
+            f"{self.missing:,} of them to encode, about {timedelta(seconds=round(self.seconds))} "
+            f"with {self.processes} {'process' if self.processes == 1 else 'processes'}"
+        )
+
+    def _size(self, rows: int) -> int:
+        return rows * self.shards.shape[1] * (2 if self.shards.dtype == "float16" else 4)
 
 
 def encode(
@@ -38,7 +94,7 @@ def encode(
 ) -> Shards:
     """Embed texts shard by shard into files; what an earlier run finished is not done again.
 
-    A file that has changed since it was written is made again, and a warning names it.
+    A file that has changed since it was written is written again, and a warning names it.
 
     Called by all processes together; shard i is embedded by process i mod world size. They all must
     see the same file system. Embeddings of a million texts or more are stored in float16, of fewer
@@ -74,7 +130,8 @@ def encode(
     barrier()  # a digest may take minutes, and `largest` waits less long
     if largest(int(from_first(manifest) != manifest)):
         raise RuntimeError("the processes were given different texts or different encoders")
-    shards = Shards(folder / _key(manifest), len(texts), shard_texts, str(manifest["dtype"]))
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+    shards = Shards(folder / key, len(texts), shard_texts, str(manifest["dtype"]))
     if rank() == 0:
         write_json(shards.folder / MANIFEST, manifest)
     barrier()
@@ -112,10 +169,6 @@ def _look_ahead(
     forecast.require_room()
     if announce is not None:
         announce(forecast)
-
-
-def _key(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _digest(texts: Sequence[str]) -> str:

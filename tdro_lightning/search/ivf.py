@@ -1,16 +1,20 @@
 """Approximate inner-product search in pools that an exact search would take too long for."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.distributed.processes import barrier, rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import whole_file
 from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
-from tdro_lightning.search.dense import Rows
+from tdro_lightning.search.dense import DenseIndex, DenseRetriever, Rows
+from tdro_lightning.search.retriever import Hits
+from tdro_lightning.search.shards import Shards
 
 LIST_VECTORS = 64  # vectors a list learns from
 PROBED = 128  # lists that a query looks at
@@ -19,12 +23,39 @@ ROWS_AT_ONCE = 16384
 logger = logging.getLogger(__name__)
 
 
+class IVFIndex(DenseIndex):
+    """Embedded documents, searched approximately; the inverted file lies in the folder."""
+
+    def __init__(
+        self,
+        retriever: DenseRetriever,
+        documents: Shards,
+        folder: Path,
+        position: Callable[[str], int] | None,
+    ) -> None:
+        super().__init__(retriever, documents, folder, position)
+        self._path = folder / f"{documents.digest}.ivf"
+        if rank() == 0:
+            write_ivf(documents, self._path)
+        barrier()
+
+    def search(self, queries: NDArray[np.float32], depth: int) -> Hits:
+        """As in `ivf_search`."""
+        return ivf_search(self._path, queries, depth)
+
+
+class IVFRetriever(DenseRetriever):
+    """Inner products of embeddings, searched approximately."""
+
+    index_class = IVFIndex
+
+
 def write_ivf(vectors: Rows, path: Path) -> None:
     """Write faiss's inverted-file index of N unit vectors, 2 bytes a value.
 
     There are about 4 √N lists, of which a query looks at 128. The whole index is in memory while it
     is built (23 GB for 30 million vectors of 384 values). One that is there is left alone, but
-    made again where it was damaged.
+    written again where it was damaged.
 
     Args:
         vectors: [N, D].
@@ -45,9 +76,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
     write_receipt(_receipt(path), {"index": path.name}, [path])
 
 
-def ivf_search(
-    path: Path, queries: NDArray[np.float32], depth: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def ivf_search(path: Path, queries: NDArray[np.float32], depth: int) -> Hits:
     """Return the vectors of nearly the largest inner products with each query, best first.
 
     The index is mapped from its file, so that the processes of a machine share its memory. Scores

@@ -82,13 +82,13 @@ def test_sentence_transformers_finds_our_numbers(made: Path, ours, sentence_enco
 
 
 def _binary_ndcg(made: Path) -> float:
-    from tdro_lightning.evaluation.benchmark import joined
-    from tdro_lightning.evaluation.evaluate import _values
+    from tdro_lightning.evaluation.benchmark import build_retrieval_set
+    from tdro_lightning.evaluation.evaluate import score_set
     from tdro_lightning.evaluation.sets.hub_copy import hub_corpus, hub_questions
     from tdro_lightning.search.dense import exact_search
 
     folder = made / "data/made"
-    one = joined("made", hub_corpus(folder), hub_questions(folder, "test"))
+    one = build_retrieval_set("made", hub_corpus(folder), hub_questions(folder, "test"))
     for grades in one.qrels.values():
         grades |= {document: min(grade, 1) for document, grade in grades.items()}
     encoder = load_encoder(
@@ -96,7 +96,7 @@ def _binary_ndcg(made: Path) -> float:
     )
     queries = encoder.embed_queries(one.queries, PROMPT)
     documents = encoder.embed_passages(one.documents)
-    values = _values(lambda depth: exact_search(queries, documents, depth), one)
+    values = score_set(lambda depth: exact_search(queries, documents, depth), one)
     return sum(v["ndcg@10"] for v in values.values()) / len(values)
 
 

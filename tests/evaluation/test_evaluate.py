@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.evaluation.benchmark import RetrievalSet, Sets
-from tdro_lightning.evaluation.content import Content
-from tdro_lightning.evaluation.evaluate import Dense, Lexical, Search, evaluate
+from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet, SetLoaders
+from tdro_lightning.evaluation.evaluate import evaluate, prepare_search
+from tdro_lightning.search.bm25 import BM25, BM25Retriever
+from tdro_lightning.search.dense import DenseRetriever
+from tdro_lightning.search.retriever import Hits
 from tests.fixtures.evaluation import in_two_processes
 
 ANIMALS = RetrievalSet(
@@ -38,8 +40,8 @@ LARGE = RetrievalSet(
 )
 
 
-def sets(*loaded: RetrievalSet) -> Sets:
-    return Sets({one.name: lambda one=one: one for one in loaded})
+def sets(*loaded: RetrievalSet) -> SetLoaders:
+    return {one.name: lambda one=one: one for one in loaded}
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -50,14 +52,18 @@ def letter_counts(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def test_files_and_numbers_for_bm25(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    metrics = evaluate({"BM25": Lexical()}, sets(ANIMALS, PLAIN), tmp_path)
+    metrics = evaluate({"BM25": BM25Retriever()}, sets(ANIMALS, PLAIN), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     second = 1 / np.log2(3)
     ranked = {"ndcg@10": pytest.approx(second / 2), "recall@100": 0.5, "mrr@10": 0.25}
     accuracy = {"accuracy@10": 0.5, "accuracy@100": 0.5}
-    described = {"sha256": Content().of(ANIMALS), "queries": 2}
+    described = {"sha256": ContentHasher().digest(ANIMALS), "queries": 2}
+    plain = {"sha256": ContentHasher().digest(PLAIN), "queries": 2}
     assert metrics == {
-        "sets": {"animals": described, "plain": {"sha256": Content().of(PLAIN), "queries": 2}},
+        "sets": {
+            "animals": described,
+            "plain": plain,
+        },
         "retrievers": {
             "BM25": {
                 "sets": {
@@ -83,11 +89,11 @@ def test_dense_ranks_by_inner_product_and_gets_the_prompt(tmp_path: Path) -> Non
         prompts.append(prompt)
         return letter_counts(texts)
 
-    dense = Dense(embed_queries, letter_counts, "letters")
-    _, indices = dense.prepare(PLAIN, tmp_path / "shards")(3)
+    dense = DenseRetriever(embed_queries, letter_counts, "letters")
+    _, indices = prepare_search(dense, PLAIN, tmp_path / "shards")(3)
     products = letter_counts(ANIMALS.queries) @ letter_counts(ANIMALS.documents).T
     np.testing.assert_array_equal(indices, np.argsort(-products, axis=1, kind="stable"))
-    metrics = evaluate({"dense": dense, "BM25": Lexical()}, sets(ANIMALS, PLAIN), tmp_path)
+    metrics = evaluate({"dense": dense, "BM25": BM25Retriever()}, sets(ANIMALS, PLAIN), tmp_path)
     assert prompts == [None, "Find the animal", None]
     assert list(metrics["retrievers"]) == ["dense", "BM25"]
     assert metrics["retrievers"]["dense"]["sets"]["animals"]["recall@100"] == 1.0
@@ -101,7 +107,7 @@ def test_documents_that_sets_share_are_embedded_once(tmp_path: Path) -> None:
         return letter_counts(texts)
 
     shared = [replace(PLAIN, name=name, prompt=name) for name in ("a", "b")]
-    metrics = evaluate({"dense": Dense(embed, embed, "letters")}, sets(*shared), tmp_path)
+    metrics = evaluate({"dense": DenseRetriever(embed, embed, "letters")}, sets(*shared), tmp_path)
     assert embedded == [2, 3, 2]
     assert len({str(v) for v in metrics["retrievers"]["dense"]["sets"].values()}) == 1
 
@@ -109,16 +115,16 @@ def test_documents_that_sets_share_are_embedded_once(tmp_path: Path) -> None:
 def test_sets_are_loaded_one_after_the_other(tmp_path: Path) -> None:
     events: list[str] = []
 
-    class Noted(Lexical):
-        def prepare(self, one: RetrievalSet, folder: Path) -> Search:
-            events.append(f"search {one.name}")
-            return super().prepare(one, folder)
+    class Recording(BM25Retriever):
+        def index(self, documents: Sequence[str], folder: Path, name: str, position=None) -> BM25:
+            events.append(f"search {name}")
+            return super().index(documents, folder, name)
 
     def loader(one: RetrievalSet) -> Callable[[], RetrievalSet]:
         return lambda: (events.append(f"load {one.name}"), one)[1]
 
-    lazy = Sets({one.name: loader(one) for one in (ANIMALS, PLAIN)})
-    evaluate({"a": Noted(), "b": Noted()}, lazy, tmp_path)
+    lazy = {one.name: loader(one) for one in (ANIMALS, PLAIN)}
+    evaluate({"a": Recording(), "b": Recording()}, lazy, tmp_path)
     assert events == [
         *("load animals", "search animals", "search animals"),
         *("load plain", "search plain", "search plain"),
@@ -127,13 +133,13 @@ def test_sets_are_loaded_one_after_the_other(tmp_path: Path) -> None:
 
 def test_a_set_may_have_answers_only(tmp_path: Path) -> None:
     answered = replace(ANIMALS, qrels={})
-    metrics = evaluate({"BM25": Lexical()}, sets(answered), tmp_path)["retrievers"]["BM25"]
+    metrics = evaluate({"BM25": BM25Retriever()}, sets(answered), tmp_path)["retrievers"]["BM25"]
     accuracy = {"accuracy@10": 0.5, "accuracy@100": 0.5}
     assert metrics == {"sets": {"animals": accuracy | {"queries": 2}}, "average": accuracy}
 
 
 def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:
-    dense = Dense(
+    dense = DenseRetriever(
         lambda texts, prompt: np.ones((len(texts), 2), np.float32),
         lambda texts: np.ones((len(texts), 2), np.float32),
         "ones",
@@ -144,13 +150,13 @@ def test_equal_scores_are_ranked_by_document_order(tmp_path: Path) -> None:
 
 
 def test_labels_become_safe_folder_names(tmp_path: Path) -> None:
-    evaluate({"../tDRO (top 70 %)": Lexical()}, sets(PLAIN), tmp_path / "run")
+    evaluate({"../tDRO (top 70 %)": BM25Retriever()}, sets(PLAIN), tmp_path / "run")
     written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.json"))
     assert written == ["run/metrics.json", "run/per_query/tDRO-top-70/plain.json"]
 
 
 def test_names_that_cannot_be_used(tmp_path: Path) -> None:
-    lexical = Lexical()
+    lexical = BM25Retriever()
     with pytest.raises(ConfigError, match="'a b' and 'A/B' would share the file name 'A-B'"):
         evaluate({"a b": lexical, "A/B": lexical}, sets(PLAIN), tmp_path)
     with pytest.raises(ConfigError, match="evaluation sets 'plain' and 'Plain' would share"):
@@ -165,7 +171,7 @@ def test_names_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_broken_embeddings_name_retriever_and_set(tmp_path: Path) -> None:
-    dense = Dense(
+    dense = DenseRetriever(
         lambda texts, prompt: np.full((len(texts), 2), np.nan, np.float32),
         lambda texts: np.ones((len(texts), 2), np.float32),
         "ones",
@@ -175,20 +181,22 @@ def test_broken_embeddings_name_retriever_and_set(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.json").exists()
 
 
-class Watched:
-    """BM25 that notes down which process searches."""
+class RecordingRetriever(BM25Retriever):
+    """BM25 that notes down which process searches and builds the index."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
 
-    def prepare(self, one: RetrievalSet, folder: Path) -> Search:
-        search = Lexical().prepare(one, folder)
+    def index(self, documents: Sequence[str], folder: Path, name: str, position=None) -> BM25:
+        record = self.folder / f"searched-{rank()}"
 
-        def watched(depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            (self.folder / f"searched-{rank()}").touch()
-            return search(depth)
+        class RecordingIndex(BM25):
+            def search(self, queries: Sequence[str], depth: int) -> Hits:
+                record.touch()
+                return super().search(queries, depth)
 
-        return watched
+        return RecordingIndex(documents)
 
 
 def shared(folder: Path, output: str) -> list[tuple[str, ...]]:
@@ -199,8 +207,8 @@ def shared(folder: Path, output: str) -> list[tuple[str, ...]]:
         calls.append(tuple(texts))
         return np.sqrt(letter_counts(texts) + 0.1 * len(prompt or ""))
 
-    dense = Dense(embed, embed, "letters", shard_texts=4)
-    retrievers = {"BM25": Watched(folder), "dense": dense}
+    dense = DenseRetriever(embed, embed, "letters", shard_texts=4)
+    retrievers = {"BM25": RecordingRetriever(folder), "dense": dense}
     metrics = evaluate(retrievers, sets(LARGE, ANIMALS), folder / output)
     (folder / f"{output}-{rank()}.json").write_text(json.dumps([metrics, calls]))
     return calls
@@ -239,14 +247,14 @@ def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
 def test_an_interrupted_run_embeds_only_what_is_missing(tmp_path: Path) -> None:
     embedded: list[int] = []
 
-    def dense(last: int, fingerprint: str = "letters") -> Dense:
+    def dense(last: int, fingerprint: str = "letters") -> DenseRetriever:
         def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
             if len(embedded) == last:
                 raise KeyboardInterrupt
             embedded.append(len(texts))
             return letter_counts(texts)
 
-        return Dense(embed, embed, fingerprint, shard_texts=8)
+        return DenseRetriever(embed, embed, fingerprint, shard_texts=8)
 
     with pytest.raises(KeyboardInterrupt):
         evaluate({"dense": dense(7)}, sets(PLAIN, LARGE), tmp_path / "run")
@@ -268,14 +276,14 @@ def test_an_interrupted_run_embeds_only_what_is_missing(tmp_path: Path) -> None:
 def test_kept_embeddings_serve_later_runs(tmp_path: Path) -> None:
     embedded: list[str] = []
 
-    def dense(fingerprint: str, power: float) -> Dense:
+    def dense(fingerprint: str, power: float) -> DenseRetriever:
         def embed(texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
             embedded.append(f"{len(texts)} by {fingerprint}")
             return (letter_counts(texts) + 0.1) ** np.float32(power)
 
-        return Dense(embed, embed, fingerprint, shard_texts=40)
+        return DenseRetriever(embed, embed, fingerprint, shard_texts=40)
 
-    def run(name: str, one: RetrievalSet, **retrievers: Dense) -> dict[str, bytes]:
+    def run(name: str, one: RetrievalSet, **retrievers: DenseRetriever) -> dict[str, bytes]:
         embedded.clear()
         evaluate(retrievers, sets(one), tmp_path / name, tmp_path / "kept")
         assert not (tmp_path / name / "embeddings").exists()
@@ -302,8 +310,10 @@ def test_queries_do_not_stand_for_documents(tmp_path: Path) -> None:
     """The same texts, without prompt, but an encoder may cut queries shorter."""
     same = replace(ANIMALS, queries=ANIMALS.documents[:2], documents=ANIMALS.documents[:2])
     one = replace(same, document_ids=("d1", "d2"), qrels={"q1": {"d2": 1}}, prompt=None)
-    dense = Dense(lambda texts, _: letter_counts([t[:3] for t in texts]), letter_counts, "letters")
-    scores, _ = dense.prepare(one, tmp_path)(2)
+    dense = DenseRetriever(
+        lambda texts, _: letter_counts([t[:3] for t in texts]), letter_counts, "letters"
+    )
+    scores, _ = prepare_search(dense, one, tmp_path)(2)
     products = letter_counts(["cat", "dog"]) @ letter_counts(one.documents).T
     np.testing.assert_array_equal(scores, -np.sort(-products, axis=1))
 
@@ -314,7 +324,9 @@ def test_half_precision_gives_the_metrics_of_full(tmp_path: Path) -> None:
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
     full, half = (
-        evaluate({"a": Dense(embed, embed, "a", half_from=n)}, sets(LARGE), tmp_path / str(n))
+        evaluate(
+            {"a": DenseRetriever(embed, embed, "a", half_from=n)}, sets(LARGE), tmp_path / str(n)
+        )
         for n in (62, 61)
     )
     assert full == half

@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation import evaluate
-from tdro_lightning.mining.candidates import Dense, Lexical, PairScorer, Remembered
+from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
 from tdro_lightning.mining.pool import Pool, domain_pool
 from tdro_lightning.models.cross_encoder import load_cross_encoder
 from tdro_lightning.search.bm25 import BM25
+from tdro_lightning.search.dense import DenseRetriever, DenseScorer
+from tdro_lightning.search.ivf import IVFRetriever
 from tests.made_up import WORDS, cross_encoder_model
+from tests.mining.rankers import bm25_ranker
 
 QUERIES = [f"{a} {b} {c}" for a, b, c in zip(WORDS, WORDS[3:], WORDS[7:], strict=False)]
 
@@ -44,18 +46,19 @@ def pool() -> Pool:
     )
 
 
-@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("kind", [DenseRetriever, IVFRetriever])
 def test_a_dense_ranker_searches_and_scores_by_inner_products(
-    tmp_path: Path, pool: Pool, approximate: bool
+    tmp_path: Path, pool: Pool, kind: type[DenseRetriever]
 ) -> None:
     embed = Counted()
-    dense = Dense(evaluate.Dense(embed, embed, "one", shard_texts=64), approximate)
-    ranker = dense.prepare(pool, tmp_path / "pool").ranker(QUERIES, "p", tmp_path / "domain")
+    dense = kind(embed, embed, "one", shard_texts=64)
+    index = index_pool(dense, pool, tmp_path / "pool")
+    ranker = PoolRanker(index, dense.encode_queries(QUERIES, "p", tmp_path / "domain"))
     queries = vectors([f"p{query}" for query in QUERIES])
     exact = queries @ vectors(list(pool.texts)).T
     rows = [5, 0, 3]
     scores, places = ranker.search(rows, 20)
-    if approximate:
+    if kind is IVFRetriever:
         assert (places >= -1).all()
         assert len(list((tmp_path / "pool").glob("*.ivf"))) == 1
     else:
@@ -72,39 +75,40 @@ def test_a_dense_ranker_searches_and_scores_by_inner_products(
 
 def test_embeddings_and_index_are_taken_over(tmp_path: Path, pool: Pool) -> None:
     folder = tmp_path / "pool"
-    Dense(evaluate.Dense(vectors, Counted(), "one"), approximate=True).prepare(pool, folder)
+    index_pool(IVFRetriever(vectors, Counted(), "one"), pool, folder)
     again = Counted()
     (index,) = folder.glob("*.ivf")
     content = index.read_bytes()
-    Dense(evaluate.Dense(vectors, again, "one"), approximate=True).prepare(pool, folder)
+    index_pool(IVFRetriever(vectors, again, "one"), pool, folder)
     assert again.texts == []
     assert index.read_bytes() == content
-    Dense(evaluate.Dense(vectors, again, "two"), approximate=True).prepare(pool, folder)
+    index_pool(IVFRetriever(vectors, again, "two"), pool, folder)
     assert again.texts == list(pool.texts)
     assert len(list(folder.glob("*.ivf"))) == 2  # the other encoder's is not mistaken for it
 
 
 def test_without_a_pool_texts_are_embedded_when_asked_for(tmp_path: Path) -> None:
     embed = Counted()
-    scorer = Dense(evaluate.Dense(embed, embed, "one")).scorer(QUERIES, None, tmp_path)
+    queries = DenseRetriever(embed, embed, "one").encode_queries(QUERIES, None, tmp_path)
+    scorer = PairScorer(DenseScorer(embed), queries)
     embed.texts.clear()
     scores = scorer.score([1, 1, 2], ["a", "b", "a"])
-    queries, texts = vectors(QUERIES), vectors(["a", "b"])
-    expected = [queries[1] @ texts[0], queries[1] @ texts[1], queries[2] @ texts[0]]
+    expected_queries, texts = vectors(QUERIES), vectors(["a", "b"])
+    expected = [expected_queries[row] @ texts[text] for row, text in ((1, 0), (1, 1), (2, 0))]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert embed.texts == ["a", "b"]
 
 
 def test_the_latest_vectors_are_kept() -> None:
     embed = Counted()
-    remembered = Remembered(embed, kept=2)
+    scorer = DenseScorer(embed, kept=2)
     for asked, embedded in (("ab", "ab"), ("ba", ""), ("bcd", "cd"), ("dc", ""), ("b", "b")):
         embed.texts.clear()
-        np.testing.assert_array_equal(remembered(list(asked)), vectors(list(asked)))
+        np.testing.assert_array_equal(scorer.embeddings(list(asked)), vectors(list(asked)))
         assert "".join(embed.texts) == embedded
-    remembered.forget()
+    scorer.forget()
     embed.texts.clear()
-    remembered(["b"])
+    scorer.embeddings(["b"])
     assert embed.texts == ["b"]
 
 
@@ -112,13 +116,14 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def broken(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.full((len(texts), 12), np.nan, dtype=np.float32)
 
-    scorer = Dense(evaluate.Dense(Counted(), broken, "one")).scorer(QUERIES, None, tmp_path)
+    retriever = DenseRetriever(Counted(), broken, "one")
+    scorer = PairScorer(DenseScorer(broken), retriever.encode_queries(QUERIES, None, tmp_path))
     with pytest.raises(DataError, match="2 of 2 scores are not finite"):
         scorer.score([0, 1], ["a", "b"])
 
 
-def test_the_lexical_ranker_is_bm25(tmp_path: Path, pool: Pool) -> None:
-    ranker = Lexical().prepare(pool, tmp_path).ranker(QUERIES, "prompt", tmp_path)
+def test_the_lexical_ranker_is_bm25(pool: Pool) -> None:
+    ranker = bm25_ranker(pool, QUERIES)
     index = BM25(pool.texts)
     for ours, theirs in zip(
         ranker.search([2, 1], 9), index.search([QUERIES[2], QUERIES[1]], 9), strict=True
@@ -133,5 +138,5 @@ def test_the_lexical_ranker_is_bm25(tmp_path: Path, pool: Pool) -> None:
 
 def test_a_cross_encoder_reads_the_bare_query(tmp_path: Path) -> None:
     model = load_cross_encoder(cross_encoder_model(tmp_path / "model"), max_tokens=32)
-    scores = PairScorer(model, QUERIES).score([3, 0], ["a", "b"])
+    scores = PairScorer(model, np.array(QUERIES, dtype=object)).score([3, 0], ["a", "b"])
     np.testing.assert_array_equal(scores, model.score([QUERIES[3], QUERIES[0]], ["a", "b"]))

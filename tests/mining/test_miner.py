@@ -1,15 +1,13 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining import miner as mining
-from tdro_lightning.mining.candidates import Lexical
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.pool import domain_pool
 from tdro_lightning.mining.rule import MiningRule
+from tests.mining.rankers import bm25_ranker
 
 
 def passage(text: str, docid: str = "") -> Passage:
@@ -25,7 +23,7 @@ def mine_domain(
 ) -> tuple[list[Row], dict[str, int]]:
     """All rows by BM25 from their own passages."""
     pool = domain_pool(rows)
-    ranker = Lexical().prepare(pool, Path()).ranker([r["query"] for r in rows], None, Path())
+    ranker = bm25_ranker(pool, [r["query"] for r in rows])
     miner = Miner(rows, pool, ranker, MiningRule(count, depth, **limits), seed)
     numbers = range(len(rows))
     mined, counts = miner.choose(numbers, miner.search(numbers))

@@ -8,11 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.evaluation import evaluate
-from tdro_lightning.mining.candidates import Dense, Lexical
+from tdro_lightning.mining.candidates import PairScorer
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.pool import domain_pool
 from tdro_lightning.mining.rule import MiningRule
+from tdro_lightning.search.bm25 import BM25
+from tdro_lightning.search.dense import DenseRetriever, DenseScorer
+from tests.mining.rankers import pool_ranker
 from tests.mining.test_miner import mine_domain, passage, row, texts
 
 
@@ -29,7 +31,7 @@ def embed(texts: list[str], prompt: str | None = None) -> NDArray[np.float32]:
     return np.array([angle(word) for word in words], dtype=np.float32)
 
 
-ANGULAR = Dense(evaluate.Dense(embed, embed, "angles"))
+ANGULAR = DenseRetriever(embed, embed, "angles")
 
 
 def cosine(degrees: float) -> float:
@@ -54,9 +56,11 @@ def mine_angles(
     """The rows by cosines; a teacher sees the queries turned by some degrees."""
     pool = domain_pool(rows)
     queries = [r["query"] for r in rows]
-    dense = ANGULAR.prepare(pool, folder / "pool")
-    teacher = dense.ranker(queries, teacher_turn, folder / "teacher") if teacher_turn else None
-    miner = Miner(rows, pool, dense.ranker(queries, None, folder), rule, 0, teacher)
+    ranker = pool_ranker(ANGULAR, pool, queries, None, folder)
+    teacher = None
+    if teacher_turn:
+        teacher = pool_ranker(ANGULAR, pool, queries, teacher_turn, folder / "teacher")
+    miner = Miner(rows, pool, ranker, rule, 0, teacher)
     numbers = range(len(rows))
     mined, counts = miner.choose(numbers, miner.search(numbers))
     return mined, dict(counts)
@@ -158,7 +162,7 @@ def test_a_teacher_is_asked_only_until_there_are_enough(
 ) -> None:
     given = [row("q", "at 0", [passage("p 22")], [passage(f"x{a} {a}") for a in range(24, 124)])]
     pool = domain_pool(given)
-    ranker = ANGULAR.prepare(pool, tmp_path / "p").ranker(["at 0"], None, tmp_path)
+    ranker = pool_ranker(ANGULAR, pool, ["at 0"], None, tmp_path)
     teacher = Asked()
     miner = Miner(given, pool, ranker, MiningRule(4, 40, margin=margin), 0, teacher)
     with caplog.at_level("INFO"):
@@ -178,11 +182,11 @@ def test_scores_do_not_depend_on_what_was_mined_before(tmp_path: Path) -> None:
     rows = AROUND[::-1]
     pool = domain_pool(rows)
     queries = [r["query"] for r in rows]
-    ranker = ANGULAR.prepare(pool, tmp_path / "p").ranker(queries, None, tmp_path)
+    ranker = pool_ranker(ANGULAR, pool, queries, None, tmp_path)
     made = []
     for before in ([], [0]):
-        encoder = evaluate.Dense(embed, together, "b")
-        teacher = Dense(encoder).scorer(queries, None, tmp_path / "t")
+        encoded = ANGULAR.encode_queries(queries, None, tmp_path / "t")
+        teacher = PairScorer(DenseScorer(together), encoded)
         miner = Miner(rows, pool, ranker, MiningRule(3, 9, margin=0.0), 0, teacher)
         if before:
             miner.choose(before, miner.search(before))
@@ -213,7 +217,7 @@ def test_limits_compare_bm25_scores_of_passages_and_positives() -> None:
         for i in range(30)
     ]
     pool = domain_pool(rows)
-    index = Lexical().prepare(pool, Path()).index
+    index = BM25(pool.texts)
     mined, counts = mine_domain(rows, 3, 30, 0, ratio=0.8, max_score=1.5)
     dropped = counts["skipped_ratio"], counts["skipped_max_score"]
     assert min(dropped) > 0
@@ -222,7 +226,7 @@ def test_limits_compare_bm25_scores_of_passages_and_positives() -> None:
     by_id = {made["query_id"]: made for made in mined}
     for given in [r for r in rows if r["query_id"] in by_id]:
         made = by_id[given["query_id"]]
-        positive = index.score(given["query"], [passage_text(given["positive_passages"][0])])[0]
-        scores = index.score(given["query"], texts(made))
+        positive = index.score([given["query"]], [passage_text(given["positive_passages"][0])])[0]
+        scores = index.score([given["query"]] * len(texts(made)), texts(made))
         assert (scores <= min(0.8 * positive, 1.5) + 1e-6).all()
     assert counts["rows"] == 30

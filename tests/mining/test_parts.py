@@ -8,12 +8,12 @@ import pytest
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining import parts
-from tdro_lightning.mining.candidates import Lexical
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.parts import mine_in_parts
 from tdro_lightning.mining.pool import domain_pool
 from tdro_lightning.mining.rule import MiningRule
 from tests.made_up import rows
+from tests.mining.rankers import bm25_ranker
 
 ROWS = rows("made", 50, overlap=2)
 MADE_FROM = {"rows": "sha"}
@@ -26,7 +26,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def miner(rule: MiningRule = MiningRule(3, 20, skip=1)) -> Miner:  # noqa: B008
     pool = domain_pool(ROWS)
-    ranker = Lexical().prepare(pool, Path()).ranker([r["query"] for r in ROWS], None, Path())
+    ranker = bm25_ranker(pool, [r["query"] for r in ROWS])
     return Miner(ROWS, pool, ranker, rule, seed=0)
 
 

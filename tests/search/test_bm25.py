@@ -106,7 +106,7 @@ def test_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("query", ["cats", "cat cat paris", "weather of unknown mice", "unknown"])
 def test_texts_score_like_indexed_documents(query: str) -> None:
     expected = bm25_by_hand(query, DOCUMENTS)
-    scores = BM25(DOCUMENTS).score(query, DOCUMENTS)
+    scores = BM25(DOCUMENTS).score([query] * 5, DOCUMENTS)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert scores.dtype == np.float32
 
@@ -116,9 +116,9 @@ def test_other_texts_score_by_the_documents_statistics() -> None:
     text, length = "mice and unknown mice", 3
     idf = math.log(1 + (5 - 1 + 0.5) / (1 + 0.5))
     expected = idf * 2 / (2 + 0.9 * (1 - 0.4 + 0.4 * length / mean))
-    scores = BM25(DOCUMENTS).score("unknown mice", ["", text])
+    scores = BM25(DOCUMENTS).score(["unknown mice"] * 2, ["", text])
     np.testing.assert_allclose(scores, [0, expected], rtol=1e-5)
 
 
 def test_nothing_scores_where_no_document_has_a_term() -> None:
-    assert BM25(["the", "of"]).score("the mice", ["mice"]).tolist() == [0]
+    assert BM25(["the", "of"]).score(["the mice"], ["mice"]).tolist() == [0]

@@ -1,4 +1,5 @@
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from numpy.typing import NDArray
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.dense import exact_search
-from tdro_lightning.search.encoding import encode
-from tdro_lightning.search.forecast import Forecast
+from tdro_lightning.search.encoding import Forecast, encode
 from tdro_lightning.search.shards import Shards
 from tests.fixtures.evaluation import in_two_processes
 
@@ -180,18 +180,18 @@ def test_half_precision_keeps_the_ranking() -> None:
     np.testing.assert_array_equal(exact[:, 0], rounded[:, 0])
 
 
-def test_what_is_to_come_is_told_after_the_first_shard(tmp_path: Path) -> None:
-    told: list[Forecast] = []
+def test_the_forecast_follows_the_first_shard(tmp_path: Path) -> None:
+    forecasts: list[Forecast] = []
     embed = Counted()
 
     def announce(forecast: Forecast) -> None:
         assert embed.calls == ["text 0"]
-        told.append(forecast)
+        forecasts.append(forecast)
 
     encoded(tmp_path, embed, announce=announce)
     encoded(tmp_path, embed, announce=announce)
     encoded(tmp_path, embed, announce=announce, shard_texts=23)
-    (forecast,) = told
+    (forecast,) = forecasts
     assert (forecast.missing, forecast.processes, forecast.bytes) == (4, 1, 23 * 3 * 4)
     assert 0 <= forecast.seconds < 1
 
@@ -234,3 +234,30 @@ def test_two_processes_share_the_shards(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, embedding(TEXTS).astype(np.float32))
         refused = (tmp_path / f"refused-{number}").read_text()
         assert refused == "the processes were given different texts or different encoders"
+
+
+def large_shards(folder: Path, rows: int, dtype: str = "float16") -> Shards:
+    """Shards of 4,096 rows in 384 dimensions, of which the first is there."""
+    one = Shards(folder, rows, 4096, dtype)
+    one.write(0, np.ones((4096, 384), np.float32))
+    return one
+
+
+def test_time_and_disk(tmp_path: Path) -> None:
+    forecast = Forecast(large_shards(tmp_path, 90_000_000), 21_965, 86_400 + 7_260, 8)
+    assert forecast.bytes == 90_000_000 * 384 * 2
+    assert forecast.missing_bytes == 21_965 * 4096 * 384 * 2
+    assert str(forecast) == (
+        "90,000,000 texts in 384 dimensions (float16), 69.12 GB in 21,973 shards; "
+        "21,965 of them to encode, about 1 day, 2:01:00 with 8 processes"
+    )
+    assert Forecast(large_shards(tmp_path, 8192, "float32"), 1, 0, 1).bytes == 8192 * 384 * 4
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    rows = free // (384 * 2)
+    Forecast(large_shards(tmp_path, rows), rows // 4096 // 2, 0, 1).require_room()
+    message = r"the embeddings take .* GB more, .* GB are free; .* evaluate\.embeddings=FOLDER"
+    with pytest.raises(DataError, match=message):
+        Forecast(large_shards(tmp_path, 2 * rows), 2 * rows // 4096, 0, 1).require_room()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tdro_lightning.stages import evaluate as stage
+from tdro_lightning.assembly import evaluate as assembly
 from tests.command import run
 from tests.made_up import WORDS, tiny_model
 
@@ -49,7 +49,7 @@ def results(run_dir: Path) -> list[bytes]:
     return [(run_dir / n).read_bytes() for n in ("metrics.json", "per_query/tiny/made.json")]
 
 
-def test_a_killed_run_goes_on_at_the_next_shard(
+def test_a_killed_run_resumes_at_the_next_shard(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = subprocess.Popen(
@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_at_the_next_shard(
     before = {path: path.stat().st_mtime_ns for path in whole}
     assert 3 <= len(before) < 8
 
-    monkeypatch.setattr(stage, "WORTH_TELLING", 0)
+    monkeypatch.setattr(assembly, "WORTH_PRINTING", 0)
     ended = run(capfd, place, *ARGUMENTS, "run_dir=killed", "evaluate.embeddings=kept")
     assert ended.code == 0, ended.err
     left = 8 - len(before) - 1  # the forecast comes after the first

@@ -1,6 +1,6 @@
 """BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in a folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.fields import identifier, string
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 
 
@@ -20,12 +20,14 @@ def beir_corpus(folder: Path) -> Corpus:
         DataError: the file is missing, empty or malformed, or an id is a duplicate.
     """
     path = either(folder, "corpus.jsonl")
-    return stored_corpus(lambda: _documents(path), path, "beir")
+    return stored_corpus(lambda: read_documents([path], "_id"), path, "beir")
 
 
-def _documents(path: Path) -> Iterator[Document]:
-    for number, value in read_objects(path):
-        yield document(value, "_id", f"{path}:{number}")
+def read_documents(paths: Iterable[Path], field: str) -> Iterator[Document]:
+    """Yield the documents of `.jsonl` files, which have their ids in a field."""
+    for path in paths:
+        for number, value in read_objects(path):
+            yield document(value, field, f"{path}:{number}")
 
 
 def beir_questions(folder: Path, split: str) -> Questions:
@@ -34,7 +36,7 @@ def beir_questions(folder: Path, split: str) -> Questions:
     Answers are taken from `metadata.answers` of the queries.
 
     Raises:
-        DataError: a file is missing, empty or malformed, or as in `checked_questions`.
+        DataError: a file is missing, empty or malformed, or as in `validate_questions`.
     """
     path = either(folder, "queries.jsonl")
     qrels = either(folder, f"qrels/{split}.tsv")
@@ -54,7 +56,7 @@ def beir_questions(folder: Path, split: str) -> Questions:
     judgements = read_judgements(qrels)
     judged = {judgement.query for judgement in judgements}
     answers = {query: found for query, found in answers.items() if query in judged}
-    return checked_questions(Questions(queries, judgements, answers), str(path))
+    return validate_questions(Questions(queries, judgements, answers), str(path))
 
 
 def document(value: Mapping[str, Any], field: str, place: str) -> Document:

@@ -11,7 +11,7 @@ from typing import Any
 from tdro_lightning.data.beir_files import Judgement
 from tdro_lightning.data.fields import grade, identifier, new_identifier, string
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
 from tdro_lightning.evaluation.sets.beir import document
 
@@ -48,16 +48,19 @@ def hub_questions(folder: Path, split: str) -> Questions:
     """Read the table `queries`, and a split of the judgements in the table `default` or `qrels`.
 
     Raises:
-        DataError: as in `hub_corpus`, or as in `checked_questions`.
+        DataError: as in `hub_corpus`, or as in `validate_questions`.
     """
+    import datasets
+
     queries: dict[str, str] = {}
     for place, row in hub_rows(folder, "queries"):
         queries[new_identifier(row, _id(row), queries, place)] = string(row, "text", place)
-    table = "default" if "default" in _tables(folder) else "qrels"
+    tables = datasets.get_dataset_config_names(str(folder))
+    table = "default" if "default" in tables else "qrels"
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
     kept = {query: text for query, text in queries.items() if query in judged}
-    return checked_questions(Questions(kept, judgements, {}), str(folder))
+    return validate_questions(Questions(kept, judgements, {}), str(folder))
 
 
 def hub_rows(
@@ -74,13 +77,13 @@ def hub_rows(
     from tdro_lightning.data.tables import file_rows, split_files
 
     try:
-        found = split_files(str(folder), split, name=table)
+        files = split_files(str(folder), split, name=table)
     except (OSError, ValueError, EOFError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{folder}: {table} cannot be read ({reason})") from None
-    if found is None:
+    if files is None:
         raise DataError(f"{folder}: the files of {table} must be JSON, .csv or .parquet")
-    yield from file_rows(found)
+    yield from file_rows(files)
 
 
 def require_all_shards(folder: Path) -> None:
@@ -105,13 +108,6 @@ def _judgement(row: dict[str, Any], place: str) -> Judgement:
         raise DataError(f"{place}: `{missing[0]}` is missing; the row holds {', '.join(row)}")
     query, document = (identifier(row, name, place) for name in ("query-id", "corpus-id"))
     return Judgement(place, query, document, grade(row["score"], place))
-
-
-def _tables(folder: Path) -> list[str]:
-    import datasets
-
-    names: list[str] = datasets.get_dataset_config_names(str(folder))
-    return names
 
 
 def _id(row: dict[str, Any]) -> str:

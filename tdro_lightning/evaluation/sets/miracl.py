@@ -6,16 +6,16 @@ join them otherwise (by a line break, say), which moves the scores a little.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tdro_lightning.data.beir_files import judgement
 from tdro_lightning.data.characters import is_blank
-from tdro_lightning.data.jsonl import read_lines, read_objects
+from tdro_lightning.data.jsonl import read_lines
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
-from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
-from tdro_lightning.evaluation.sets.beir import document
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
+from tdro_lightning.evaluation.corpus import Corpus, stored_corpus
+from tdro_lightning.evaluation.sets.beir import read_documents
 
 _SHARD = re.compile(r"docs-(\d+)\.jsonl\.gz")
 
@@ -26,11 +26,12 @@ def miracl_shards(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none, or one is missing between the others.
     """
-    found = {int(m[1]): p for p in folder.glob("docs-*") if (m := _SHARD.fullmatch(p.name))}
-    for number in range(max(found, default=0) + 1):
-        if number not in found:
-            raise DataError(f"{folder / f'docs-{number}.jsonl.gz'}: no such file")
-    return [found[number] for number in range(len(found))]
+    numbers = [int(m[1]) for p in folder.glob("docs-*") if (m := _SHARD.fullmatch(p.name))]
+    paths = [folder / f"docs-{number}.jsonl.gz" for number in range(max(numbers, default=0) + 1)]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+    return paths
 
 
 def miracl_corpus(folder: Path) -> Corpus:
@@ -40,20 +41,14 @@ def miracl_corpus(folder: Path) -> Corpus:
         DataError: a shard is missing, damaged or malformed, or a docid is a duplicate.
     """
     shards = miracl_shards(folder)
-    return stored_corpus(lambda: _documents(shards), folder, "miracl")
-
-
-def _documents(shards: Sequence[Path]) -> Iterator[Document]:
-    for path in shards:
-        for number, value in read_objects(path):
-            yield document(value, "docid", f"{path}:{number}")
+    return stored_corpus(lambda: read_documents(shards, "docid"), folder, "miracl")
 
 
 def miracl_questions(folder: Path, language: str, split: str) -> Questions:
     """Read a language's `topics/topics.<...>.tsv` and `qrels/qrels.<...>.tsv`.
 
     Raises:
-        DataError: a file is missing or malformed, or as in `checked_questions`.
+        DataError: a file is missing or malformed, or as in `validate_questions`.
     """
     name = f"miracl-v1.0-{language}-{split}.tsv"
     topics, qrels = folder / "topics" / f"topics.{name}", folder / "qrels" / f"qrels.{name}"
@@ -68,7 +63,7 @@ def miracl_questions(folder: Path, language: str, split: str) -> Questions:
         judgement(place, query, document, grade)
         for place, (query, _, document, grade) in _cells(qrels, 4)
     ]
-    return checked_questions(Questions(queries, judgements, {}), str(folder))
+    return validate_questions(Questions(queries, judgements, {}), str(folder))
 
 
 def _cells(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:

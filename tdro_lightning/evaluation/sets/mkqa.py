@@ -14,7 +14,7 @@ from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.fields import listed, new_identifier, string
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import Questions, checked_questions
+from tdro_lightning.evaluation.benchmark import Questions, validate_questions
 from tdro_lightning.evaluation.sets.hub_copy import hub_rows
 
 FILE = "mkqa.jsonl.gz"
@@ -44,7 +44,7 @@ def mkqa_questions(folder: Path, language: str) -> Questions:
         if accepted:
             queries[identifier] = string(wordings, language, f"{place}: in `queries`")
             answers[identifier] = accepted
-    return checked_questions(Questions(queries, [], answers), str(folder))
+    return validate_questions(Questions(queries, [], answers), str(folder))
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

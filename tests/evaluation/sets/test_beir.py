@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.benchmark import RetrievalSet, joined
+from tdro_lightning.evaluation.benchmark import RetrievalSet, build_retrieval_set
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 
 DOCUMENTS = [
@@ -40,7 +40,9 @@ def write_set(
 def load_set(
     name: str, folder: Path, split: str = "test", prompt: str | None = None
 ) -> RetrievalSet:
-    return joined(name, beir_corpus(folder), beir_questions(folder, split), prompt=prompt)
+    return build_retrieval_set(
+        name, beir_corpus(folder), beir_questions(folder, split), prompt=prompt
+    )
 
 
 def test_reads_a_set(tmp_path: Path) -> None:

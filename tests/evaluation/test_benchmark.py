@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.evaluation.benchmark import RetrievalSet
-from tdro_lightning.evaluation.content import Content
-from tdro_lightning.evaluation.sets.places import Place
-from tdro_lightning.evaluation.sets.published import PublishedSet, lazy_sets
+from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet
+from tdro_lightning.evaluation.sets.location import Location
+from tdro_lightning.evaluation.sets.set_files import SetFiles, lazy_sets
 from tests.evaluation.hub_copies import (
     write_beir,
     write_hub_lines,
@@ -22,6 +21,11 @@ from tests.evaluation.hub_copies import (
     write_mkqa_tables,
 )
 from tests.evaluation.test_evaluate import ANIMALS, LARGE
+
+
+def digest(dataset: RetrievalSet) -> str:
+    return ContentHasher().digest(dataset)
+
 
 CHANGES = {
     "a query": {"queries": ("cats", "a horse")},
@@ -47,7 +51,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_scores_changes_the_digest(change: str) -> None:
-    assert Content().of(replace(ANIMALS, **CHANGES[change])) != Content().of(ANIMALS)
+    assert digest(replace(ANIMALS, **CHANGES[change])) != digest(ANIMALS)
 
 
 @given(st.permutations(range(len(LARGE.documents))), st.permutations(range(len(LARGE.queries))))
@@ -62,7 +66,7 @@ def test_name_prompt_and_order_do_not(documents: list[int], queries: list[int]) 
         query_ids=tuple(LARGE.query_ids[i] for i in queries),
         qrels=dict(sorted(LARGE.qrels.items(), reverse=True)),
     )
-    assert Content().of(other) == Content().of(LARGE)
+    assert digest(other) == digest(LARGE)
 
 
 def test_by_hand() -> None:
@@ -83,13 +87,13 @@ def test_by_hand() -> None:
         "skip_own_id": False,
     }
     expected = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    assert Content().of(ANIMALS) == expected
+    assert digest(ANIMALS) == expected
 
 
 def published(layout: str, questions: Path, corpus: Path, language: str | None) -> RetrievalSet:
-    places = Place(questions, None), Place(corpus, None)
-    one = PublishedSet("one", layout, *places, "test", language, None, 1, False, 9)
-    return next(iter(lazy_sets([one])))
+    places = Location(questions, None), Location(corpus, None)
+    one = SetFiles("one", layout, *places, "test", language, None, 1, False, 9)
+    return lazy_sets([one])["one"]()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_copies_in_other_layouts_agree(
             one = published(layout, folder / "mkqa", folder / "nq", "en")
         else:
             one = published(layout, folder, folder, None)
-        found.add(Content().of(one))
+        found.add(digest(one))
     assert len(found) == 1
 
 
@@ -124,8 +128,11 @@ def test_a_corpus_that_sets_share_is_read_once() -> None:
             return super().__iter__()
 
     one = replace(ANIMALS, documents=Read(ANIMALS.documents))
-    content = Content()
-    first, second = content.of(one), content.of(replace(one, name="two", depth=7))
+    content = ContentHasher()
+    first, second = content.digest(one), content.digest(replace(one, name="two", depth=7))
     assert Read.times == 1
-    assert (first, second) == (Content().of(ANIMALS), Content().of(replace(ANIMALS, depth=7)))
-    assert content.of(LARGE) == Content().of(LARGE)
+    assert (first, second) == (
+        digest(ANIMALS),
+        digest(replace(ANIMALS, depth=7)),
+    )
+    assert content.digest(LARGE) == digest(LARGE)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tdro_lightning.evaluation.evaluate import Lexical
-from tdro_lightning.evaluation.sets.places import Place
-from tdro_lightning.evaluation.sets.published import PublishedSet, lazy_sets
-from tdro_lightning.search.bm25 import BM25
+from tdro_lightning.evaluation.evaluate import prepare_search
+from tdro_lightning.evaluation.sets.location import Location
+from tdro_lightning.evaluation.sets.set_files import SetFiles, lazy_sets
+from tdro_lightning.search.bm25 import BM25, BM25Retriever
 from tests.evaluation.hub_copies import (
     DOCUMENTS,
     GRADES,
@@ -155,18 +155,18 @@ def test_a_query_that_is_a_document_is_no_result(evaluated, tmp_path: Path) -> N
 
 def test_documents_that_sets_share_are_read_and_indexed_once(tmp_path: Path) -> None:
     write_mkqa(tmp_path)
-    corpus, questions = Place(tmp_path / "nq", None), Place(tmp_path / "mkqa", None)
+    corpus, questions = Location(tmp_path / "nq", None), Location(tmp_path / "mkqa", None)
     sets = [
-        PublishedSet(f"mkqa-{language}", "mkqa", questions, corpus, "", language, None, 1, False, 9)
+        SetFiles(f"mkqa-{language}", "mkqa", questions, corpus, "", language, None, 1, False, 9)
         for language in ("en", "de")
     ]
-    first, second = lazy_sets(sets)
+    first, second = (load() for load in lazy_sets(sets).values())
     assert first.documents is second.documents
     assert first.queries != second.queries
-    lexical = Lexical()
+    lexical = BM25Retriever()
     for one in (first, second):
-        lexical.prepare(one, tmp_path)(3)
-        index = lexical._indexed
+        prepare_search(lexical, one, tmp_path)(3)
+        index = lexical._latest
         assert index is not None
-        lexical.prepare(one, tmp_path)(3)
-        assert lexical._indexed is index
+        prepare_search(lexical, one, tmp_path)(3)
+        assert lexical._latest is index

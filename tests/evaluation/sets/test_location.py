@@ -13,7 +13,7 @@ from tests.evaluation.hub_copies import (
     write_miracl,
     write_mkqa,
 )
-from tests.evaluation.sets.test_published import expected_ndcg, scores
+from tests.evaluation.sets.test_set_files import expected_ndcg, scores
 from tests.fixtures.evaluation import without
 from tests.made_hub import hub_cache, snapshot
 

@@ -14,7 +14,8 @@ from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.schema import Config, DecontaminateConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import chosen_domains, domain_rows
+from tdro_lightning.data.domain_files import chosen_domains
+from tdro_lightning.data.domains import open_domain
 from tdro_lightning.decontamination.decontamination import decontaminate
 from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
 from tdro_lightning.errors import ConfigError
@@ -108,7 +109,7 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
         raise ConfigError(
             f"run_dir={output}: {clean} would be written over; choose another run_dir"
         )
-    content, rows = domain_rows(file, root, hub)
+    content, rows = open_domain(file, root, hub)
     made_from = {"rows": content, "evaluation": evaluation.fingerprint, "format": FORMAT}
     record = output / "domains" / f"{name}.json"
     before = finished(record, made_from)

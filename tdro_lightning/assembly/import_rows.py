@@ -11,7 +11,7 @@ from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import chosen_domains
+from tdro_lightning.data.domain_files import chosen_domains
 from tdro_lightning.data.imports import layouts
 from tdro_lightning.data.imports.beir import beir, beir_files
 from tdro_lightning.data.imports.layouts import Fields

@@ -13,7 +13,8 @@ from tdro_lightning.config.constraints import mining_rule
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
+from tdro_lightning.data.domain_files import domain_files, domain_name
+from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, write_json

@@ -6,8 +6,7 @@ from typing import Any
 from tdro_lightning.assembly.domains import QUARANTINE, domains_root
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domain_files import domain_file
-from tdro_lightning.data.domains import chosen_domains
+from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError

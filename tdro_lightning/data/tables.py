@@ -1,7 +1,7 @@
 """Rows as memory-mapped Arrow tables in the cache of `datasets`, keyed by content, not by time."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,8 +30,7 @@ def text_columns(*names: str) -> datasets.Features:
 
 
 def cached_table(
-    rows: Callable[..., Iterator[dict[str, Any]]],
-    arguments: dict[str, Any],
+    rows: Iterator[dict[str, Any]],
     features: datasets.Features,
     content: str,
 ) -> datasets.Dataset:
@@ -41,21 +40,16 @@ def cached_table(
     want it, one writes it and the others wait. A damaged one is made again, and a warning names it.
 
     Args:
-        rows: yields the rows; it may raise a DataError.
-        arguments: what `rows` is called with.
+        rows: the rows; nothing is asked of the iterator where the table is in the cache.
         features: columns and their types.
         content: says what the rows are: equal content and features are an equal table.
 
     Raises:
         DataError: as `rows` does; nothing is cached then.
     """
-
-    def parts() -> Iterator[pa.Table]:
-        remaining = rows(**arguments)
-        while some := list(islice(remaining, ROWS_AT_ONCE)):
-            yield pa.Table.from_pylist(some, features.arrow_schema)
-
-    return _cached(parts(), features, content)
+    lists = iter(lambda: list(islice(rows, ROWS_AT_ONCE)), [])
+    parts = (pa.Table.from_pylist(part, features.arrow_schema) for part in lists)
+    return _cached(parts, features, content)
 
 
 def cached_rows(table: datasets.Dataset, chosen: NDArray[np.int64]) -> datasets.Dataset:
@@ -83,19 +77,18 @@ def _cached(
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
         if finished(path.with_suffix(".json"), made_from) is None:
-            _write(parts, features.arrow_schema, path)
+            try:
+                with (
+                    whole_file(path) as stream,
+                    pa.ipc.new_stream(stream, features.arrow_schema) as writer,
+                ):
+                    for part in parts:
+                        writer.write_table(part.cast(features.arrow_schema))
+            finally:  # also what a killed process has left
+                for orphan in path.parent.glob(f".{path.name}.*.tmp"):
+                    orphan.unlink()
             write_receipt(path.with_suffix(".json"), made_from, [path])
     return datasets.Dataset.from_file(str(path))
-
-
-def _write(parts: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
-    try:
-        with whole_file(path) as stream, pa.ipc.new_stream(stream, schema) as writer:
-            for part in parts:
-                writer.write_table(part.cast(schema))
-    finally:  # also what a killed process has left
-        for orphan in path.parent.glob(f".{path.name}.*.tmp"):
-            orphan.unlink()
 
 
 class SplitFiles(NamedTuple):
@@ -155,16 +148,31 @@ def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: the file cannot be read.
     """
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(file) as table:
+            yield from table.iter_batches(ROWS_AT_ONCE)
+
+    yield from numbered_rows(batches(), str(file))
+
+
+def numbered_rows(
+    parts: Iterable[pa.Table | pa.RecordBatch], place: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place (of the whole, and number from 1) and content of each row of some Arrow tables.
+
+    Raises:
+        DataError: a part cannot be read.
+    """
     number = 0
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}:{number}", row
+        for part in parts:
+            for row in part.to_pylist():
+                number += 1
+                yield f"{place}:{number}", row
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{file}: cannot be read after row {number} ({reason})") from None
+        raise DataError(f"{place}: cannot be read after row {number} ({reason})") from None
 
 
 @contextmanager

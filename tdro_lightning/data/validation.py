@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.data.examination import Line, examined
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
 
 NO_NEGATIVE = "no negative"
@@ -70,7 +70,7 @@ class Validation:
         keys: dict[int, int] = {}  # of usable rows, by line
         faults: dict[int, RowError] = {}
         try:
-            for line in examined(path, place):
+            for line in examine_lines(path, place):
                 self._take(line, found, keys, faults)
         except DataError as error:
             found.unusable = str(error)

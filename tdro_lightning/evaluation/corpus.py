@@ -113,9 +113,8 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
     content = from_first(
         f"{layout} {CORPUS_VERSION} {fingerprint(source)}" if is_first_process() else ""
     )
-    arguments = {"documents": documents, "place": str(source)}
     features = text_columns("id", "title", "text")
-    table = cached_table(_checked, arguments, features, content).data.table
+    table = cached_table(_checked(documents, str(source)), features, content).data.table
     return Corpus(Ids(table["id"]), Texts(table))
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.distributed.collectives import rank
 from tdro_lightning.distributed.processes import barrier
 from tdro_lightning.errors import DataError

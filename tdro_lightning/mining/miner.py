@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining.overlap import near_duplicates
 from tdro_lightning.mining.pool import Pool

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.characters import is_blank
+from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Row, passage_text
 from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.imports.layouts import Fields, ignored
 from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
 

@@ -16,8 +16,8 @@ from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import chosen_domains
 from tdro_lightning.data.domains import open_domain
-from tdro_lightning.decontamination.decontamination import decontaminate
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.row_filter import filter_rows
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.files import write_json, write_text
@@ -116,7 +116,7 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
     if before is not None:
         tell(f"  {name}: finished before, rows and evaluation unchanged")
         return before
-    counts = decontaminate(rows, evaluation.index, clean, dropped)
+    counts = filter_rows(rows, evaluation.index, clean, dropped)
     write_receipt(record, made_from, [clean, dropped], counts)
     tell(f"  {name}: {counts['kept']} of {counts['rows']} rows kept")
     return counts

@@ -31,7 +31,7 @@ def import_configured(config: Config) -> None:
     output = Path(config.run_dir)
     domains = {}
     for name, (given, entry) in _wanted(config, config.source).items():
-        counts = imported(name, given, output)
+        counts = import_domain(name, given, output)
         domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
     option = config.source.name or "imported"
     path = output / "conf" / "domains" / f"{option}.yaml"
@@ -63,7 +63,7 @@ def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceCon
     return found
 
 
-def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
+def import_domain(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
     """Counts of a domain that is imported now, or was before from the same files.
 
     Raises:

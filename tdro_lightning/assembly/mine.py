@@ -36,7 +36,7 @@ WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
 @dataclass(frozen=True)
-class Corpus:
+class SharedPool:
     """A pool that all domains share, and where it came from."""
 
     path: Path
@@ -56,12 +56,12 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Means:
+class Tools:
     """What the domains are mined with."""
 
     retriever: Retriever
     teacher: Dense | CrossEncoder | None
-    corpus: Corpus | None
+    corpus: SharedPool | None
 
 
 def mine(config: Config) -> None:
@@ -69,9 +69,9 @@ def mine(config: Config) -> None:
     quiet_libraries()
     assert config.mine is not None
     output = Path(config.run_dir)
-    means = _means(config, config.mine, output)
+    tools = _tools(config, config.mine, output)
     domains = {
-        name: _domain(config, name, path, means)
+        name: _domain(config, name, path, tools)
         for name, path in domain_files(Path(config.mine.input)).items()
     }
     if is_first_process():
@@ -82,15 +82,15 @@ def mine(config: Config) -> None:
         tell(terminal_table(mining_table(content)))
 
 
-def _means(config: Config, mine: MineConfig, output: Path) -> Means:
+def _tools(config: Config, mine: MineConfig, output: Path) -> Tools:
     retriever: Retriever = Lexical()
     if mine.encoder is not None:
         retriever = Dense(dense(configured_encoder(config, mine.encoder)), mine.index == "ivf")
     corpus = None
     if mine.corpus is not None:
         path = Path(mine.corpus)
-        corpus = Corpus(path, fingerprint(path), retriever, output / WORK / "corpus")
-    return Means(retriever, _teacher(config, mine.teacher), corpus)
+        corpus = SharedPool(path, fingerprint(path), retriever, output / WORK / "corpus")
+    return Tools(retriever, _teacher(config, mine.teacher), corpus)
 
 
 def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
@@ -106,13 +106,13 @@ def _teacher(config: Config, path: str | None) -> Dense | CrossEncoder | None:
     )
 
 
-def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, int]:
+def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, int]:
     """Counts of a domain that is mined now, or was before from the same rows in the same way."""
     output = Path(config.run_dir)
     target = output / "train" / f"{name}.jsonl.gz"
     if target.resolve() == path.resolve():
         raise ConfigError(f"run_dir={output}: {path} would be written over; choose another run_dir")
-    made_from = _made_from(config, name, path, means)
+    made_from = _made_from(config, name, path, tools)
     record = output / "domains" / f"{name}.json"
     before = from_first(finished(record, made_from) if is_first_process() else None)
     if before is not None:
@@ -120,7 +120,7 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
         return before
     work = output / WORK / "domains" / name
     try:
-        counts = _mined(config, path, means, target, work, made_from)
+        counts = _mined(config, path, tools, target, work, made_from)
     except DataError as error:
         message = str(error)
         raise DataError(message if str(path) in message else f"{path}: {message}") from None
@@ -131,20 +131,20 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
     return counts
 
 
-def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str, Any]:
+def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str, Any]:
     """Everything that the mined rows of a domain depend on.
 
     Raises:
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
     assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(means.teacher, Dense)
+    prompted = config.mine.encoder is not None or isinstance(tools.teacher, Dense)
     return {
         "rows": fingerprint(path),
-        "corpus": means.corpus.content if means.corpus else None,
-        "retriever": means.retriever.fingerprint,
+        "corpus": tools.corpus.content if tools.corpus else None,
+        "retriever": tools.retriever.fingerprint,
         "index": config.mine.index,
-        "teacher": means.teacher.fingerprint if means.teacher else None,
+        "teacher": tools.teacher.fingerprint if tools.teacher else None,
         "prompt": _prompt(config, name) if prompted else None,
         "rule": asdict(mining_rule(config.mine)),
         "seed": config.seed,
@@ -166,35 +166,35 @@ def _prompt(config: Config, name: str) -> str | None:
 
 
 def _mined(
-    config: Config, path: Path, means: Means, target: Path, work: Path, made_from: dict[str, Any]
+    config: Config, path: Path, tools: Tools, target: Path, work: Path, made_from: dict[str, Any]
 ) -> dict[str, int]:
     assert config.mine is not None
     rows = [row for _, row in read_rows(path)]
     if not rows:
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
-    pool = means.corpus.pool if means.corpus else domain_pool(rows)
-    prepared = means.corpus.prepared if means.corpus else means.retriever.prepare(pool, work)
+    pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
+    prepared = tools.corpus.prepared if tools.corpus else tools.retriever.prepare(pool, work)
     miner = Miner(
         rows,
         pool,
         prepared.ranker(queries, prompt, work),
         mining_rule(config.mine),
         config.seed,
-        _scorer(means, pool, queries, prompt, work / "teacher"),
+        _scorer(tools, pool, queries, prompt, work / "teacher"),
     )
     counts = mine_in_parts(miner, target, work / "parts", made_from)
     return {"pool": len(pool.texts), "pool_left_out": pool.left_out} | counts
 
 
 def _scorer(
-    means: Means, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
+    tools: Tools, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
 ) -> Scorer | None:
     """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
-    if means.teacher is None:
+    if tools.teacher is None:
         return None
-    if isinstance(means.teacher, CrossEncoder):
-        return PairScorer(means.teacher, queries)
-    if means.corpus:
-        return means.teacher.scorer(queries, prompt, folder)
-    return means.teacher.prepare(pool, folder).ranker(queries, prompt, folder)
+    if isinstance(tools.teacher, CrossEncoder):
+        return PairScorer(tools.teacher, queries)
+    if tools.corpus:
+        return tools.teacher.scorer(queries, prompt, folder)
+    return tools.teacher.prepare(pool, folder).ranker(queries, prompt, folder)

@@ -68,7 +68,7 @@ def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None
     shown = wrong[:SHOWN]
     if len(wrong) > SHOWN:
         shown.append(f"and {len(wrong) - SHOWN} more, listed in {output / QUARANTINE}")
-    hint = "mend them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
+    hint = "fix them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
     raise DataError("\n".join([f"{len(wrong)} faults in the training data; {hint}", *shown]))
 
 
@@ -110,7 +110,7 @@ def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
     caption = (
         "A faulty row ends training, or is skipped with data.on_bad_row=skip. The other columns "
         "count usable rows and end nothing: negatives are repeated where there are too few and "
-        "left out where they equal a positive of their row; rows stand twice that have query and "
-        "positives in common but for case, width and spaces."
+        "left out where they equal a positive of their row; duplicates have the query and "
+        "positives of an earlier row but for case, width and spaces."
     )
     return Table("Validation", caption, columns, rows)

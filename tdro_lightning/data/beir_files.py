@@ -20,7 +20,7 @@ class Judgement(NamedTuple):
     grade: int
 
 
-def either(folder: Path, name: str) -> Path:
+def plain_or_zipped(folder: Path, name: str) -> Path:
     """The file of that name, or that name and `.gz`.
 
     Raises:
@@ -85,7 +85,7 @@ def judgement(place: str, query: str, document: str, given: str) -> Judgement:
     return Judgement(place, query, document, grade(given, place))
 
 
-def graded(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:
+def grades_by_query(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:
     """The grade of each judged document, per query.
 
     Raises:

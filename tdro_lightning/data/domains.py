@@ -44,7 +44,7 @@ _FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedRow:
     """A row that is left out: its file's place, its line, the kind of fault and what it is."""
 
     place: str
@@ -76,7 +76,7 @@ class Domain:
     symmetric: bool
     table: datasets.Dataset
     fingerprint: str
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -101,7 +101,9 @@ class Domain:
         if not len(bare):
             return self
         kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
-        skipped = [Skipped(self.place, self.table[int(row)]["line"], kind, message) for row in bare]
+        skipped = [
+            SkippedRow(self.place, self.table[int(row)]["line"], kind, message) for row in bare
+        ]
         table = cached_rows(self.table, np.delete(np.arange(len(self)), bare))
         skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
         return replace(self, table=table, skipped=tuple(skipped))
@@ -190,7 +192,7 @@ def open_domain(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Ro
 
 def _file_table(
     path: Path, place: str, skip: bool
-) -> tuple[datasets.Dataset, str, tuple[Skipped, ...]]:
+) -> tuple[datasets.Dataset, str, tuple[SkippedRow, ...]]:
     """Rows of a file through the Arrow cache, its fingerprint, and the rows left out."""
     content = fingerprint(path)
     key = f"{content} {ROWS_VERSION}"
@@ -201,7 +203,7 @@ def _file_table(
     table = cached_table(_rows_and_faults(path, place), features, key)
     faulty = np.flatnonzero(table.data.column("fault").is_valid().to_numpy())
     faults = table.select(faulty).select_columns(["line", "kind", "fault"])
-    skipped = sorted((Skipped(place, **fault) for fault in faults), key=lambda row: row.line)
+    skipped = sorted((SkippedRow(place, **fault) for fault in faults), key=lambda row: row.line)
     table = table.remove_columns(list(_FAULTS))
     if skipped:
         lines = table.data.column("line").to_numpy()

@@ -58,7 +58,7 @@ def new_identifier(value: Mapping[str, Any], field: str, known: Container[str], 
     return found
 
 
-def listed(value: Mapping[str, Any], field: str, place: str) -> list[Any]:
+def optional_list(value: Mapping[str, Any], field: str, place: str) -> list[Any]:
     """The list in a field; none where the field is missing or null.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.data.fields import listed
+from tdro_lightning.data.fields import optional_list
 from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError, RowError
 from tdro_lightning.files import KeyTwice, parsed_json, readable, whole_file
@@ -30,7 +30,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: a line is not a JSON object, or as in `read_lines`.
     """
     for number, line in byte_lines(path):
-        value = parsed_line(line, number, f"{path}:{number}")
+        value = parse_line(line, number, f"{path}:{number}")
         if value is not None:
             yield number, value
 
@@ -60,7 +60,7 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
 
-def parsed_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
+def parse_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
     """The JSON object of a line, None where it is blank.
 
     Raises:
@@ -153,7 +153,7 @@ def examine_lines(path: Path, place: str | None = None) -> Iterator[Line]:
 def _examine(content: bytes, number: int, place: str) -> Line | None:
     """What a line holds, None where it is blank."""
     try:
-        value = parsed_line(content, number, place)
+        value = parse_line(content, number, place)
         if value is None:
             return None
         row = check_row(value, place)
@@ -162,9 +162,9 @@ def _examine(content: bytes, number: int, place: str) -> Line | None:
         return Line(number, fault=error)
     unread = list(value.keys() - ROW_KEYS)
     for part in ("positive_passages", "negative_passages"):
-        keys = set[str]().union(*listed(value, part, place))
+        keys = set[str]().union(*optional_list(value, part, place))
         unread += [f"{part}[].{key}" for key in keys - PASSAGE_KEYS]
-    left_out = len(listed(value, "negative_passages", place)) - len(row["negative_passages"])
+    left_out = len(optional_list(value, "negative_passages", place)) - len(row["negative_passages"])
     return Line(number, row, None, tuple(unread), left_out)
 
 

@@ -96,7 +96,7 @@ def _function_texts(
     code = source_code.code(module, node)
     if len(summary) >= MIN_QUERY_CHARS and code.count("\n") >= 2:
         yield name, "summary_code", summary, code
-    for statement, message in source_code.raised(node):
+    for statement, message in source_code.raise_statements(node):
         place = f"{name}.{statement.lineno}"
         if len(doc) >= MIN_DOCUMENT_CHARS:
             yield place, "exception_doc", message, doc

@@ -44,7 +44,7 @@ def code(module: Module, node: Function, without: ast.stmt | None = None) -> str
     return dedent("\n".join(module.lines[n - 1] for n in numbers if n not in gone))
 
 
-def raised(node: Function) -> Iterator[tuple[ast.Raise, str]]:
+def raise_statements(node: Function) -> Iterator[tuple[ast.Raise, str]]:
     """Each `raise` of a function with its exception and message, values in it as `...`."""
     for child in ast.walk(node):
         if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and child.exc.args:

@@ -168,7 +168,7 @@ class Miner:
     def _fill(self, drafts: list[Draft], counts: Counter[str]) -> None:
         """Add random passages; where scores decide, at most as many are tried as hits were."""
         before = sum(len(draft.chosen) for draft in drafts)
-        if self.rule.limited:
+        if self.rule.has_limits:
             tried = [[*islice(self._random(draft), self.rule.depth)] for draft in drafts]
             self._offer(drafts, tried, Counter())
         else:
@@ -176,7 +176,7 @@ class Miner:
                 self._take(draft, self._random(draft), Counter())
         counts["random"] += sum(len(draft.chosen) for draft in drafts) - before
         for draft in drafts:
-            if len(draft.chosen) < self.rule.negatives and not self.rule.limited:
+            if len(draft.chosen) < self.rule.negatives and not self.rule.has_limits:
                 raise DataError(
                     f"query_id {self.rows[draft.number]['query_id']!r}: {self.rule.negatives} "
                     f"negatives wanted, but only {len(draft.chosen)} of the "
@@ -195,7 +195,7 @@ class Miner:
         for start in range(0, self.rule.depth, wanted):
             left = [pair for pair in left if len(pair[0].chosen) < wanted and pair[1][start:]]
             offered = [own[start : start + wanted] for _, own in left]
-            if self.rule.limited:
+            if self.rule.has_limits:
                 self._score([draft for draft, _ in left], offered)
             for (draft, _), some in zip(left, offered, strict=True):
                 self._take(draft, some, counts)
@@ -212,7 +212,7 @@ class Miner:
                 counts["skipped_query"] += 1
             elif place in draft.chosen:
                 continue
-            elif self.rule.limited and (
+            elif self.rule.has_limits and (
                 limit := self.rule.excess(draft.scores[place], draft.positives)
             ):
                 counts[f"skipped_{limit}"] += 1

@@ -16,7 +16,7 @@ from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.data.row_format import check_passage
-from tdro_lightning.data.stored import Stored
+from tdro_lightning.data.stored import StoredSequence
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
 
@@ -126,7 +126,7 @@ def corpus_pool(path: Path, content: str) -> Pool:
     )
 
 
-class StoredPassages(Stored[Passage]):
+class StoredPassages(StoredSequence[Passage]):
     """Some lines of a memory-mapped table, as passages.
 
     Args:
@@ -151,7 +151,7 @@ class StoredPassages(Stored[Passage]):
         return [Passage(docid=docid, title=title, text=text) for docid, title, text in values]
 
 
-class StoredTexts(Stored[str]):
+class StoredTexts(StoredSequence[str]):
     """Title and text of stored passages."""
 
     def __init__(self, passages: StoredPassages) -> None:

@@ -236,9 +236,9 @@ def _drawn(config: Config, found: Known, probability: dict[str, float]) -> list[
         "seed": config.seed,
     }
     if isinstance(config.module, TDROConfig):
-        return HeterogeneousBatches(**arguments).drawn()
+        return HeterogeneousBatches(**arguments).rows_drawn()
     chances = [probability[name] for name in found.names]
-    return HomogeneousBatches(**arguments, probability=chances).drawn()
+    return HomogeneousBatches(**arguments, probability=chances).rows_drawn()
 
 
 def _sampled(

@@ -48,7 +48,7 @@ def test_definitions_are_named_below_their_class() -> None:
 def test_code_lacks_decorator_docstring_and_the_raise() -> None:
     node = module().tree.body[1]
     assert isinstance(node, ast.FunctionDef)
-    ((statement, message),) = source_code.raised(node)
+    ((statement, message),) = source_code.raise_statements(node)
     assert message == "ValueError: nothing in  or ... to read"
     code = source_code.code(module(), node, without=statement)
     assert code.startswith("def reading(path):\n    # The first")

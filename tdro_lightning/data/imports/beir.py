@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.beir_files import either, graded, read_judgements, read_queries
+from tdro_lightning.data.beir_files import (
+    grades_by_query,
+    plain_or_zipped,
+    read_judgements,
+    read_queries,
+)
 from tdro_lightning.data.fields import identifier
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
@@ -20,7 +25,7 @@ def beir_files(folder: Path, split: str) -> dict[str, Path]:
     """
     names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": f"qrels/{split}.tsv"}
     try:
-        return {label: either(folder, name) for label, name in names.items()}
+        return {label: plain_or_zipped(folder, name) for label, name in names.items()}
     except DataError as error:
         raise DataError(
             f"{error}; get the set with "
@@ -38,7 +43,7 @@ def beir(files: dict[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         DataError: a malformed line, judgements that contradict each other, or a judged query that
             is missing.
     """
-    judged = graded(read_judgements(files["qrels"]))
+    judged = grades_by_query(read_judgements(files["qrels"]))
     wanted = {document for grades in judged.values() for document in grades}
     documents: dict[str, dict[str, Any]] = {}
     for number, value in read_objects(files["corpus"]):

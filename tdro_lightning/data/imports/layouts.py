@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tdro_lightning.data.fields import identifier, listed
+from tdro_lightning.data.fields import identifier, optional_list
 from tdro_lightning.data.imports.objects import Objects, Source
 from tdro_lightning.errors import DataError
 
@@ -97,7 +97,7 @@ def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[
 
 
 def _document_ids(value: Mapping[str, Any], key: str, place: str) -> list[str]:
-    ids = listed(value, key, place)
+    ids = optional_list(value, key, place)
     return [identifier({f"{key}[{i}]": one}, f"{key}[{i}]", place) for i, one in enumerate(ids)]
 
 
@@ -124,7 +124,7 @@ def _passages(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
     given = fields.get(key)
     if isinstance(given, str) and _is_written_list(given):
         raise DataError(f"{place}: `{key}` is a list written as a text: {given!r}"[:300])
-    texts = [given] if isinstance(given, str) else listed(fields, key, place)
+    texts = [given] if isinstance(given, str) else optional_list(fields, key, place)
     scores, ids = fields.get(f"{key}_scores"), fields.get(f"{key}_id")
     for name, values in ((f"{key}_scores", scores), (f"{key}_id", ids)):
         if values is not None and (not isinstance(values, list) or len(values) != len(texts)):
@@ -155,7 +155,7 @@ def _is_written_list(text: str) -> bool:
         return False
 
 
-def ignored(fields: Iterable[str]) -> list[str]:
+def ignored_fields(fields: Iterable[str]) -> list[str]:
     """Fields that a row has no place for."""
     known = {"query_id", "query", "positive_passages", "negative_passages"}
     known |= {"pos_scores", "neg_scores", "pos_id", "neg_id"}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdro_lightning.data.beir_files import either
+from tdro_lightning.data.beir_files import plain_or_zipped
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import Questions, RetrievalSet, Sets, joined
 from tdro_lightning.evaluation.corpus import Corpus
@@ -104,7 +104,7 @@ def check(one: PublishedSet) -> None:
         elif is_hub_copy(folder):
             require_all_shards(folder)
         else:
-            either(folder, "corpus.jsonl")
+            plain_or_zipped(folder, "corpus.jsonl")
 
 
 def lazy_sets(sets: Sequence[PublishedSet]) -> Sets:

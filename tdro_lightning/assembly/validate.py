@@ -1,7 +1,6 @@
 """Every row of every configured domain, read and checked, and nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 from tdro_lightning.assembly.domains import QUARANTINE, domains_root
 from tdro_lightning.config.schema import Config
@@ -30,7 +29,7 @@ def validate_domains(config: Config) -> None:
         found = findings[name]
         what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
         tell(f"  {name}: {what}")
-    write_json(output / "validation.json", {n: _content(f) for n, f in findings.items()})
+    write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
     page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
     write_text(output / "validation.md", page)
@@ -70,11 +69,6 @@ def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None
         shown.append(f"and {len(wrong) - SHOWN} more, listed in {output / QUARANTINE}")
     hint = "fix them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
     raise DataError("\n".join([f"{len(wrong)} faults in the training data; {hint}", *shown]))
-
-
-def _content(found: Findings) -> dict[str, Any]:
-    counted = {key: value for key, value in vars(found).items() if key != "faults"}
-    return {**counted, "usable": found.usable, "faults": dict(found.kinds)}
 
 
 def validation_table(findings: dict[str, Findings], negatives: int) -> Table:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.data.fields import optional_list
-from tdro_lightning.data.row_format import check_row
+from tdro_lightning.data.fields import check_row, optional_list
 from tdro_lightning.errors import DataError, RowError
 from tdro_lightning.files import KeyTwice, parsed_json, readable, whole_file
 

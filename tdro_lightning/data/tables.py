@@ -1,6 +1,11 @@
-"""Rows as memory-mapped Arrow tables in the cache of `datasets`, keyed by content, not by time."""
+"""Tables: their rows in files of any kind, and Arrow copies in the cache of `datasets`.
 
+Copies are memory-mapped and keyed by content, not by time.
+"""
+
+import csv
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,14 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tdro_lightning.data.text_tables import SUFFIXES, text_objects
+from tdro_lightning.data.jsonl import byte_lines, read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, whole_file
+from tdro_lightning.files import fingerprint, parsed_json, whole_file
 from tdro_lightning.records.receipts import finished, write_receipt
 
 FOLDER = "tdro_lightning"  # in the cache of `datasets`
 ROWS_AT_ONCE = 1000
 PARQUET = ".parquet"
+JSON = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+TEXT = (*JSON, ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def text_columns(*names: str) -> datasets.Features:
@@ -113,7 +120,7 @@ def split_files(path: str, split: str | None, **chosen: Any) -> SplitFiles | Non
     builder = datasets.load_dataset_builder(path, **chosen)
     kind = type(builder).__module__.rpartition(".")[2]
     splits = builder.config.data_files
-    suffixes = {"json": SUFFIXES, "csv": SUFFIXES, "parquet": (PARQUET,)}.get(kind, ())
+    suffixes = {"json": TEXT, "csv": TEXT, "parquet": (PARQUET,)}.get(kind, ())
     if not suffixes or getattr(builder.config, "field", None) is not None:
         return None
     if split not in splits and len(splits) > 1:
@@ -173,6 +180,71 @@ def numbered_rows(
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{place}: cannot be read after row {number} ({reason})") from None
+
+
+def text_objects(file: Path, delimiter: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place (file and line, or file and item of a list) and content of each object.
+
+    `datasets` does not read them: it casts whole columns, so that "007" beside 5, and any "007" of
+    a `.csv`, becomes 7, "NA" null, and dates points in time.
+
+    Args:
+        file: its name ends in one of `TEXT`.
+        delimiter: of a table's cells; None for a comma, or a tab in `.tsv`.
+
+    Raises:
+        DataError: the file cannot be read, or a line of it.
+    """
+    if file.name.endswith(JSON):
+        starts = next((line.lstrip()[:1] for _, line in byte_lines(file) if line.strip()), b"")
+        if starts.endswith(b"["):
+            yield from _items(file)
+        else:
+            yield from ((f"{file}:{number}", value) for number, value in read_objects(file))
+    else:
+        tabs = file.name.removesuffix(".gz").endswith(".tsv")
+        yield from _cells(file, delimiter or ("\t" if tabs else ","))
+
+
+def _items(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        items = parsed_json("".join(line for _, line in read_lines(file)))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: not valid JSON ({error})") from None
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise DataError(
+                f"{file}: item {number}: expected a JSON object, got {type(item).__name__}"
+            )
+        yield f"{file}: item {number}", item
+
+
+def _cells(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table, every cell a text; one in quotes may have several lines."""
+    csv.field_size_limit(sys.maxsize)
+    lines = (line for _, line in read_lines(file))
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for cells in table:
+            place, start = f"{file}:{start}", table.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                if len(set(header)) < len(header) or not all(header):
+                    raise DataError(
+                        f"{place}: columns must have names, all different, are {header}"
+                    )
+            elif len(cells) != len(header):
+                raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
+            else:
+                yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}:{start}: no valid table ({error})") from None
 
 
 @contextmanager

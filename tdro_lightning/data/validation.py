@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,11 @@ class Findings:
     def usable(self) -> int:
         """Rows that can be used."""
         return self.lines - len(self.faults)
+
+    def summary(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        counted = {key: value for key, value in vars(self).items() if key != "faults"}
+        return {**counted, "usable": self.usable, "faults": dict(self.kinds)}
 
     @property
     def kinds(self) -> Counter[str]:

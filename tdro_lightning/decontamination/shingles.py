@@ -1,11 +1,11 @@
 """What near-duplicates share: the character shingles of a text's words, and its SimHash."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
@@ -112,7 +112,8 @@ class Shingler:
         if row == len(self._signs):
             self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
             self._least = np.concatenate([self._least, np.zeros_like(self._least)])
-        hashes = np.array([_hash(piece) for piece in shingles(word)], dtype="<u8")
+        digests = [blake2b(p.encode(), digest_size=8).digest() for p in shingles(word)]
+        hashes = np.frombuffer(b"".join(digests), dtype="<u8")
         self._pieces.append(frozenset((hashes & 0xFFFFFFFF).tolist()))
         bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
         self._signs[row] = 2 * bits.sum(axis=0, dtype=np.float32) - len(hashes)
@@ -126,7 +127,3 @@ class Shingler:
         if rows:
             minhash.hashvalues = self._least[rows].min(axis=0)
         return minhash
-
-
-def _hash(piece: str) -> int:
-    return int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest(), "little")

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.fields import identifier
+from tdro_lightning.data.fields import check_passage, identifier
 from tdro_lightning.data.jsonl import read_objects
-from tdro_lightning.data.row_format import check_passage
 from tdro_lightning.data.stored import StoredSequence
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError

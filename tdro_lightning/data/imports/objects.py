@@ -11,14 +11,14 @@ import datasets
 
 from tdro_lightning.data.tables import (
     ROWS_AT_ONCE,
+    TEXT,
     file_rows,
     numbered_rows,
     parquet_rows,
     split_files,
+    text_objects,
     without_bars,
 )
-from tdro_lightning.data.text_tables import SUFFIXES as TEXT
-from tdro_lightning.data.text_tables import text_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.data.fields import identifier
+from tdro_lightning.data.fields import check_row, identifier
 from tdro_lightning.data.imports.layouts import Fields, ignored_fields
 from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")

@@ -88,13 +88,15 @@ def decontaminate_configured(config: Config) -> None:
 def evaluation_texts(sets: Iterable[RetrievalSet], documents: str) -> list[EvaluationText]:
     """The judged queries of all sets, and all their documents or those judged relevant."""
     texts = []
-    for one in sets:
-        asked = zip(one.query_ids, one.queries, strict=True)
-        shown = zip(one.document_ids, one.documents, strict=True)
-        relevant = {d for judged in one.qrels.values() for d, grade in judged.items() if grade > 0}
-        texts += [EvaluationText(one.name, "query", id_, text) for id_, text in asked]
+    for retrieval_set in sets:
+        asked = zip(retrieval_set.query_ids, retrieval_set.queries, strict=True)
+        shown = zip(retrieval_set.document_ids, retrieval_set.documents, strict=True)
+        relevant = {
+            d for judged in retrieval_set.qrels.values() for d, grade in judged.items() if grade > 0
+        }
+        texts += [EvaluationText(retrieval_set.name, "query", id_, text) for id_, text in asked]
         texts += [
-            EvaluationText(one.name, "document", id_, text)
+            EvaluationText(retrieval_set.name, "document", id_, text)
             for id_, text in shown
             if documents == "all" or id_ in relevant
         ]

@@ -25,8 +25,13 @@ def validate_domains(config: Config) -> None:
     validation = Validation(config.data.negatives)
     findings = {}
     for name in chosen_domains(config.domains.catalogue, config.domains.only):
-        findings[name] = _validated(config, name, validation)
-        found = findings[name]
+        file = config.domains.catalogue[name].file
+        try:
+            path, place = domain_file(file, domains_root(config), config.domains.hub)
+            found = validation.domain(path, place)
+        except DataError as error:  # there is no such file
+            found = Findings(file, unusable=str(error))
+        findings[name] = found
         what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
         tell(f"  {name}: {what}")
     write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
@@ -43,15 +48,6 @@ def validate_domains(config: Config) -> None:
         write_rows(output / QUARANTINE, faulty)
     tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
     _refuse(config, findings, output)
-
-
-def _validated(config: Config, name: str, validation: Validation) -> Findings:
-    file = config.domains.catalogue[name].file
-    try:
-        path, place = domain_file(file, domains_root(config), config.domains.hub)
-    except DataError as error:
-        return Findings(file, unusable=str(error))
-    return validation.domain(path, place)
 
 
 def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import normalise
-from tdro_lightning.data.example import Row, passage_text
+from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
 
@@ -105,13 +105,8 @@ class Validation:
             faults[line.number] = RowError(message, NO_NEGATIVE, line.number)
             return
         found.few_negatives += available < self.negatives
-        keys[line.number] = _key(line.row)
-
-
-def _key(row: Row) -> int:
-    """A hash of the query and the set of its positives, as they are compared."""
-    positives = frozenset(normalise(passage_text(p)) for p in row["positive_passages"])
-    return hash((normalise(row["query"]), positives))
+        positives = frozenset(normalise(passage_text(p)) for p in line.row["positive_passages"])
+        keys[line.number] = hash((normalise(line.row["query"]), positives))
 
 
 def kinds_of(findings: Iterable[Findings]) -> list[str]:

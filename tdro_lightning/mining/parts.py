@@ -48,7 +48,7 @@ def mine_in_parts(
     own = [
         number
         for number in range(rank(), len(parts), world_size())
-        if finished(_receipt(folder, number), _part(manifest, number)) is None
+        if finished(_receipt(folder, number), {**manifest, "part": number}) is None
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
@@ -60,12 +60,12 @@ def mine_in_parts(
         mined, counts = miner.choose(parts[number], (scores[hits], places[hits]))
         file = _rows(folder, number)
         write_rows(file, mined)
-        write_receipt(_receipt(folder, number), _part(manifest, number), [file], dict(counts))
+        write_receipt(_receipt(folder, number), {**manifest, "part": number}, [file], dict(counts))
         logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
     barrier()
     total = Counter[str]()
     for number in range(len(parts)):
-        counted = read_receipt(_receipt(folder, number), _part(manifest, number))
+        counted = read_receipt(_receipt(folder, number), {**manifest, "part": number})
         if counted is None:
             raise DataError(f"{_receipt(folder, number)}: is gone; run the command again")
         total.update(counted)
@@ -95,7 +95,3 @@ def _rows(folder: Path, number: int) -> Path:
 
 def _receipt(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.json"
-
-
-def _part(manifest: Mapping[str, object], number: int) -> dict[str, object]:
-    return {**manifest, "part": number}

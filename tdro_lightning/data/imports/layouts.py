@@ -165,10 +165,10 @@ def tevatron(corpus: Source | None, objects: Callable[[], Objects]) -> Iterator[
 def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[tuple[str, Fields]]:
     parts = {f"{kind}_document_ids": f"{kind}_passages" for kind in ("positive", "negative")}
     wanted = {
-        one
+        docid
         for place, value in objects()
         for key in parts
-        for one in _document_ids(value, key, place)
+        for docid in _document_ids(value, key, place)
     }
     documents: dict[str, Fields] = {}
     for place, value in corpus.read():
@@ -193,7 +193,7 @@ def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[
 
 def _document_ids(value: Mapping[str, Any], key: str, place: str) -> list[str]:
     ids = optional_list(value, key, place)
-    return [identifier({f"{key}[{i}]": one}, f"{key}[{i}]", place) for i, one in enumerate(ids)]
+    return [identifier({f"{key}[{i}]": id_}, f"{key}[{i}]", place) for i, id_ in enumerate(ids)]
 
 
 def _renamed(objects: Objects) -> Objects:

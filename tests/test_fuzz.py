@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tdro_lightning.data.characters import is_blank
-from tdro_lightning.data.examination import examined
-from tdro_lightning.data.jsonl import read_rows
+from tdro_lightning.data.jsonl import examine_lines, read_rows
 from tdro_lightning.dro.transfer import check_domains
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError, InputError
@@ -54,7 +53,7 @@ def outcomes(path: Path) -> list[str]:
     """What becomes of each line; a file that cannot be read has none."""
     found = []
     try:
-        for one in examined(path):
+        for one in examine_lines(path):
             found.append(f"{one.number} {'row' if one.fault is None else one.fault.kind}")
     except DataError as error:
         found.append(f"file {error}")

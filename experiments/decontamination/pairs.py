@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from tdro_lightning.data.characters import UNSPACED
-from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.decontamination.near_duplicates import EvaluationText
+from tdro_lightning.data.characters import UNSPACED, normalise
+from tdro_lightning.decontamination.evaluation_index import EvaluationText
 from tdro_lightning.decontamination.shingles import Shingler
 from tdro_lightning.search.bm25 import STOP_WORDS
 

@@ -13,7 +13,7 @@ from pairs import CHANGES, Pair, neighbours, planted, swapped
 
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText
 from tdro_lightning.evaluation.benchmark import build_retrieval_set
 from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.files import write_json

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tdro_lightning.data.domain_files import domain_files
 from tdro_lightning.data.example import Row
-from tdro_lightning.data.jsonl import domain_files, read_rows, write_rows
+from tdro_lightning.data.jsonl import read_rows, write_rows
 
 
 def merged(folder: Path) -> Iterator[Row]:

@@ -14,9 +14,10 @@ from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.schema import Config, DecontaminateConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import chosen_domains, domain_rows
-from tdro_lightning.decontamination.decontamination import decontaminate
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.data.domain_files import chosen_domains
+from tdro_lightning.data.domains import open_domain
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.row_filter import filter_rows
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.files import write_json, write_text
@@ -88,13 +89,15 @@ def decontaminate_configured(config: Config) -> None:
 def evaluation_texts(sets: Iterable[RetrievalSet], documents: str) -> list[EvaluationText]:
     """The judged queries of all sets, and all their documents or those judged relevant."""
     texts = []
-    for one in sets:
-        asked = zip(one.query_ids, one.queries, strict=True)
-        shown = zip(one.document_ids, one.documents, strict=True)
-        relevant = {d for judged in one.qrels.values() for d, grade in judged.items() if grade > 0}
-        texts += [EvaluationText(one.name, "query", id_, text) for id_, text in asked]
+    for retrieval_set in sets:
+        asked = zip(retrieval_set.query_ids, retrieval_set.queries, strict=True)
+        shown = zip(retrieval_set.document_ids, retrieval_set.documents, strict=True)
+        relevant = {
+            d for judged in retrieval_set.qrels.values() for d, grade in judged.items() if grade > 0
+        }
+        texts += [EvaluationText(retrieval_set.name, "query", id_, text) for id_, text in asked]
         texts += [
-            EvaluationText(one.name, "document", id_, text)
+            EvaluationText(retrieval_set.name, "document", id_, text)
             for id_, text in shown
             if documents == "all" or id_ in relevant
         ]
@@ -109,14 +112,14 @@ def _domain(config: Config, name: str, evaluation: Evaluation, output: Path) -> 
         raise ConfigError(
             f"run_dir={output}: {clean} would be written over; choose another run_dir"
         )
-    content, rows = domain_rows(file, root, hub)
+    content, rows = open_domain(file, root, hub)
     made_from = {"rows": content, "evaluation": evaluation.fingerprint, "format": FORMAT}
     record = output / "domains" / f"{name}.json"
     before = finished_result(record, made_from)
     if before is not None:
         tell(f"  {name}: finished before, rows and evaluation unchanged")
         return before
-    counts = decontaminate(rows, evaluation.index, clean, dropped)
+    counts = filter_rows(rows, evaluation.index, clean, dropped)
     write_receipt(record, made_from, [clean, dropped], counts)
     tell(f"  {name}: {counts['kept']} of {counts['rows']} rows kept")
     return counts

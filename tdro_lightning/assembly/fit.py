@@ -225,7 +225,7 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
     if not is_first_process():
         return
-    drawn = data.sampler().drawn()
+    drawn = data.sampler().rows_drawn()
     usage = {
         domain.name: {
             "rows": len(domain),

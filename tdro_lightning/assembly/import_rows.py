@@ -11,13 +11,12 @@ from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domains import chosen_domains
+from tdro_lightning.data.beir_files import beir, beir_files
+from tdro_lightning.data.domain_files import chosen_domains
 from tdro_lightning.data.imports import layouts
-from tdro_lightning.data.imports.beir import beir, beir_files
 from tdro_lightning.data.imports.layouts import Fields
 from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
-from tdro_lightning.data.imports.sentence_transformers import sentence_transformers
 from tdro_lightning.files import fingerprint, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
 
@@ -31,7 +30,7 @@ def import_configured(config: Config) -> None:
     output = Path(config.run_dir)
     domains = {}
     for name, (given, entry) in _wanted(config, config.source).items():
-        counts = imported(name, given, output)
+        counts = import_domain(name, given, output)
         domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
     option = config.source.name or "imported"
     path = output / "conf" / "domains" / f"{option}.yaml"
@@ -63,7 +62,7 @@ def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceCon
     return found
 
 
-def imported(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
+def import_domain(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
     """Counts of a domain that is imported now, or was before from the same files.
 
     Raises:
@@ -103,6 +102,6 @@ def _read(settings: SourceConfig) -> tuple[dict[str, str], Iterator[tuple[str, F
         inputs = given.inputs | (corpus.inputs if corpus else {})
         return inputs, layouts.tevatron(corpus, given.read)
     if settings.layout == "sentence_transformers":
-        return given.inputs, sentence_transformers(given.read(), settings.columns)
+        return given.inputs, layouts.sentence_transformers(given.read(), settings.columns)
     parse = {"tdro": layouts.tdro, "flag_embedding": layouts.flag_embedding}[settings.layout]
     return given.inputs, parse(given.read())

@@ -15,7 +15,8 @@ from tdro_lightning.config.constraints import mining_rule
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.jsonl import domain_files, domain_name, read_rows
+from tdro_lightning.data.domain_files import domain_files, domain_name
+from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, write_json
@@ -41,7 +42,7 @@ WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
 @dataclass(frozen=True)
-class Corpus:
+class SharedPool:
     """A pool that all domains share, and where it came from."""
 
     path: Path
@@ -61,12 +62,12 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Means:
+class Tools:
     """What the domains are mined with."""
 
     retriever: Retriever
     teacher: DenseRetriever | CrossEncoder | None
-    corpus: Corpus | None
+    corpus: SharedPool | None
 
 
 def mine(config: Config) -> None:
@@ -74,9 +75,9 @@ def mine(config: Config) -> None:
     quiet_libraries()
     assert config.mine is not None
     output = Path(config.run_dir)
-    means = _means(config, config.mine, output)
+    tools = _tools(config, config.mine, output)
     domains = {
-        name: _domain(config, name, path, means)
+        name: _domain(config, name, path, tools)
         for name, path in domain_files(Path(config.mine.input)).items()
     }
     if is_first_process():
@@ -87,7 +88,7 @@ def mine(config: Config) -> None:
         tell(terminal_table(mining_table(content)))
 
 
-def _means(config: Config, mine: MineConfig, output: Path) -> Means:
+def _tools(config: Config, mine: MineConfig, output: Path) -> Tools:
     retriever: Retriever = BM25Retriever()
     if mine.encoder is not None:
         kind = IVFRetriever if mine.index == "ivf" else DenseRetriever
@@ -95,8 +96,8 @@ def _means(config: Config, mine: MineConfig, output: Path) -> Means:
     corpus = None
     if mine.corpus is not None:
         path = Path(mine.corpus)
-        corpus = Corpus(path, fingerprint(path), retriever, output / WORK / "corpus")
-    return Means(retriever, _teacher(config, mine.teacher), corpus)
+        corpus = SharedPool(path, fingerprint(path), retriever, output / WORK / "corpus")
+    return Tools(retriever, _teacher(config, mine.teacher), corpus)
 
 
 def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
@@ -112,13 +113,13 @@ def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder 
     )
 
 
-def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, int]:
+def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, int]:
     """Counts of a domain that is mined now, or was before from the same rows in the same way."""
     output = Path(config.run_dir)
     target = output / "train" / f"{name}.jsonl.gz"
     if target.resolve() == path.resolve():
         raise ConfigError(f"run_dir={output}: {path} would be written over; choose another run_dir")
-    made_from = _made_from(config, name, path, means)
+    made_from = _made_from(config, name, path, tools)
     record = output / "domains" / f"{name}.json"
     before = from_first(finished_result(record, made_from) if is_first_process() else None)
     if before is not None:
@@ -126,7 +127,7 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
         return before
     work = output / WORK / "domains" / name
     try:
-        counts = _mined(config, path, means, target, work, made_from)
+        counts = _mined(config, path, tools, target, work, made_from)
     except DataError as error:
         message = str(error)
         raise DataError(message if str(path) in message else f"{path}: {message}") from None
@@ -137,20 +138,20 @@ def _domain(config: Config, name: str, path: Path, means: Means) -> dict[str, in
     return counts
 
 
-def _made_from(config: Config, name: str, path: Path, means: Means) -> dict[str, Any]:
+def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str, Any]:
     """Everything that the mined rows of a domain depend on.
 
     Raises:
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
     assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(means.teacher, DenseRetriever)
+    prompted = config.mine.encoder is not None or isinstance(tools.teacher, DenseRetriever)
     return {
         "rows": fingerprint(path),
-        "corpus": means.corpus.content if means.corpus else None,
-        "retriever": means.retriever.fingerprint,
+        "corpus": tools.corpus.content if tools.corpus else None,
+        "retriever": tools.retriever.fingerprint,
         "index": config.mine.index,
-        "teacher": means.teacher.fingerprint if means.teacher else None,
+        "teacher": tools.teacher.fingerprint if tools.teacher else None,
         "prompt": _prompt(config, name) if prompted else None,
         "rule": asdict(mining_rule(config.mine)),
         "seed": config.seed,
@@ -172,36 +173,36 @@ def _prompt(config: Config, name: str) -> str | None:
 
 
 def _mined(
-    config: Config, path: Path, means: Means, target: Path, work: Path, made_from: dict[str, Any]
+    config: Config, path: Path, tools: Tools, target: Path, work: Path, made_from: dict[str, Any]
 ) -> dict[str, int]:
     assert config.mine is not None
     rows = [row for _, row in read_rows(path)]
     if not rows:
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
-    pool = means.corpus.pool if means.corpus else domain_pool(rows)
-    index = means.corpus.index if means.corpus else index_pool(means.retriever, pool, work)
+    pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
+    index = tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work)
     miner = Miner(
         rows,
         pool,
-        PoolRanker(index, means.retriever.encode_queries(queries, prompt, work)),
+        PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work)),
         mining_rule(config.mine),
         config.seed,
-        _scorer(means, pool, queries, prompt, work / "teacher"),
+        _scorer(tools, pool, queries, prompt, work / "teacher"),
     )
     counts = mine_in_parts(miner, target, work / "parts", made_from)
     return {"pool": len(pool.texts), "pool_left_out": pool.left_out} | counts
 
 
 def _scorer(
-    means: Means, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
+    tools: Tools, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
 ) -> Scorer | None:
     """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
-    if means.teacher is None:
+    if tools.teacher is None:
         return None
-    if isinstance(means.teacher, CrossEncoder):
-        return PairScorer(means.teacher, np.array(queries, dtype=object))
-    model: DenseScorer | Index = DenseScorer(means.teacher.embed_documents)
-    if not means.corpus:
-        model = index_pool(means.teacher, pool, folder)
-    return PairScorer(model, means.teacher.encode_queries(queries, prompt, folder))
+    if isinstance(tools.teacher, CrossEncoder):
+        return PairScorer(tools.teacher, np.array(queries, dtype=object))
+    model: DenseScorer | Index = DenseScorer(tools.teacher.embed_documents)
+    if not tools.corpus:
+        model = index_pool(tools.teacher, pool, folder)
+    return PairScorer(model, tools.teacher.encode_queries(queries, prompt, folder))

@@ -1,13 +1,11 @@
 """Every row of every configured domain, read and checked, and nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 from tdro_lightning.assembly.domains import QUARANTINE, domains_root
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
-from tdro_lightning.data.domain_files import domain_file
-from tdro_lightning.data.domains import chosen_domains
+from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError
@@ -27,11 +25,16 @@ def validate_domains(config: Config) -> None:
     validation = Validation(config.data.negatives)
     findings = {}
     for name in chosen_domains(config.domains.catalogue, config.domains.only):
-        findings[name] = _validated(config, name, validation)
-        found = findings[name]
+        file = config.domains.catalogue[name].file
+        try:
+            path, place = domain_file(file, domains_root(config), config.domains.hub)
+            found = validation.domain(path, place)
+        except DataError as error:  # there is no such file
+            found = Findings(file, unusable=str(error))
+        findings[name] = found
         what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
         tell(f"  {name}: {what}")
-    write_json(output / "validation.json", {n: _content(f) for n, f in findings.items()})
+    write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
     page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
     write_text(output / "validation.md", page)
@@ -47,15 +50,6 @@ def validate_domains(config: Config) -> None:
     _refuse(config, findings, output)
 
 
-def _validated(config: Config, name: str, validation: Validation) -> Findings:
-    file = config.domains.catalogue[name].file
-    try:
-        path, place = domain_file(file, domains_root(config), config.domains.hub)
-    except DataError as error:
-        return Findings(file, unusable=str(error))
-    return validation.domain(path, place)
-
-
 def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None:
     most = config.data.max_bad_rows if config.data.on_bad_row == "skip" else 0
     wrong = []
@@ -69,13 +63,8 @@ def _refuse(config: Config, findings: dict[str, Findings], output: Path) -> None
     shown = wrong[:SHOWN]
     if len(wrong) > SHOWN:
         shown.append(f"and {len(wrong) - SHOWN} more, listed in {output / QUARANTINE}")
-    hint = "mend them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
+    hint = "fix them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
     raise DataError("\n".join([f"{len(wrong)} faults in the training data; {hint}", *shown]))
-
-
-def _content(found: Findings) -> dict[str, Any]:
-    counted = {key: value for key, value in vars(found).items() if key != "faults"}
-    return {**counted, "usable": found.usable, "faults": dict(found.kinds)}
 
 
 def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
@@ -111,7 +100,7 @@ def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
     caption = (
         "A faulty row ends training, or is skipped with data.on_bad_row=skip. The other columns "
         "count usable rows and end nothing: negatives are repeated where there are too few and "
-        "left out where they equal a positive of their row; rows stand twice that have query and "
-        "positives in common but for case, width and spaces."
+        "left out where they equal a positive of their row; duplicates have the query and "
+        "positives of an earlier row but for case, width and spaces."
     )
     return Table("Validation", caption, columns, rows)

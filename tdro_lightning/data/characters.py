@@ -1,4 +1,4 @@
-"""Pieces of regular expressions for text of any script: words, and what cannot be seen."""
+"""Characters of any script: words, what cannot be seen, and texts as they are compared."""
 
 import re
 import unicodedata
@@ -33,9 +33,15 @@ IGNORABLE = (
 )
 _BLANKS = r"\u2800\U0001d159"  # of width, and empty: Braille and musical notation
 
+_SPACE = re.compile(r"\s+")
 _VISIBLE = re.compile(rf"[^{INVISIBLE}{IGNORABLE}{_BLANKS}]")
 
 
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: spaces, controls and invisible characters only."""
     return _VISIBLE.search(text) is None
+
+
+def normalise(text: str) -> str:
+    """Text as it is compared: NFKC, lower case, single spaces."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).lower()).strip()

@@ -41,7 +41,7 @@ class Batch:
         passages = self.passages.lengths.view(len(self), -1)
         return torch.cat([self.queries.lengths[:, None], passages], dim=1)
 
-    def chosen(self, rows: Tensor) -> "Batch":
+    def select(self, rows: Tensor) -> "Batch":
         """The queries at some indices [R], with their passages."""
         each = len(self.passages) // len(self)
         passages = (rows[:, None] * each + torch.arange(each)).flatten()

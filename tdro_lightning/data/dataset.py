@@ -38,7 +38,7 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
     def __getitem__(self, draw: Draw) -> Example:
         try:
             return self._example(draw)
-        except Exception as error:  # nothing is swallowed: it is told which row it was
+        except Exception as error:  # nothing is swallowed: a note names the row
             domain = self.domains[draw.domain]
             error.add_note(f"in row {draw.row} (from 0) of domain {domain.name}, {domain.place}")
             raise

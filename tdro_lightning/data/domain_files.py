@@ -1,13 +1,14 @@
-"""Where a domain's file is: in a local folder, or in a dataset on the hub.
+"""Where the files of domains are: in a local folder, or in a dataset on the hub.
 
 The hub's library is imported where files come from there: a chain with nothing to do needs none.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tdro_lightning.data.hub_cache import require_undamaged
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import ConfigError, DataError
 
 
 def hub_content(hub: str, files: Mapping[str, str]) -> dict[str, tuple[str, Path]]:
@@ -60,3 +61,42 @@ def domain_file(file: str, root: str, hub: str | None) -> tuple[Path, str]:
         pattern = " (a domain is one file, not a pattern)" if "*" in file else ""
         raise DataError(f"{place}: no such file{pattern}; set {key} of the domain files")
     return path, place
+
+
+def domain_files(folder: Path) -> dict[str, Path]:
+    """The `.jsonl` and `.jsonl.gz` files of a folder, by their names without these endings.
+
+    Raises:
+        DataError: there is no such folder or file, or a domain has two files.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
+        name = domain_name(path)
+        if name in files:
+            raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
+        files[name] = path
+    if not files:
+        raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
+    return files
+
+
+def domain_name(path: Path) -> str:
+    """A file's name without the endings `.jsonl` and `.jsonl.gz`."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
+    """Names of the domains to load, in index order.
+
+    Raises:
+        ConfigError: `only` names a domain that the catalogue lacks.
+    """
+    chosen = list(catalogue) if only is None else only
+    unknown = [name for name in chosen if name not in catalogue]
+    if unknown:
+        raise ConfigError(
+            f"domains.only names {unknown}, not in the catalogue; it has {list(catalogue)}"
+        )
+    return chosen

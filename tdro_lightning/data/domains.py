@@ -11,9 +11,9 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from tdro_lightning.data.domain_files import domain_file
-from tdro_lightning.data.examination import examined
+from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.example import Row
+from tdro_lightning.data.jsonl import examine_lines
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.tables import cached_rows, cached_table
 from tdro_lightning.errors import ConfigError, DataError
@@ -44,7 +44,7 @@ _FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedRow:
     """A row that is left out: its file's place, its line, the kind of fault and what it is."""
 
     place: str
@@ -76,7 +76,7 @@ class Domain:
     symmetric: bool
     table: datasets.Dataset
     fingerprint: str
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -101,7 +101,9 @@ class Domain:
         if not len(bare):
             return self
         kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
-        skipped = [Skipped(self.place, self.table[int(row)]["line"], kind, message) for row in bare]
+        skipped = [
+            SkippedRow(self.place, self.table[int(row)]["line"], kind, message) for row in bare
+        ]
         table = cached_rows(self.table, np.delete(np.arange(len(self)), bare))
         skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
         return replace(self, table=table, skipped=tuple(skipped))
@@ -121,11 +123,8 @@ class Domain:
 
     def _without_negatives(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Indices of the rows without a hard negative."""
-        counts = [
-            pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
-            for chunk in self.table.data.column("negative_passages").chunks
-        ]
-        return np.flatnonzero(np.concatenate([np.empty(0, dtype=np.int64), *counts]) == 0)
+        counts = pc.list_value_length(self.table.data.column("negative_passages"))
+        return np.flatnonzero(counts.to_numpy() == 0)
 
 
 def load_domains(
@@ -163,41 +162,22 @@ def load_domains(
         file, place = domain_file(entry["file"], root, hub)
         table, content, skipped = _file_table(file, place, skip)
         if rows and name in rows:
-            table, content = _part(name, table, content, rows[name])
-        prompts = tuple(entry["prompts"])
-        symmetric: bool = entry["symmetric"]
+            count = rows[name]
+            if not 1 <= count <= len(table):
+                raise ConfigError(
+                    f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows"
+                )
+            drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
+            table = cached_rows(table, drawn)
+            content = hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
+        prompts, symmetric = tuple(entry["prompts"]), entry["symmetric"]
         loaded.append(Domain(name, place, prompts, symmetric, table, content, skipped))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded
 
 
-def _part(
-    name: str, table: datasets.Dataset, content: str, count: int
-) -> tuple[datasets.Dataset, str]:
-    """So many rows of a table in its order, drawn by the domain's name alone."""
-    if not 1 <= count <= len(table):
-        raise ConfigError(f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows")
-    drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
-    return cached_rows(table, drawn), hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
-
-
-def chosen_domains(catalogue: Mapping[str, Any], only: list[str] | None) -> list[str]:
-    """Names of the domains to load, in index order.
-
-    Raises:
-        ConfigError: `only` names a domain that the catalogue lacks.
-    """
-    chosen = list(catalogue) if only is None else only
-    unknown = [name for name in chosen if name not in catalogue]
-    if unknown:
-        raise ConfigError(
-            f"domains.only names {unknown}, not in the catalogue; it has {list(catalogue)}"
-        )
-    return chosen
-
-
-def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Row]]:
-    """A domain's fingerprint, and its rows one after the other, each checked as it comes.
+def open_domain(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Row]]:
+    """A domain's fingerprint, and an iterator over its rows that checks each.
 
     Args:
         file: of the domain, in the folder `root` or in the hub dataset.
@@ -212,18 +192,18 @@ def domain_rows(file: str, root: str, hub: str | None) -> tuple[str, Iterator[Ro
 
 def _file_table(
     path: Path, place: str, skip: bool
-) -> tuple[datasets.Dataset, str, tuple[Skipped, ...]]:
+) -> tuple[datasets.Dataset, str, tuple[SkippedRow, ...]]:
     """Rows of a file through the Arrow cache, its fingerprint, and the rows left out."""
     content = fingerprint(path)
     key = f"{content} {ROWS_VERSION}"
-    arguments = {"path": str(path), "place": place}
     if not skip:
-        return cached_table(checked_rows, arguments, FEATURES, key), content, ()
+        rows = ({"line": line, **row} for line, row in _rows(path, place))
+        return cached_table(rows, FEATURES, key), content, ()
     features = datasets.Features({**FEATURES, **_FAULTS})
-    table = cached_table(all_rows, arguments, features, key)
+    table = cached_table(_rows_and_faults(path, place), features, key)
     faulty = np.flatnonzero(table.data.column("fault").is_valid().to_numpy())
-    found = table.select(faulty).select_columns(["line", "kind", "fault"])
-    skipped = sorted((Skipped(place, **fault) for fault in found), key=lambda one: one.line)
+    faults = table.select(faulty).select_columns(["line", "kind", "fault"])
+    skipped = sorted((SkippedRow(place, **fault) for fault in faults), key=lambda row: row.line)
     table = table.remove_columns(list(_FAULTS))
     if skipped:
         lines = table.data.column("line").to_numpy()
@@ -231,36 +211,25 @@ def _file_table(
     return table, content, tuple(skipped)
 
 
-def checked_rows(path: str, place: str) -> Iterator[dict[str, Any]]:
-    """Rows of a file with their line numbers.
-
-    Raises:
-        DataError: a row that cannot be used, or a file without rows.
-    """
-    for line, row in _rows(Path(path), place):
-        yield {"line": line, **row}
-
-
-def all_rows(path: str, place: str) -> Iterator[dict[str, Any]]:
+def _rows_and_faults(path: Path, place: str) -> Iterator[dict[str, Any]]:
     """Rows of a file with their line numbers, and for lines that cannot be used the fault.
 
-    A row whose id stood before comes twice: as a row, and at the end as a fault of its line.
-
-    Raises:
-        DataError: a file that cannot be read, or without rows.
+    A row whose id an earlier one has comes as a row, and again at the end as a fault of its line.
     """
     empty: dict[str, Any] = {**dict.fromkeys(FEATURES), "positive_passages": []}
-    for line in examined(Path(path), place):
+    for line in examine_lines(path, place):
         row = line.row or {**empty, "negative_passages": []}
-        told = str(line.fault).removeprefix(f"{place}:{line.number}: ") if line.fault else None
-        kind = line.fault.kind if line.fault else None
-        yield {**row, "line": line.number, "kind": kind, "fault": told}
+        kind, fault = None, None
+        if line.fault:
+            kind = line.fault.kind
+            fault = str(line.fault).removeprefix(f"{place}:{line.number}: ")
+        yield {**row, "line": line.number, "kind": kind, "fault": fault}
 
 
 def _rows(path: Path, place: str) -> Iterator[tuple[int, Row]]:
     unread: dict[str, int] = {}
     false_negatives = 0
-    for line in examined(path, place):
+    for line in examine_lines(path, place):
         if line.fault is not None:
             raise line.fault
         assert line.row is not None

@@ -1,11 +1,14 @@
-"""Fields of rows from elsewhere: each is checked, and none is cast or replaced in silence."""
+"""Fields of rows and other objects: each is checked, and none is cast or replaced in silence."""
 
 import re
+import sys
+import unicodedata
 from collections.abc import Container, Mapping
 from typing import Any
 
 from tdro_lightning.data.characters import is_blank
-from tdro_lightning.errors import DataError
+from tdro_lightning.data.example import Passage, Row, passage_text
+from tdro_lightning.errors import DataError, RowError
 
 GREATEST_GRADE = 100  # of a judgement; the library of the measures ends the process at huge ones
 
@@ -21,11 +24,7 @@ def string(value: Mapping[str, Any], field: str, place: str) -> str:
     text = value.get(field)
     if not isinstance(text, str):
         raise DataError(f"{place}: `{field}` must be a string, is {text!r}"[:300])
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{place}: `{field}` holds a lone surrogate, not valid Unicode") from None
-    return text
+    return _unicode(text, field, place)
 
 
 def identifier(value: Mapping[str, Any], field: str, place: str) -> str:
@@ -58,7 +57,7 @@ def new_identifier(value: Mapping[str, Any], field: str, known: Container[str], 
     return found
 
 
-def listed(value: Mapping[str, Any], field: str, place: str) -> list[Any]:
+def optional_list(value: Mapping[str, Any], field: str, place: str) -> list[Any]:
     """The list in a field; none where the field is missing or null.
 
     Raises:
@@ -83,3 +82,101 @@ def grade(given: Any, place: str) -> int:
     raise DataError(
         f"{place}: the score must be a whole number up to {GREATEST_GRADE}, is {given!r}"[:300]
     )
+
+
+def check_row(value: Mapping[str, Any], place: str) -> Row:
+    """Return `value` as a row, without unknown keys and negatives that are a positive of the row.
+
+    Args:
+        value: one parsed JSON object.
+        place: file and line, for the message.
+
+    Raises:
+        RowError: a field is missing, empty or of the wrong type, or there is no positive.
+    """
+    positives = _passages(value, "positive_passages", place, required=True)
+    negatives = _passages(value, "negative_passages", place, required=False)
+    known = {_compared(passage) for passage in positives}
+    return Row(
+        query_id=_text(value, "query_id", place),
+        query=_text(value, "query", place),
+        positive_passages=positives,
+        negative_passages=[p for p in negatives if _compared(p) not in known],
+    )
+
+
+def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) -> Passage:
+    """Return `value` as a passage without unknown keys.
+
+    Args:
+        value: `docid`, `title`, `text` and `score`; only the text must be there, and it may be
+            empty beside a title.
+        place: file, line and field, for the message.
+        empty: whether the text may be empty without a title too.
+
+    Raises:
+        RowError: a field is of the wrong type, or the text is missing or empty.
+    """
+    title = _optional(value, "title", place)
+    text = _text(value, "text", place, empty=empty or not is_blank(title))
+    if title and is_blank(text) and not empty:
+        text = ""
+    passage = Passage(docid=_optional(value, "docid", place), title=title, text=text)
+    score = value.get("score")
+    if score is not None:
+        number = isinstance(score, int | float) and not isinstance(score, bool)
+        if not number or abs(score) > sys.float_info.max:
+            message = f"{place}: `score` must be a finite number, is {score!r}"
+            raise RowError(message[:300], "wrong type")
+        passage["score"] = float(score)
+    return passage
+
+
+def _compared(passage: Passage) -> str:
+    """A passage's text as a negative is compared with the positives."""
+    return unicodedata.normalize("NFC", passage_text(passage)).strip()
+
+
+def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
+    text = value.get(field)
+    if not isinstance(text, str):
+        found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
+        raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
+    if not empty and is_blank(text):
+        raise RowError(f"{place}: `{field}` is empty", "empty")
+    return _unicode(text, field, place)
+
+
+def _unicode(text: str, field: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
+        raise RowError(message, "lone surrogate") from None
+    return text
+
+
+def _passages(value: Mapping[str, Any], field: str, place: str, *, required: bool) -> list[Passage]:
+    passages = value.get(field)
+    if passages is None and not required:
+        return []
+    if not isinstance(passages, list):
+        found = "missing" if field not in value else type(passages).__name__
+        message = f"{place}: `{field}` must be a list of passages, is {found}"
+        raise RowError(message, _kind(passages))
+    if required and not passages:
+        message = f"{place}: `{field}` is empty; every row needs at least one positive"
+        raise RowError(message, "no positive")
+    for i, item in enumerate(passages):
+        if not isinstance(item, dict):
+            message = f"{place}: `{field}[{i}]` must be an object with docid, title and text, "
+            raise RowError(f"{message}is {type(item).__name__}", _kind(item))
+    return [check_passage(item, f"{place}: in `{field}[{i}]`") for i, item in enumerate(passages)]
+
+
+def _optional(value: Mapping[str, Any], field: str, place: str) -> str:
+    return "" if value.get(field) is None else _text(value, field, place, empty=True)
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else "wrong type"

@@ -4,39 +4,22 @@ import gzip
 import io
 import json
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.example import Row
-from tdro_lightning.data.row_format import check_row
+import numpy as np
+
+from tdro_lightning.data.example import Passage, Row
+from tdro_lightning.data.fields import check_row, optional_list
 from tdro_lightning.errors import DataError, RowError
 from tdro_lightning.files import DuplicateKeyError, explain_read_errors, parse_json, whole_file
 
-
-def domain_files(folder: Path) -> dict[str, Path]:
-    """The `.jsonl` and `.jsonl.gz` files of a folder, by their names without these endings.
-
-    Raises:
-        DataError: there is no such folder or file, or a domain has two files.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    files: dict[str, Path] = {}
-    for path in sorted([*folder.glob("[!.]*.jsonl"), *folder.glob("[!.]*.jsonl.gz")]):
-        name = domain_name(path)
-        if name in files:
-            raise DataError(f"domain {name!r} has two files: {files[name]} and {path}")
-        files[name] = path
-    if not files:
-        raise DataError(f"{folder}: no .jsonl or .jsonl.gz file to mine negatives for")
-    return files
-
-
-def domain_name(path: Path) -> str:
-    """A file's name without the endings `.jsonl` and `.jsonl.gz`."""
-    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+ROW_KEYS = Row.__annotations__.keys()
+PASSAGE_KEYS = Passage.__annotations__.keys()
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -46,7 +29,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: a line is not a JSON object, or as in `read_lines`.
     """
     for number, line in byte_lines(path):
-        value = parsed_line(line, number, f"{path}:{number}")
+        value = parse_line(line, number, f"{path}:{number}")
         if value is not None:
             yield number, value
 
@@ -76,7 +59,7 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
 
-def parsed_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
+def parse_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
     """The JSON object of a line, None where it is blank.
 
     Raises:
@@ -85,16 +68,21 @@ def parsed_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
     text = _decoded(line, number, place)
     if not text.strip():
         return None
+    kind = "not JSON"
     try:
-        return _object(text, place)
-    except RowError as error:
-        if number == 1 and text.lstrip().startswith("["):
-            message = f"{place}: not valid JSON (the file is one list; write one object a line)"
-            raise RowError(message, "not JSON") from None
-        if line.endswith(b"\n"):
-            raise
-        message = f"{error}; the file ends in this line: is it cut off?"
-        raise RowError(message, error.kind) from None
+        value = parse_json(text)
+        if isinstance(value, dict):
+            return value
+        reason = f"expected a JSON object, got {type(value).__name__}"
+    except (ValueError, RecursionError) as error:
+        kind = "key twice" if isinstance(error, DuplicateKeyError) else kind
+        reason = f"not valid JSON ({error})"
+    if number == 1 and text.lstrip().startswith("["):
+        kind = "not JSON"
+        reason = "not valid JSON (the file is one list; write one object a line)"
+    elif not line.endswith(b"\n"):
+        reason += "; the file ends in this line: is it cut off?"
+    raise RowError(f"{place}: {reason}", kind)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -105,6 +93,78 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """
     for number, value in read_objects(path):
         yield number, check_row(value, f"{path}:{number}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a training file that is not blank: a row, or a fault.
+
+    Args:
+        number: of the line, from 1.
+        row: what can be used of it, None where nothing can.
+        fault: why nothing can be used.
+        unread: keys that are not read, passages' ones as `positive_passages[].KEY`.
+        false_negatives: negatives left out because they equal a positive of the row.
+    """
+
+    number: int
+    row: Row | None = None
+    fault: RowError | None = None
+    unread: tuple[str, ...] = ()
+    false_negatives: int = 0
+
+
+def examine_lines(path: Path, place: str | None = None) -> Iterator[Line]:
+    """Every line of a file, faulty ones too.
+
+    A query id that stood before is known at the end only: then the line comes again, as a fault.
+
+    Args:
+        path: a `.jsonl` or `.jsonl.gz` file.
+        place: how messages call it; None for its path.
+
+    Raises:
+        DataError: the file as a whole cannot be used: it is missing, damaged or without a row.
+    """
+    place = place or str(path)
+    # 16 bytes a row, so that the check fits in memory for tens of millions of rows.
+    hashes, numbers = array("q"), array("q")
+    empty = True
+    for number, content in byte_lines(path):
+        line = _examine(content, number, f"{place}:{number}")
+        if line is None:
+            continue
+        empty = False
+        if line.row is not None:
+            hashes.append(hash(line.row["query_id"]))
+            numbers.append(number)
+        yield line
+    if empty:
+        raise DataError(f"{place}: no rows in it")
+    _, firsts, groups = np.unique(np.array(hashes), return_index=True, return_inverse=True)
+    for again in np.flatnonzero(firsts[groups] != np.arange(len(numbers))):
+        first, second = numbers[firsts[groups[again]]], numbers[again]
+        message = f"`query_id` stands in line {first} already; ids must be distinct"
+        fault = RowError(f"{place}:{second}: {message}", "id twice", second)
+        yield Line(second, fault=fault)
+
+
+def _examine(content: bytes, number: int, place: str) -> Line | None:
+    """What a line holds, None where it is blank."""
+    try:
+        value = parse_line(content, number, place)
+        if value is None:
+            return None
+        row = check_row(value, place)
+    except RowError as error:
+        error.line = number
+        return Line(number, fault=error)
+    unread = list(value.keys() - ROW_KEYS)
+    for part in ("positive_passages", "negative_passages"):
+        keys = set[str]().union(*optional_list(value, part, place))
+        unread += [f"{part}[].{key}" for key in keys - PASSAGE_KEYS]
+    left_out = len(optional_list(value, "negative_passages", place)) - len(row["negative_passages"])
+    return Line(number, row, None, tuple(unread), left_out)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -140,15 +200,3 @@ def _decoded(line: bytes, number: int, place: str) -> str:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise RowError(f"{place}: not UTF-8 ({error.reason})", "not UTF-8") from None
-
-
-def _object(text: str, place: str) -> dict[str, Any]:
-    try:
-        value = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        kind = "key twice" if isinstance(error, DuplicateKeyError) else "not JSON"
-        raise RowError(f"{place}: not valid JSON ({error})", kind) from None
-    if not isinstance(value, dict):
-        found = type(value).__name__
-        raise RowError(f"{place}: expected a JSON object, got {found}", "not JSON")
-    return value

@@ -113,7 +113,7 @@ class BatchSampler:
         """The draws of all ranks at a step."""
         raise NotImplementedError
 
-    def drawn(self) -> list[int]:
+    def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
         raise NotImplementedError
 
@@ -145,7 +145,7 @@ class HeterogeneousBatches(BatchSampler):
             draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
         return draws
 
-    def drawn(self) -> list[int]:
+    def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
         return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
 
@@ -192,7 +192,7 @@ class HomogeneousBatches(BatchSampler):
         rows = self._orders[domain].take(earlier * self.batch_size, self.batch_size)
         return [Draw(step, domain, int(row)) for row in rows]
 
-    def drawn(self) -> list[int]:
+    def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
         batches = np.bincount(self.domains, minlength=len(self.names))
         return [int(count) * self.batch_size for count in batches]

@@ -9,7 +9,7 @@ ITEMS_AT_ONCE = 4096
 T = TypeVar("T")
 
 
-class Stored(Sequence[T]):
+class StoredSequence(Sequence[T]):
     """A sequence of which what is asked for is in memory; subclasses say how it is read."""
 
     @abstractmethod

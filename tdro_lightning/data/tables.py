@@ -1,7 +1,12 @@
-"""Rows as memory-mapped Arrow tables in the cache of `datasets`, keyed by content, not by time."""
+"""Tables: their rows in files of any kind, and Arrow copies in the cache of `datasets`.
 
+Copies are memory-mapped and keyed by content, not by time.
+"""
+
+import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,14 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tdro_lightning.data.text_tables import SUFFIXES, text_objects
+from tdro_lightning.data.jsonl import byte_lines, read_lines, read_objects
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, whole_file
+from tdro_lightning.files import fingerprint, parse_json, whole_file
 from tdro_lightning.records.receipts import finished_result, write_receipt
 
 FOLDER = "tdro_lightning"  # in the cache of `datasets`
 ROWS_AT_ONCE = 1000
 PARQUET = ".parquet"
+JSON = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+TEXT = (*JSON, ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def text_columns(*names: str) -> datasets.Features:
@@ -30,8 +37,7 @@ def text_columns(*names: str) -> datasets.Features:
 
 
 def cached_table(
-    rows: Callable[..., Iterator[dict[str, Any]]],
-    arguments: dict[str, Any],
+    rows: Iterator[dict[str, Any]],
     features: datasets.Features,
     content: str,
 ) -> datasets.Dataset:
@@ -41,21 +47,16 @@ def cached_table(
     want it, one writes it and the others wait. A damaged one is made again, and a warning names it.
 
     Args:
-        rows: yields the rows; it may raise a DataError.
-        arguments: what `rows` is called with.
+        rows: the rows; nothing is asked of the iterator where the table is in the cache.
         features: columns and their types.
         content: says what the rows are: equal content and features are an equal table.
 
     Raises:
         DataError: as `rows` does; nothing is cached then.
     """
-
-    def parts() -> Iterator[pa.Table]:
-        remaining = rows(**arguments)
-        while some := list(islice(remaining, ROWS_AT_ONCE)):
-            yield pa.Table.from_pylist(some, features.arrow_schema)
-
-    return _cached(parts(), features, content)
+    lists = iter(lambda: list(islice(rows, ROWS_AT_ONCE)), [])
+    parts = (pa.Table.from_pylist(part, features.arrow_schema) for part in lists)
+    return _cached(parts, features, content)
 
 
 def cached_rows(table: datasets.Dataset, chosen: NDArray[np.int64]) -> datasets.Dataset:
@@ -83,19 +84,18 @@ def _cached(
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
         if finished_result(path.with_suffix(".json"), made_from) is None:
-            _write(parts, features.arrow_schema, path)
+            try:
+                with (
+                    whole_file(path) as stream,
+                    pa.ipc.new_stream(stream, features.arrow_schema) as writer,
+                ):
+                    for part in parts:
+                        writer.write_table(part.cast(features.arrow_schema))
+            finally:  # also what a killed process has left
+                for orphan in path.parent.glob(f".{path.name}.*.tmp"):
+                    orphan.unlink()
             write_receipt(path.with_suffix(".json"), made_from, [path])
     return datasets.Dataset.from_file(str(path))
-
-
-def _write(parts: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
-    try:
-        with whole_file(path) as stream, pa.ipc.new_stream(stream, schema) as writer:
-            for part in parts:
-                writer.write_table(part.cast(schema))
-    finally:  # also what a killed process has left
-        for orphan in path.parent.glob(f".{path.name}.*.tmp"):
-            orphan.unlink()
 
 
 class SplitFiles(NamedTuple):
@@ -120,7 +120,7 @@ def split_files(path: str, split: str | None, **chosen: Any) -> SplitFiles | Non
     builder = datasets.load_dataset_builder(path, **chosen)
     kind = type(builder).__module__.rpartition(".")[2]
     splits = builder.config.data_files
-    suffixes = {"json": SUFFIXES, "csv": SUFFIXES, "parquet": (PARQUET,)}.get(kind, ())
+    suffixes = {"json": TEXT, "csv": TEXT, "parquet": (PARQUET,)}.get(kind, ())
     if not suffixes or getattr(builder.config, "field", None) is not None:
         return None
     if split not in splits and len(splits) > 1:
@@ -155,16 +155,96 @@ def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: the file cannot be read.
     """
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(file) as table:
+            yield from table.iter_batches(ROWS_AT_ONCE)
+
+    yield from numbered_rows(batches(), str(file))
+
+
+def numbered_rows(
+    parts: Iterable[pa.Table | pa.RecordBatch], place: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place (of the whole, and number from 1) and content of each row of some Arrow tables.
+
+    Raises:
+        DataError: a part cannot be read.
+    """
     number = 0
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}:{number}", row
+        for part in parts:
+            for row in part.to_pylist():
+                number += 1
+                yield f"{place}:{number}", row
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{file}: cannot be read after row {number} ({reason})") from None
+        raise DataError(f"{place}: cannot be read after row {number} ({reason})") from None
+
+
+def text_objects(file: Path, delimiter: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place (file and line, or file and item of a list) and content of each object.
+
+    `datasets` does not read them: it casts whole columns, so that "007" beside 5, and any "007" of
+    a `.csv`, becomes 7, "NA" null, and dates points in time.
+
+    Args:
+        file: its name ends in one of `TEXT`.
+        delimiter: of a table's cells; None for a comma, or a tab in `.tsv`.
+
+    Raises:
+        DataError: the file cannot be read, or a line of it.
+    """
+    if file.name.endswith(JSON):
+        starts = next((line.lstrip()[:1] for _, line in byte_lines(file) if line.strip()), b"")
+        if starts.endswith(b"["):
+            yield from _items(file)
+        else:
+            yield from ((f"{file}:{number}", value) for number, value in read_objects(file))
+    else:
+        tabs = file.name.removesuffix(".gz").endswith(".tsv")
+        yield from _cells(file, delimiter or ("\t" if tabs else ","))
+
+
+def _items(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        items = parse_json("".join(line for _, line in read_lines(file)))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: not valid JSON ({error})") from None
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise DataError(
+                f"{file}: item {number}: expected a JSON object, got {type(item).__name__}"
+            )
+        yield f"{file}: item {number}", item
+
+
+def _cells(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table, every cell a text; one in quotes may have several lines."""
+    csv.field_size_limit(sys.maxsize)
+    lines = (line for _, line in read_lines(file))
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for cells in table:
+            place, start = f"{file}:{start}", table.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                if len(set(header)) < len(header) or not all(header):
+                    raise DataError(
+                        f"{place}: columns must have names, all different, are {header}"
+                    )
+            elif len(cells) != len(header):
+                raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
+            else:
+                yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}:{start}: no valid table ({error})") from None
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.data.examination import Line, examined
-from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.characters import normalise
+from tdro_lightning.data.example import passage_text
+from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
 
 NO_NEGATIVE = "no negative"
@@ -47,6 +48,11 @@ class Findings:
         """Rows that can be used."""
         return self.lines - len(self.faults)
 
+    def summary(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        counted = {key: value for key, value in vars(self).items() if key != "faults"}
+        return {**counted, "usable": self.usable, "faults": dict(self.kinds)}
+
     @property
     def kinds(self) -> Counter[str]:
         """Faulty rows of each kind."""
@@ -70,7 +76,7 @@ class Validation:
         keys: dict[int, int] = {}  # of usable rows, by line
         faults: dict[int, RowError] = {}
         try:
-            for line in examined(path, place):
+            for line in examine_lines(path, place):
                 self._take(line, found, keys, faults)
         except DataError as error:
             found.unusable = str(error)
@@ -99,13 +105,8 @@ class Validation:
             faults[line.number] = RowError(message, NO_NEGATIVE, line.number)
             return
         found.few_negatives += available < self.negatives
-        keys[line.number] = _key(line.row)
-
-
-def _key(row: Row) -> int:
-    """A hash of the query and the set of its positives, as they are compared."""
-    positives = frozenset(normalise(passage_text(p)) for p in row["positive_passages"])
-    return hash((normalise(row["query"]), positives))
+        positives = frozenset(normalise(passage_text(p)) for p in line.row["positive_passages"])
+        keys[line.number] = hash((normalise(line.row["query"]), positives))
 
 
 def kinds_of(findings: Iterable[Findings]) -> list[str]:

@@ -1,10 +1,11 @@
 """What near-duplicates share: the character shingles of a text's words, and its SimHash."""
 
-import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
@@ -82,13 +83,13 @@ class Shingler:
 
     def __init__(self, permutations: int) -> None:
         self._empty = MinHash(permutations, hashfunc=int)  # shingles are hashes already
-        self._forget()
+        self._reset()
 
     def __call__(self, texts: Sequence[str]) -> Shingles:
         """Shingles of N texts."""
-        if len(self._rows) > WORDS_KEPT:
-            self._forget()
-        by_text = [[*map(self._rows.__getitem__, dict.fromkeys(words(text)))] for text in texts]
+        if len(self._pieces) > WORDS_KEPT:
+            self._reset()
+        by_text = [[*map(self._row, dict.fromkeys(words(text)))] for text in texts]
         columns = np.fromiter(chain.from_iterable(by_text), dtype=np.int32)
         ends = np.cumsum([0, *map(len, by_text)])
         shape = (len(texts), len(self._signs))
@@ -100,8 +101,8 @@ class Shingler:
             minhashes=[self._minhash(rows) for rows in by_text],
         )
 
-    def _forget(self) -> None:
-        self._rows = _Rows(self._add)
+    def _reset(self) -> None:
+        self._row = cache(self._add)
         self._pieces: list[frozenset[int]] = []
         self._signs = np.zeros((1024, 64), dtype=np.float32)
         self._least = np.zeros((1024, len(self._empty)), dtype=np.uint32)
@@ -111,7 +112,8 @@ class Shingler:
         if row == len(self._signs):
             self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
             self._least = np.concatenate([self._least, np.zeros_like(self._least)])
-        hashes = np.array([_hash(piece) for piece in shingles(word)], dtype="<u8")
+        digests = [blake2b(p.encode(), digest_size=8).digest() for p in shingles(word)]
+        hashes = np.frombuffer(b"".join(digests), dtype="<u8")
         self._pieces.append(frozenset((hashes & 0xFFFFFFFF).tolist()))
         bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
         self._signs[row] = 2 * bits.sum(axis=0, dtype=np.float32) - len(hashes)
@@ -125,19 +127,3 @@ class Shingler:
         if rows:
             minhash.hashvalues = self._least[rows].min(axis=0)
         return minhash
-
-
-class _Rows(dict[str, int]):
-    """The row of each word seen so far; looking up another one adds it."""
-
-    def __init__(self, add: Callable[[str], int]) -> None:
-        super().__init__()
-        self._add = add
-
-    def __missing__(self, word: str) -> int:
-        row = self[word] = self._add(word)
-        return row
-
-
-def _hash(piece: str) -> int:
-    return int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest(), "little")

@@ -1,17 +1,23 @@
 """The demo's training domains and evaluation sets, written from the user's standard library."""
 
+import hashlib
 import platform
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tdro_lightning.data.beir_files import HEADER
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.demo import sources
-from tdro_lightning.demo.domains import Pair, manual_pairs, module_pairs
-from tdro_lightning.demo.selection import distinct, keys, split
+from tdro_lightning.demo.pairs import Pair, module_pairs, section_pairs
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, write_json, write_text
 
+EVALUATION_SHARE = 0.3
 MINIMUM_ROWS = 150
 MINIMUM_QUERIES = 100
 EVALUATION_QUERIES = 250
@@ -19,7 +25,7 @@ EVALUATION_DOCUMENTS = 2000
 
 
 @dataclass(frozen=True)
-class Domain:
+class DemoDomain:
     """What a domain holds, its largest size as a share of `max_rows`, and whether it is a set."""
 
     share: float
@@ -29,15 +35,19 @@ class Domain:
 
 # Unequal on purpose: the easiest domain is the largest, as with web-scale sets beside small ones.
 DOMAINS = {
-    "content_words": Domain(1.0, "a sentence without its function words; the sentence"),
-    "name_doc": Domain(0.8, "the qualified name of an object; its docstring", True),
-    "summary_body": Domain(0.6, "the summary of a docstring; the rest of it", True),
-    "comment_code": Domain(0.5, "a comment; the code below it", True),
-    "summary_code": Domain(0.4, "the summary of a function; its code, no docstring", True),
-    "parameter": Domain(0.3, "a parameter or option and where it stands; its description"),
-    "exception_code": Domain(0.3, "an error message; the code that raises it, without the raise"),
-    "section": Domain(0.25, "title and first sentence of a manual's passage; what follows"),
-    "exception_doc": Domain(0.2, "an error message; the docstring of the function that raises it"),
+    "content_words": DemoDomain(1.0, "a sentence without its function words; the sentence"),
+    "name_doc": DemoDomain(0.8, "the qualified name of an object; its docstring", True),
+    "summary_body": DemoDomain(0.6, "the summary of a docstring; the rest of it", True),
+    "comment_code": DemoDomain(0.5, "a comment; the code below it", True),
+    "summary_code": DemoDomain(0.4, "the summary of a function; its code, no docstring", True),
+    "parameter": DemoDomain(0.3, "a parameter or option and where it stands; its description"),
+    "exception_code": DemoDomain(
+        0.3, "an error message; the code that raises it, without the raise"
+    ),
+    "section": DemoDomain(0.25, "title and first sentence of a manual's passage; what follows"),
+    "exception_doc": DemoDomain(
+        0.2, "an error message; the docstring of the function that raises it"
+    ),
 }
 
 
@@ -47,8 +57,8 @@ def harvest(
     """Write `train/<domain>.jsonl.gz`, BEIR folders `eval/<set>/` and `manifest.json`.
 
     Source files are parsed, never imported. The split is by module and topic, and no
-    evaluation text equals a training text after `normalised`. The same files and arguments give the
-    same bytes.
+    evaluation text equals a training text after `normalise_words`. The same files and arguments
+    give the same bytes.
 
     Args:
         output: folder to write to.
@@ -69,95 +79,130 @@ def harvest(
     library = sources.standard_library() if library is None else library
     files = sources.python_files(library)
     pairs = [pair for module in sources.modules(files) for pair in module_pairs(module)]
-    pairs += [pair for manual in sources.manuals(library) for pair in manual_pairs(manual)]
+    for name, title, text in sources.manuals(library):
+        pairs += section_pairs(name, name.lower(), title, text)
     train, held_out = split(pairs)
-    domains = {
-        name: _train_rows(name, train, round(max_rows * domain.share), seed)
-        for name, domain in DOMAINS.items()
-    }
+    domains = {}
+    for name, domain in DOMAINS.items():
+        limit = round(max_rows * domain.share)
+        rows = select_distinct([pair for pair in train if pair.domain == name], limit, set(), seed)
+        _require_enough(f"domain {name}", rows, "rows", min(MINIMUM_ROWS, limit), domain)
+        domains[name] = rows
     used = {text for rows in domains.values() for pair in rows for text in keys(pair)}
-    sets = {
-        name: _evaluation_set(name, held_out, used, seed)
-        for name, domain in DOMAINS.items()
-        if domain.evaluated
-    }
+    sets = {}
+    for name, domain in DOMAINS.items():
+        if domain.evaluated:
+            candidates = [pair for pair in held_out if pair.domain == name]
+            rows = select_distinct(candidates, EVALUATION_DOCUMENTS, used, seed)
+            _require_enough(f"evaluation set {name}", rows, "queries", MINIMUM_QUERIES, domain)
+            sets[name] = rows
     manifest = {
         "python": platform.python_version(),
         "max_rows": max_rows,
         "seed": seed,
         "source_files": len(files),
         "library": sources.identity(library),
-        **_written(output, domains, sets),
+        **_write(output, domains, sets),
     }
     write_json(output / "manifest.json", manifest)
     return manifest
 
 
-def _written(
-    output: Path, domains: dict[str, list[Pair]], sets: dict[str, tuple[list[Pair], list[Pair]]]
+def _write(
+    output: Path, domains: dict[str, list[Pair]], sets: dict[str, list[Pair]]
 ) -> dict[str, Any]:
+    """Write all domains and sets; returns their sizes, and the checksum of each file."""
     paths = []
     for name, rows in domains.items():
         paths.append(output / "train" / f"{name}.jsonl.gz")
         write_rows(paths[-1], map(_row, range(len(rows)), rows))
-    for name, (queries, documents) in sets.items():
-        paths += _write_set(output / "eval" / name, queries, documents)
+    for name, documents in sets.items():
+        paths += _write_set(output / "eval" / name, documents)
     return {
         "domains": {
             name: {"rows": len(rows), "description": DOMAINS[name].description}
             for name, rows in domains.items()
         },
         "sets": {
-            name: {"queries": len(queries), "documents": len(documents)}
-            for name, (queries, documents) in sets.items()
+            name: {"queries": len(rows[:EVALUATION_QUERIES]), "documents": len(rows)}
+            for name, rows in sets.items()
         },
         "sha256": {path.relative_to(output).as_posix(): fingerprint(path) for path in paths},
     }
 
 
-def _train_rows(name: str, pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
-    kept = distinct([pair for pair in pairs if pair.domain == name], limit, set(), seed)
-    if len(kept) < min(MINIMUM_ROWS, limit):
-        raise DataError(
-            f"domain {name}: {len(kept)} distinct rows, at least {min(MINIMUM_ROWS, limit)} are "
-            f"needed ({DOMAINS[name].description}); harvest from a library with more Python source"
-        )
+def normalise_words(text: str) -> str:
+    """The words of `text` in lower case: what two texts share when they count as the same."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def split(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """(training pairs, evaluation pairs) by a hash of each pair's group."""
+    train: list[Pair] = []
+    held_out: list[Pair] = []
+    for pair in pairs:
+        digest = hashlib.sha256(pair.group.encode()).digest()
+        part = int.from_bytes(digest[:8]) / 2**64
+        (held_out if part < EVALUATION_SHARE else train).append(pair)
+    return train, held_out
+
+
+def select_distinct(pairs: Sequence[Pair], limit: int, used: set[str], seed: int) -> list[Pair]:
+    """Up to `limit` pairs in a seeded order, each query and each document once.
+
+    A pair is left out where its query or document is in `used` or where the two are equal. The
+    texts that count as equal are those of `normalise_words`.
+    """
+    queries: set[str] = set()
+    documents: set[str] = set()
+    kept: list[Pair] = []
+    for i in np.random.default_rng(seed).permutation(len(pairs)):
+        query, document = keys(pairs[i])
+        if len(kept) == limit:
+            break
+        repeats = query == document or query in queries or document in documents
+        if not repeats and used.isdisjoint((query, document)):
+            queries.add(query)
+            documents.add(document)
+            kept.append(pairs[i])
     return kept
 
 
-def _evaluation_set(
-    name: str, pairs: list[Pair], used: set[str], seed: int
-) -> tuple[list[Pair], list[Pair]]:
-    """(pairs whose queries are asked, pairs whose documents are searched).
+def keys(pair: Pair) -> tuple[str, str]:
+    """Query and document of a pair, as they are compared."""
+    return normalise_words(pair.query), normalise_words(pair.document)
 
-    Distinct queries and documents throughout, so that no document is a second right answer only
-    because it goes with the same words.
-    """
-    pool = [pair for pair in pairs if pair.domain == name]
-    documents = distinct(pool, EVALUATION_DOCUMENTS, used, seed)
-    if len(documents) < MINIMUM_QUERIES:
+
+def _require_enough(
+    what: str, pairs: Sequence[Pair], unit: str, least: int, domain: DemoDomain
+) -> None:
+    if len(pairs) < least:
         raise DataError(
-            f"evaluation set {name}: {len(documents)} distinct queries, at least {MINIMUM_QUERIES} "
-            f"are needed; harvest from a library with more Python source"
+            f"{what}: {len(pairs)} distinct {unit}, at least {least} are needed "
+            f"({domain.description}); harvest from a library with more Python source"
         )
-    return documents[:EVALUATION_QUERIES], sorted(documents, key=lambda pair: pair.place)
 
 
 def _row(number: int, pair: Pair) -> dict[str, Any]:
-    positive = {"docid": pair.place, "title": "", "text": pair.document}
     return {
         "query_id": f"{pair.domain}-{number}",
         "query": pair.query,
-        "positive_passages": [positive],
+        "positive_passages": [{"docid": pair.place, "title": "", "text": pair.document}],
         "negative_passages": [],
     }
 
 
-def _write_set(folder: Path, queries: list[Pair], documents: list[Pair]) -> list[Path]:
+def _write_set(folder: Path, pairs: list[Pair]) -> list[Path]:
+    """Write the documents of all pairs and the queries of the first; returns the files.
+
+    Queries and documents are distinct throughout, so that no document is a second right answer only
+    because it goes with the same words.
+    """
+    queries, documents = pairs[:EVALUATION_QUERIES], sorted(pairs, key=lambda pair: pair.place)
     ids = {pair: f"{pair.place}#{number}" for number, pair in enumerate(documents)}
     paths = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "test.tsv"]
     write_rows(paths[0], ({"_id": ids[p], "title": "", "text": p.document} for p in documents))
     write_rows(paths[1], ({"_id": f"q{i}", "text": p.query} for i, p in enumerate(queries)))
     lines = [f"q{i}\t{ids[pair]}\t1\n" for i, pair in enumerate(queries)]
-    write_text(paths[2], "query-id\tcorpus-id\tscore\n" + "".join(lines))
+    write_text(paths[2], f"{HEADER}\n" + "".join(lines))
     return paths

@@ -1,13 +1,26 @@
-"""What source code says beside its docstrings: bodies, error messages, comments, options."""
+"""What Python source says: docstrings, bodies, error messages, comments, options."""
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby, takewhile
 from textwrap import dedent
 
 from tdro_lightning.demo.sources import Module
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
+
+SECTION = re.compile(
+    r"(args|arguments|parameters|keyword args|keyword arguments|attributes):?$", re.IGNORECASE
+)
+SPHINX = re.compile(
+    r"[:@](?:param|parameter|arg|argument|keyword|kwarg)\s+"
+    r"(?:[\w.\[\], |]+ )?\*{0,2}(\w+)\s*:\s*(.*)"
+)
+GOOGLE = re.compile(r"\*{0,2}`{0,2}(\w+)`{0,2}\s*(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*:\s+(.*)")
+NUMPY = re.compile(r"\*{0,2}`{0,2}(\w+)`{0,2}(?:\s*,\s*\*{0,2}\w+)*\s*(?::.*)?()$")
+DASHED = re.compile(r"[-*]?\s*['\"]?([a-z_]\w*)['\"]?\s+--\s+(.+)")
 
 
 def definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Definition]]:
@@ -31,8 +44,8 @@ def code(module: Module, node: Function, without: ast.stmt | None = None) -> str
     return dedent("\n".join(module.lines[n - 1] for n in numbers if n not in gone))
 
 
-def raised(node: Function) -> Iterator[tuple[ast.Raise, str]]:
-    """Each `raise` of a function with its exception and message; `...` stands for values in it."""
+def raise_statements(node: Function) -> Iterator[tuple[ast.Raise, str]]:
+    """Each `raise` of a function with its exception and message, values in it as `...`."""
     for child in ast.walk(node):
         if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and child.exc.args:
             message = _message(child.exc.args[0])
@@ -43,52 +56,88 @@ def raised(node: Function) -> Iterator[tuple[ast.Raise, str]]:
 def options(module: Module) -> Iterator[tuple[int, str, str]]:
     """(line, names, help) of the command-line options a module adds to a parser."""
     for node in ast.walk(module.tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        if node.func.attr not in ("add_argument", "add_option"):
-            continue
-        described = next((_message(k.value) for k in node.keywords if k.arg == "help"), "")
-        names = " ".join(_message(argument) for argument in node.args).strip()
-        if names:
-            yield node.lineno, names, " ".join(described.split())
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("add_argument", "add_option")
+        ):
+            described = next((_message(k.value) for k in node.keywords if k.arg == "help"), "")
+            names = " ".join(_message(argument) for argument in node.args).strip()
+            if names:
+                yield node.lineno, names, " ".join(described.split())
 
 
 def comments(module: Module) -> Iterator[tuple[int, str, str]]:
     """(line, comment on one line, code below it without comments) of whole-line comments."""
-    inside, lines = _string_lines(module.tree), module.lines
-    number = 0
-    while number < len(lines):
-        start = number
-        while number < len(lines) and number + 1 not in inside and _is_comment(lines[number]):
-            number += 1
-        if number == start:
-            number += 1
-            continue
-        comment = " ".join(line.strip().lstrip("#").strip() for line in lines[start:number])
-        block = _block(lines[number : number + 12], len(lines[start]) - len(lines[start].lstrip()))
-        if len(comment) >= 30 and len(block) >= 2:
-            yield start + 1, comment, dedent("\n".join(block))
-
-
-def _string_lines(tree: ast.Module) -> set[int]:
-    """Numbers of the lines taken by string literals of several lines: no comment starts there."""
-    return {
+    lines = module.lines
+    in_strings = {  # numbers of the lines of string literals: no comment starts there
         line
-        for node in ast.walk(tree)
+        for node in ast.walk(module.tree)
         if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
+    numbered = enumerate(lines, start=1)
+    runs = groupby(numbered, lambda item: _is_comment(item[1]) and item[0] not in in_strings)
+    for comment_lines in (list(run) for is_comment, run in runs if is_comment):
+        start, end = comment_lines[0][0], comment_lines[-1][0]
+        comment = " ".join(line.strip().lstrip("#").strip() for _, line in comment_lines)
+        below = _indented(lines[end : end + 12], _indent(lines[start - 1]))
+        block = [line for line in below if not _is_comment(line)]
+        if len(comment) >= 30 and len(block) >= 2:
+            yield start, comment, dedent("\n".join(block))
 
 
-def _block(lines: Sequence[str], indent: int) -> list[str]:
-    """The code up to an empty line or a smaller indent, without comment lines."""
-    kept = []
-    for line in lines:
-        if not line.strip() or len(line) - len(line.lstrip()) < indent:
-            break
-        if not _is_comment(line):
-            kept.append(line)
-    return kept
+def summary_body(doc: str) -> tuple[str, str]:
+    """The first paragraph on one line, and all that follows it."""
+    first, _, rest = doc.strip().partition("\n\n")
+    return " ".join(first.split()), rest.strip("\n")
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of the prose in `text`, each on one line; code, lists and tables are left out."""
+    found = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        if re.search(r"^\s*(>>>|[-*+|=]|:\w|\.\. )|[{}=|<>\\_~]", paragraph, re.M):
+            continue
+        line = " ".join(paragraph.split())
+        found += [s for s in re.split(r"(?<=[a-z)][.!?])\s+(?=[A-Z])", line) if s[:1].isupper()]
+    return [s for s in found if s.endswith((".", "!", "?"))]
+
+
+def parameters(doc: str) -> Iterator[tuple[str, str]]:
+    """(name, description on one line) of each parameter a docstring describes.
+
+    Reads Sphinx fields, Google and NumPy sections, and the `name -- description` lines of the
+    standard library.
+    """
+    lines = doc.splitlines()
+    style, level = "", 0
+    for i, line in enumerate(lines):
+        text, indent = line.strip(), _indent(line)
+        underlined = i + 1 < len(lines) and re.fullmatch(r"\s*[-=]{3,}\s*", lines[i + 1])
+        if underlined or (SECTION.match(text) and text.endswith(":")):
+            style = ("numpy" if underlined else "google") if SECTION.match(text) else ""
+            level = indent if underlined else _indent(next(filter(str.strip, lines[i + 1 :]), ""))
+            # Entries no deeper than their heading cannot be distinguished from the text after them.
+            style = "" if style == "google" and level <= indent else style
+            continue
+        if text and indent < level:
+            style = ""
+        match = SPHINX.match(text) or DASHED.match(text)
+        if not match and style and indent == level:
+            match = (GOOGLE if style == "google" else NUMPY).match(text)
+        if match:
+            deeper = _indented(lines[i + 1 :], indent + 1)
+            yield match[1], " ".join([match[2], *map(str.strip, deeper)]).strip()
+
+
+def _indented(lines: Sequence[str], indent: int) -> Iterator[str]:
+    """The first lines, up to an empty one or a smaller indent."""
+    return takewhile(lambda line: line.strip() and _indent(line) >= indent, lines)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _is_comment(line: str) -> bool:

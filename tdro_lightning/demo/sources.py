@@ -38,15 +38,6 @@ class Module:
     tree: ast.Module
 
 
-@dataclass(frozen=True)
-class Manual:
-    """A longer text about one subject: a topic of the language reference, or a docstring."""
-
-    name: str
-    title: str
-    text: str
-
-
 def standard_library() -> Path:
     """The folder of the running interpreter's standard library; installed packages lie elsewhere.
 
@@ -76,7 +67,18 @@ def python_files(library: Path) -> list[tuple[str, Path]]:
     """
     if not library.is_dir():
         raise DataError(f"{library}: no such folder to harvest Python files from")
-    return sorted((_module_name(path.relative_to(library)), path) for path in _walk(library))
+    files = []
+    for folder, subfolders, names in os.walk(library):
+        subfolders[:] = [
+            d for d in subfolders if d.isidentifier() and not SKIPPED_FOLDERS.fullmatch(d)
+        ]
+        for path in (Path(folder, name) for name in names if not SKIPPED_FILES.match(name)):
+            is_module = path.suffix == ".py" and path.stem.isidentifier()
+            if is_module and path.stat().st_size <= MAX_FILE_BYTES:
+                parts = path.relative_to(library).with_suffix("").parts
+                is_package = parts[-1] == "__init__" and len(parts) > 1
+                files.append((".".join(parts[:-1] if is_package else parts), path))
+    return sorted(files)
 
 
 def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
@@ -101,37 +103,16 @@ def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
             yield Module(name, tuple(text.split("\n")), tree)
 
 
-def manuals(library: Path) -> Iterator[Manual]:
-    """The topics of the language reference, from `pydoc_data/topics.py`."""
-    if not (library / TOPICS).is_file():
-        return
-    for node in _parse((library / TOPICS).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            for name, text in sorted(ast.literal_eval(node.value).items()):
-                yield Manual(name, text.strip().partition("\n")[0].replace('"', ""), text)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(
-            d for d in subfolders if d.isidentifier() and not SKIPPED_FOLDERS.fullmatch(d)
-        )
-        for file in sorted(files):
-            path = Path(folder, file)
-            if file.endswith(".py") and not SKIPPED_FILES.match(file):
-                stem = path.stem
-                if stem.isidentifier() and path.stat().st_size <= MAX_FILE_BYTES:
-                    yield path
-
-
-def _module_name(relative: Path) -> str:
-    parts = relative.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+def manuals(library: Path) -> Iterator[tuple[str, str, str]]:
+    """(name, title, text) of the topics of the language reference, from `pydoc_data/topics.py`."""
+    if (library / TOPICS).is_file():
+        for node in _parse((library / TOPICS).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                for name, text in sorted(ast.literal_eval(node.value).items()):
+                    yield name, text.strip().partition("\n")[0].replace('"', ""), text
 
 
 def _parse(text: str) -> ast.Module:
-    with warnings.catch_warnings():
-        # Invalid escapes in other people's files are not this program's warnings.
-        warnings.simplefilter("ignore", SyntaxWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+    # Invalid escapes in other people's files are not this program's warnings.
+    with warnings.catch_warnings(action="ignore"):
         return ast.parse(text)

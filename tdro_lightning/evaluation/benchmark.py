@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tdro_lightning.data.beir_files import Judgement, graded
+from tdro_lightning.data.beir_files import Judgement, grades_by_query
 from tdro_lightning.data.characters import is_blank
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.corpus import BROKEN_SHARE, Corpus
@@ -75,7 +75,7 @@ def validate_questions(questions: Questions, place: str) -> Questions:
             raise DataError(
                 f"{judgement.place}: query {judgement.query!r} is not among the queries"
             )
-    judged = graded(questions.judgements)
+    judged = grades_by_query(questions.judgements)
     missing = [query for query in judged if query not in questions.answers]
     if missing and len(missing) < len(judged):
         raise DataError(
@@ -103,7 +103,7 @@ def build_retrieval_set(
     Raises:
         DataError: over 1 % of the relevant documents are not in the corpus.
     """
-    qrels = graded(questions.judgements)
+    qrels = grades_by_query(questions.judgements)
     relevants = [j for j in questions.judgements if j.grade > 0]
     known = corpus.ids.among(judgement.document for judgement in relevants)
     lost = [judgement for judgement in relevants if judgement.document not in known]

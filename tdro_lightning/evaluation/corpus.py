@@ -15,7 +15,7 @@ import numpy as np
 
 from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.example import Passage, passage_text
-from tdro_lightning.data.stored import Stored
+from tdro_lightning.data.stored import StoredSequence
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
@@ -40,7 +40,7 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ids(Stored[str]):
+class Ids(StoredSequence[str]):
     """The documents' ids, in the order of the corpus."""
 
     column: "pa.ChunkedArray"
@@ -62,7 +62,7 @@ class Ids(Stored[str]):
 
 
 @dataclass(frozen=True)
-class Texts(Stored[str]):
+class Texts(StoredSequence[str]):
     """Title and text of each document as the encoder reads them, in the order of the corpus."""
 
     table: "pa.Table"
@@ -112,9 +112,8 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
     content = from_first(
         f"{layout} {CORPUS_VERSION} {fingerprint(source)}" if is_first_process() else ""
     )
-    arguments = {"documents": documents, "place": str(source)}
     features = text_columns("id", "title", "text")
-    table = cached_table(_checked, arguments, features, content).data.table
+    table = cached_table(_checked(documents, str(source)), features, content).data.table
     return Corpus(Ids(table["id"]), Texts(table))
 
 

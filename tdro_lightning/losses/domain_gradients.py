@@ -88,7 +88,7 @@ class OnePass:
         first: dict[int, int] = {}
         values = []
         for number, rows in enumerate(groups):
-            cache = CachedEmbeddings(encoder, batch.chosen(rows).texts, (*seed, number))
+            cache = CachedEmbeddings(encoder, batch.select(rows).texts, (*seed, number))
             graph = losses(cache.vectors, len(rows))
             backward(graph.sum())
             cache.backward(backward)

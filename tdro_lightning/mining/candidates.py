@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining.pool import Pool
 from tdro_lightning.models.cross_encoder import CrossEncoder

@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.errors import DataError
-from tdro_lightning.mining.overlap import near_duplicates
+from tdro_lightning.mining.near_duplicates import are_near_duplicates
 from tdro_lightning.mining.pool import Pool
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.search.retriever import Hits
 
-ROWS_AT_ONCE = 256  # so that a slow teacher is heard of now and then
+ROWS_AT_ONCE = 256  # so that a slow teacher's progress is logged
 DRAWN_AT_ONCE = 1024
 SHUFFLED = 1 << 20  # of a larger pool a whole permutation would cost more than what is drawn
 
@@ -47,7 +47,7 @@ class Ranker(Scorer, Protocol):
 
 
 @dataclass
-class Known:
+class QueryPositives:
     """The positives of a query in all rows: their places in the pool, and their texts."""
 
     places: set[int] = field(default_factory=set)
@@ -67,7 +67,7 @@ class Draft:
     """
 
     number: int
-    known: Known
+    known: QueryPositives
     query: set[int]
     candidates: list[int]
     scores: dict[int, float]
@@ -105,7 +105,7 @@ class Miner:
         self.rows, self.pool, self.ranker = rows, pool, ranker
         self.rule, self.seed, self.teacher = rule, seed, teacher
         self._scorer: Scorer = ranker if teacher is None else teacher
-        self.known = _known(rows, pool)
+        self.known = _positives_by_query(rows, pool)
 
     def search(self, numbers: Sequence[int]) -> Hits:
         """The hits of some rows, scores and places [R, depth]."""
@@ -139,7 +139,12 @@ class Miner:
                     numbers[part], hits[0][part], hits[1][part], strict=True
                 )
             ]
-            self._choose(drafts, counts)
+            if self.rule.compares:
+                self._score_positives(drafts)
+            self._offer(drafts, [draft.candidates for draft in drafts], counts)
+            counts["searched"] += sum(len(draft.chosen) for draft in drafts)
+            self._fill([d for d in drafts if len(d.chosen) < self.rule.negatives], counts)
+            counts["rows"] += len(drafts)
             mined += self._rows([draft for draft in drafts if draft.chosen])
             logger.info("%d of %d rows mined", start + len(drafts), len(numbers))
         return mined, counts
@@ -159,18 +164,10 @@ class Miner:
             dict(window) if self.teacher is None else {},
         )
 
-    def _choose(self, drafts: list[Draft], counts: Counter[str]) -> None:
-        if self.rule.compares:
-            self._score_positives(drafts)
-        self._offer(drafts, [draft.candidates for draft in drafts], counts)
-        counts["searched"] += sum(len(draft.chosen) for draft in drafts)
-        self._fill([d for d in drafts if len(d.chosen) < self.rule.negatives], counts)
-        counts["rows"] += len(drafts)
-
     def _fill(self, drafts: list[Draft], counts: Counter[str]) -> None:
         """Add random passages; where scores decide, at most as many are tried as hits were."""
         before = sum(len(draft.chosen) for draft in drafts)
-        if self.rule.limited:
+        if self.rule.has_limits:
             tried = [[*islice(self._random(draft), self.rule.depth)] for draft in drafts]
             self._offer(drafts, tried, Counter())
         else:
@@ -178,8 +175,15 @@ class Miner:
                 self._take(draft, self._random(draft), Counter())
         counts["random"] += sum(len(draft.chosen) for draft in drafts) - before
         for draft in drafts:
+            if len(draft.chosen) < self.rule.negatives and not self.rule.has_limits:
+                raise DataError(
+                    f"query_id {self.rows[draft.number]['query_id']!r}: {self.rule.negatives} "
+                    f"negatives wanted, but only {len(draft.chosen)} of the "
+                    f"{len(self.pool.texts)} passages in the pool can be one; "
+                    "lower mine.negatives or add passages"
+                )
             if len(draft.chosen) < self.rule.negatives:
-                self._accept_short(draft, counts)
+                counts["short" if draft.chosen else "without"] += 1
 
     def _offer(
         self, drafts: Sequence[Draft], places: Sequence[list[int]], counts: Counter[str]
@@ -190,19 +194,10 @@ class Miner:
         for start in range(0, self.rule.depth, wanted):
             left = [pair for pair in left if len(pair[0].chosen) < wanted and pair[1][start:]]
             offered = [own[start : start + wanted] for _, own in left]
-            if self.rule.limited:
+            if self.rule.has_limits:
                 self._score([draft for draft, _ in left], offered)
             for (draft, _), some in zip(left, offered, strict=True):
                 self._take(draft, some, counts)
-
-    def _accept_short(self, draft: Draft, counts: Counter[str]) -> None:
-        if not self.rule.limited:
-            raise DataError(
-                f"query_id {self.rows[draft.number]['query_id']!r}: {self.rule.negatives} "
-                f"negatives wanted, but only {len(draft.chosen)} of the {len(self.pool.texts)} "
-                "passages in the pool can be one; lower mine.negatives or add passages"
-            )
-        counts["short" if draft.chosen else "without"] += 1
 
     def _take(self, draft: Draft, places: Iterable[int], counts: Counter[str]) -> None:
         """Choose the first places that may be negatives; the others before them are counted."""
@@ -216,18 +211,16 @@ class Miner:
                 counts["skipped_query"] += 1
             elif place in draft.chosen:
                 continue
-            elif self.rule.limited and (
+            elif self.rule.has_limits and (
                 limit := self.rule.excess(draft.scores[place], draft.positives)
             ):
                 counts[f"skipped_{limit}"] += 1
-            elif self._repeats(place, known):
+            elif any(
+                are_near_duplicates(self.pool.texts[place], text) for text in known.texts.values()
+            ):
                 counts["skipped_near_duplicate"] += 1
             else:
                 draft.chosen.append(place)
-
-    def _repeats(self, place: int, known: Known) -> bool:
-        text = self.pool.texts[place]
-        return any(near_duplicates(text, positive) for positive in known.texts.values())
 
     def _random(self, draft: Draft) -> Iterator[int]:
         """Places in random order, but those that cannot be negatives whatever they score."""
@@ -284,11 +277,11 @@ class Miner:
         )
 
 
-def _known(rows: Sequence[Row], pool: Pool) -> dict[str, Known]:
+def _positives_by_query(rows: Sequence[Row], pool: Pool) -> dict[str, QueryPositives]:
     """The positives of each query, by its normalised text."""
-    by_query: dict[str, Known] = {}
+    by_query: dict[str, QueryPositives] = {}
     for row in rows:
-        known = by_query.setdefault(normalise(row["query"]), Known())
+        known = by_query.setdefault(normalise(row["query"]), QueryPositives())
         for passage in row["positive_passages"]:
             places = pool.places(passage)
             texts = [passage_text(passage), *(pool.texts[place] for place in places)]

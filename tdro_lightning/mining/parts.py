@@ -3,11 +3,10 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.distributed.processes import barrier, rank, world_size
 from tdro_lightning.errors import DataError
@@ -39,7 +38,7 @@ def mine_in_parts(
     """
     manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
     if rank() == 0:
-        _begin(folder, manifest)
+        _prepare(folder, manifest)
     barrier()
     parts = [
         range(start, min(start + PART_ROWS, len(miner.rows)))
@@ -48,7 +47,7 @@ def mine_in_parts(
     own = [
         number
         for number in range(rank(), len(parts), world_size())
-        if finished_result(_receipt(folder, number), _part(manifest, number)) is None
+        if finished_result(_receipt(folder, number), {**manifest, "part": number}) is None
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
@@ -56,16 +55,16 @@ def mine_in_parts(
         scores, places = miner.search([*chain.from_iterable(parts[number] for number in own)])
     start = 0
     for number in own:
-        found = slice(start, start := start + len(parts[number]))
-        mined, counts = miner.choose(parts[number], (scores[found], places[found]))
-        write_rows(_rows(folder, number), mined)
-        files = [_rows(folder, number)]
-        write_receipt(_receipt(folder, number), _part(manifest, number), files, dict(counts))
+        hits = slice(start, start := start + len(parts[number]))
+        mined, counts = miner.choose(parts[number], (scores[hits], places[hits]))
+        file = _rows(folder, number)
+        write_rows(file, mined)
+        write_receipt(_receipt(folder, number), {**manifest, "part": number}, [file], dict(counts))
         logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
     barrier()
     total = Counter[str]()
     for number in range(len(parts)):
-        counted = read_receipt(_receipt(folder, number), _part(manifest, number))
+        counted = read_receipt(_receipt(folder, number), {**manifest, "part": number})
         if counted is None:
             raise DataError(f"{_receipt(folder, number)}: is gone; run the command again")
         total.update(counted)
@@ -76,23 +75,17 @@ def mine_in_parts(
         )
     barrier()  # all have read the counts
     if rank() == 0:
-        write_rows(target, _merged(folder, len(parts)))
+        files = [_rows(folder, number) for number in range(len(parts))]
+        write_rows(target, (row for file in files for _, row in read_rows(file)))
         shutil.rmtree(folder)
     return dict(sorted(total.items()))
 
 
-def _begin(folder: Path, manifest: Mapping[str, object]) -> None:
-    path = folder / MANIFEST
-    if finished_result(path, manifest) is not None:
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_receipt(path, manifest, [])
-
-
-def _merged(folder: Path, parts: int) -> Iterator[Row]:
-    for number in range(parts):
-        yield from (row for _, row in read_rows(_rows(folder, number)))
+def _prepare(folder: Path, manifest: Mapping[str, object]) -> None:
+    if finished_result(folder / MANIFEST, manifest) is None:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_receipt(folder / MANIFEST, manifest, [])
 
 
 def _rows(folder: Path, number: int) -> Path:
@@ -101,7 +94,3 @@ def _rows(folder: Path, number: int) -> Path:
 
 def _receipt(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.json"
-
-
-def _part(manifest: Mapping[str, object], number: int) -> dict[str, object]:
-    return {**manifest, "part": number}

@@ -11,13 +11,11 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from tdro_lightning.data.characters import is_blank
+from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.fields import identifier
+from tdro_lightning.data.fields import check_passage, identifier
 from tdro_lightning.data.jsonl import read_objects
-from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.data.row_format import check_passage
-from tdro_lightning.data.stored import Stored
+from tdro_lightning.data.stored import StoredSequence
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
 
@@ -104,7 +102,7 @@ def corpus_pool(path: Path, content: str) -> Pool:
         DataError: a line breaks the format, or no passage has a text.
     """
     columns = text_columns("docid", "title", "text")
-    table = cached_table(_corpus, {"path": str(path)}, columns, content)
+    table = cached_table(_corpus(path), columns, content)
     texts = np.empty(len(table), dtype=np.uint64)
     docids = np.empty(len(table), dtype=np.uint64)
     whole = np.empty(len(table), dtype=bool)
@@ -127,7 +125,7 @@ def corpus_pool(path: Path, content: str) -> Pool:
     )
 
 
-class StoredPassages(Stored[Passage]):
+class StoredPassages(StoredSequence[Passage]):
     """Some lines of a memory-mapped table, as passages.
 
     Args:
@@ -152,7 +150,7 @@ class StoredPassages(Stored[Passage]):
         return [Passage(docid=docid, title=title, text=text) for docid, title, text in values]
 
 
-class StoredTexts(Stored[str]):
+class StoredTexts(StoredSequence[str]):
     """Title and text of stored passages."""
 
     def __init__(self, passages: StoredPassages) -> None:
@@ -180,9 +178,9 @@ def _order(passage: Passage) -> tuple[bool, str, str, str]:
     return not passage["docid"], passage["docid"], passage["title"], passage["text"]
 
 
-def _corpus(path: str) -> Iterator[dict[str, Any]]:
+def _corpus(path: Path) -> Iterator[dict[str, Any]]:
     number = 0
-    for number, value in read_objects(Path(path)):
+    for number, value in read_objects(path):
         place = f"{path}:{number}"
         docid = identifier(value, "_id", place)
         given = {"docid": docid, "title": value.get("title"), "text": value.get("text")}

@@ -50,7 +50,7 @@ class MiningRule:
         return self.margin is not None or self.ratio is not None
 
     @property
-    def limited(self) -> bool:
+    def has_limits(self) -> bool:
         """Whether scores decide at all."""
         return self.compares or self.max_score is not None
 

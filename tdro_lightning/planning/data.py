@@ -13,7 +13,8 @@ from tdro_lightning.assembly.domains import configured_domains
 from tdro_lightning.assembly.modules import configured_mixture
 from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.data.dataset import RetrievalDataset
-from tdro_lightning.data.domains import Domain, chosen_domains
+from tdro_lightning.data.domain_files import chosen_domains
+from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro import WITHOUT_WEIGHTS
@@ -235,9 +236,9 @@ def _drawn(config: Config, found: LocalData, probability: dict[str, float]) -> l
         "seed": config.seed,
     }
     if isinstance(config.module, TDROConfig):
-        return HeterogeneousBatches(**arguments).drawn()
+        return HeterogeneousBatches(**arguments).rows_drawn()
     chances = [probability[name] for name in found.names]
-    return HomogeneousBatches(**arguments, probability=chances).drawn()
+    return HomogeneousBatches(**arguments, probability=chances).rows_drawn()
 
 
 def _sampled(

@@ -5,7 +5,7 @@ from pathlib import Path
 from tdro_lightning.config.constraints import mining_rule, whole_rows
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
-from tdro_lightning.data.jsonl import domain_files
+from tdro_lightning.data.domain_files import domain_files
 from tdro_lightning.errors import ConfigError, DataError
 
 

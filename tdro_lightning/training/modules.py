@@ -207,7 +207,7 @@ class TDROModule(EncoderModule):
             return self.losses(reference(batch.texts), len(batch))
 
         def fresh(rows: Tensor) -> Tensor:
-            return self.losses(reference(batch.chosen(rows).texts), len(rows))
+            return self.losses(reference(batch.select(rows).texts), len(rows))
 
         together = reference.sharded
         losses, share = cache.completed(batch.queries, batch.passages, fresh, together=together)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.data.characters import is_blank
+from tdro_lightning.data.characters import is_blank, normalise
 
 INVISIBLE = (
     "", " ", "\t\r\n", "\u200b", "\ufeff", "\u3164", "\u2800", "\u00ad", "\x00\x07\x7f\x9f",
@@ -56,3 +56,16 @@ def test_invisible_characters_add_nothing(text: str, invisible: str) -> None:
 
 def test_the_largest_character_is_checked() -> None:
     assert not is_blank(chr(sys.maxunicode))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Who\twrote\n\nFAUST? ", "who wrote faust?"),
+        ("Ｗｈｏ　ｗｒｏｔｅ", "who wrote"),  # full-width letters and space
+        ("ﬁnd cafe\u0301", "find café"),
+        ("", ""),
+    ],
+)
+def test_case_width_and_spaces_do_not_count(text: str, expected: str) -> None:
+    assert normalise(text) == expected

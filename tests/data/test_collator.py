@@ -59,7 +59,7 @@ def test_all_texts_are_queries_then_passages(tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 0, 4]])
 def test_chosen_rows_keep_their_passages(tokenizer: TextTokenizer, rows: list[int]) -> None:
-    chosen = collated(tokenizer).chosen(torch.tensor(rows))
+    chosen = collated(tokenizer).select(torch.tensor(rows))
     assert_holds(tokenizer, chosen, [EXAMPLES[row] for row in rows])
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.data.fields import grade, identifier, listed, new_identifier, string
+from tdro_lightning.data.fields import grade, identifier, new_identifier, optional_list, string
 from tdro_lightning.errors import DataError
 
 PACKAGE = Path(__file__).parents[2] / "tdro_lightning"
@@ -78,11 +78,11 @@ def test_ids_that_cannot_be_seen_are_refused(value: str) -> None:
 def test_known_ids_lists_and_texts() -> None:
     with pytest.raises(DataError, match="^x:1: `id` '0' is a duplicate$"):
         new_identifier({"id": 0}, "id", {"0"}, "x:1")
-    assert listed({}, "a", "x:1") == listed({"a": None}, "a", "x:1") == []
-    assert listed({"a": [0]}, "a", "x:1") == [0]
+    assert optional_list({}, "a", "x:1") == optional_list({"a": None}, "a", "x:1") == []
+    assert optional_list({"a": [0]}, "a", "x:1") == [0]
     for value in ("", 0, False, {}, "ab"):
         with pytest.raises(DataError, match="^x:1: `a` must be a list, is "):
-            listed({"a": value}, "a", "x:1")
+            optional_list({"a": value}, "a", "x:1")
     assert string({"a": ""}, "a", "x:1") == ""
     with pytest.raises(DataError, match="^x:1: `a` holds a lone surrogate"):
         string({"a": "\ud800"}, "a", "x:1")

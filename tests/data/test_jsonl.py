@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdro_lightning.data.characters import is_blank
+from tdro_lightning.data.domain_files import domain_files
 from tdro_lightning.data.jsonl import (
-    domain_files,
     read_lines,
     read_objects,
     read_rows,

@@ -74,7 +74,7 @@ def test_heterogeneous_counts_and_passes(
         assert max(totals.values()) - min(totals.values()) <= 1
         if (step + 1) % len(rows) == 0:
             assert set(totals.values()) == {(step + 1) * batch_size // len(rows)}
-    assert sampler.drawn() == [totals[domain] for domain in range(len(rows))]
+    assert sampler.rows_drawn() == [totals[domain] for domain in range(len(rows))]
     for domain, drawn in rows_by_domain(batches).items():
         assert_every_row_before_any_twice(drawn, rows[domain])
 
@@ -125,7 +125,7 @@ def test_homogeneous_batches_and_passes(
     drawn = rows_by_domain(batches)
     for domain, order in drawn.items():
         assert_every_row_before_any_twice(order, rows[domain])
-    assert sampler.drawn() == [len(drawn[domain]) for domain in range(len(rows))]
+    assert sampler.rows_drawn() == [len(drawn[domain]) for domain in range(len(rows))]
 
 
 @pytest.mark.parametrize("rows", [4, 5, 6, 7, 9])
@@ -143,7 +143,7 @@ def test_domain_frequencies_follow_the_probabilities() -> None:
     chi_square = sum((counts[d] - 4000 * p[d]) ** 2 / (4000 * p[d]) for d in range(5) if p[d])
     assert counts[1] == 0
     assert chi_square < 16.27  # 3 degrees of freedom, p = 0.001
-    assert sampler.drawn() == [2 * counts[d] for d in range(5)]
+    assert sampler.rows_drawn() == [2 * counts[d] for d in range(5)]
 
 
 @pytest.mark.parametrize("zeros", [{0}, {5}, {11}, {0, 1, 11}, set(range(11))])
@@ -170,7 +170,7 @@ def test_domain_smaller_than_a_batch() -> None:
 def test_a_later_start_continues_with_the_same_batches(sampler: Make, start: int) -> None:
     assert list(sampler(start=start)) == list(sampler())[start:]
     assert len(sampler(start=start)) == 24
-    assert sampler(start=start).drawn() == sampler().drawn()
+    assert sampler(start=start).rows_drawn() == sampler().rows_drawn()
 
 
 @both
@@ -205,8 +205,8 @@ def test_ranks_share_the_global_batch(sampler: Make, world_size: int) -> None:
         parts = [rank[step] for rank in ranks]
         assert {len(part) for part in parts} == {4 // world_size}
         assert sorted(draw for part in parts for draw in part) == sorted(batch)
-    assert sampler(batch_size=4, rank=world_size - 1, world_size=world_size).drawn() == (
-        sampler(batch_size=4).drawn()
+    assert sampler(batch_size=4, rank=world_size - 1, world_size=world_size).rows_drawn() == (
+        sampler(batch_size=4).rows_drawn()
     )
 
 
@@ -231,7 +231,7 @@ def test_base_class_leaves_the_batch_open() -> None:
     with pytest.raises(NotImplementedError):
         sampler.global_batch(0)
     with pytest.raises(NotImplementedError):
-        sampler.drawn()
+        sampler.rows_drawn()
 
 
 @given(st.integers(1, 8), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20))))

@@ -6,7 +6,7 @@ from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination import shingles as module
 from tdro_lightning.decontamination.shingles import Shingler, shingles, words
 

@@ -9,8 +9,8 @@ import pytest
 
 from tdro_lightning.data.jsonl import read_objects, read_rows
 from tdro_lightning.demo import sources
-from tdro_lightning.demo.harvest import DOMAINS, harvest
-from tdro_lightning.demo.selection import normalised
+from tdro_lightning.demo.harvest import DOMAINS, harvest, normalise_words, select_distinct, split
+from tdro_lightning.demo.pairs import Pair
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, read_json
 
@@ -37,9 +37,9 @@ def test_domains_are_unequal_and_without_repeats(output: Path) -> None:
         found = rows(output, name)
         assert len(found) == round(MAX_ROWS * domain.share)
         assert len({row["query_id"] for row in found}) == len(found)
-        assert len({normalised(row["query"]) for row in found}) == len(found)
+        assert len({normalise_words(row["query"]) for row in found}) == len(found)
         documents = [row["positive_passages"][0]["text"] for row in found]
-        assert len(set(map(normalised, documents))) == len(found)
+        assert len(set(map(normalise_words, documents))) == len(found)
         assert max(map(len, documents)) <= 1000
         assert all(row["negative_passages"] == [] for row in found)
 
@@ -68,13 +68,13 @@ def test_training_and_evaluation_share_neither_module_nor_text(output: Path) -> 
     modules: set[str] = set()
     for row in (row for name in DOMAINS for row in rows(output, name)):
         passage = row["positive_passages"][0]
-        seen |= {normalised(row["query"]), normalised(passage["text"])}
+        seen |= {normalise_words(row["query"]), normalise_words(passage["text"])}
         modules.add(passage["docid"].partition(":")[0])
     for folder in (output / "eval").iterdir():
         corpus = texts(folder / "corpus.jsonl")
         asked = texts(folder / "queries.jsonl")
         assert not modules & {place.partition(":")[0] for place in corpus}
-        assert not seen & {normalised(text) for text in [*corpus.values(), *asked.values()]}
+        assert not seen & {normalise_words(text) for text in [*corpus.values(), *asked.values()]}
 
 
 def test_the_manifest_describes_what_was_written(output: Path, library: Path) -> None:
@@ -149,3 +149,36 @@ def test_the_standard_library_alone_fills_the_nine_domains(tmp_path: Path) -> No
     assert "tdro_lightning" not in tops
     installed = {path.stem for path in Path(sysconfig.get_path("purelib")).iterdir()}
     assert not tops & installed - sys.stdlib_module_names
+
+
+def pair(query: str, document: str, group: str = "g") -> Pair:
+    return Pair("d", group, "place", query, document)
+
+
+def test_normalised_texts_are_equal_beyond_case_and_marks() -> None:
+    assert normalise_words("Read_the  File!") == normalise_words("read the file") == "read the file"
+
+
+def test_groups_stand_on_one_side() -> None:
+    pairs = [pair(f"q{i}", f"d{i}", group=f"module{i % 200}") for i in range(600)]
+    train, held_out = split(pairs)
+    assert len(train) + len(held_out) == 600
+    assert not {p.group for p in train} & {p.group for p in held_out}
+    assert 0.2 < len(held_out) / 600 < 0.4
+
+
+def test_distinct_drops_repeats_and_used_texts() -> None:
+    pairs = [pair("same", "one"), pair("Same!", "two"), pair("other", "ONE"), pair("x", "X.")]
+    pairs += [pair("kept", "text"), pair("used", "new"), pair("new", "used")]
+    found = select_distinct(pairs, 10, {"used"}, seed=0)
+    queries = [normalise_words(p.query) for p in found]
+    documents = [normalise_words(p.document) for p in found]
+    assert len(set(queries)) == len(set(documents)) == len(found)
+    assert set(queries) in ({"same", "kept"}, {"same", "other", "kept"})
+    assert len(select_distinct(pairs, 1, set(), seed=0)) == 1
+
+
+def test_the_seed_decides_the_order() -> None:
+    pairs = [pair(f"q{i}", f"d{i}") for i in range(50)]
+    assert select_distinct(pairs, 9, set(), seed=1) == select_distinct(pairs, 9, set(), seed=1)
+    assert select_distinct(pairs, 9, set(), seed=1) != select_distinct(pairs, 9, set(), seed=2)

@@ -220,7 +220,7 @@ def test_all_weight_on_one_domain(tiny: float) -> None:
         ["c", "a", "b"], [9, 9, 9], 3, 50, seed=0,
         probability=[mixture.probability[name] for name in "cab"],
     )  # fmt: skip
-    assert sampler.drawn() == [0, 150, 0]
+    assert sampler.rows_drawn() == [0, 150, 0]
 
 
 def test_the_order_of_the_file_does_not_matter() -> None:

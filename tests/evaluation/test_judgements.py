@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from tdro_lightning.data.imports.beir import beir, beir_files
+from tdro_lightning.data.beir_files import beir, beir_files
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.sets.beir import beir_questions
 from tdro_lightning.evaluation.sets.hub_copy import hub_questions, hub_rows

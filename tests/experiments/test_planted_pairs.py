@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "decontamination"
 TEXTS = [

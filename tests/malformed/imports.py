@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from tdro_lightning.assembly.import_rows import imported
+from tdro_lightning.assembly.import_rows import import_domain
 from tdro_lightning.config.schema import SourceConfig
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import read_rows
@@ -52,7 +52,7 @@ class Shape:
         config = SourceConfig(
             **{"layout": self.layout, "path": self.path, "split": "train", **self.settings}
         )
-        imported("made", config, folder / "run")
+        import_domain("made", config, folder / "run")
         return [
             (
                 row["query_id"],

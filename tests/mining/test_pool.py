@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.normalisation import normalise
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 from tdro_lightning.mining.pool import Places, corpus_pool, domain_pool, key_hash

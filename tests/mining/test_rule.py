@@ -39,5 +39,5 @@ def test_values_out_of_range(values: tuple, message: str) -> None:
 def test_excess(limits: dict, score: float, positives: list[float], expected: str | None) -> None:
     rule = MiningRule(1, 1, **limits)
     assert rule.excess(score, positives) == expected
-    assert rule.limited == bool(limits)
+    assert rule.has_limits == bool(limits)
     assert rule.compares == bool({"margin", "ratio"} & limits.keys())

@@ -1,14 +1,25 @@
 """From an object of another project's layout to the fields of a row, not checked yet."""
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tdro_lightning.data.fields import identifier, listed
+from tdro_lightning.data.fields import identifier, optional_list
 from tdro_lightning.data.imports.objects import Objects, Source
 from tdro_lightning.errors import DataError
 
 Fields = dict[str, Any]
+NAMES = {  # of the columns that have a role
+    "query_id": ("query_id",),
+    "query": ("anchor", "query", "question", "sentence1"),
+    "positive": ("positive", "answer", "passage", "pos", "sentence2"),
+}
+LABELS = ("label", "labels", "score", "scores")
+_HINT = "give the columns: 'source.columns={query: COLUMN, positive: COLUMN}'"
+_NEGATIVE = re.compile(r"negative(_(\d+))?")
+
+Roles = Mapping[str, str]
 
 
 def tdro(objects: Objects) -> Iterator[tuple[str, Fields]]:
@@ -43,6 +54,90 @@ def flag_embedding(objects: Objects) -> Iterator[tuple[str, Fields]]:
         )
 
 
+def sentence_transformers(
+    objects: Objects, columns: Roles | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table of texts; the order of its columns means nothing.
+
+    Args:
+        objects: place and columns of each row.
+        columns: the column of each role; others are left out then. None finds all by their names,
+            and refuses those that it does not know.
+
+    Raises:
+        DataError: columns without a role, that differ between rows, or that hold no text.
+    """
+    roles: Roles = {}
+    given: set[str] = set()
+    for number, (place, value) in enumerate(objects, start=1):
+        if not given:
+            given, roles = set(value), columns or _find_roles(value, place)
+        missing = [column for column in roles.values() if column not in value]
+        if missing or (columns is None and set(value) != given):
+            lacks = f"`{missing[0]}` is missing; " if missing else ""
+            raise DataError(
+                f"{place}: {lacks}columns are {sorted(value)}, expected {sorted(given)}"
+                if columns is None
+                else f"{place}: {lacks}columns are {sorted(value)} (source.columns)"
+            )
+        texts = {role: _text(value, roles[role], place) for role in roles if role != "query_id"}
+        row_id = identifier(value, roles["query_id"], place) if "query_id" in roles else str(number)
+        negatives = [texts[role] for role in sorted(texts, key=_rank) if _NEGATIVE.fullmatch(role)]
+        yield (
+            place,
+            {
+                **{column: value[column] for column in value if column not in roles.values()},
+                "query_id": row_id,
+                "query": texts["query"],
+                "positive_passages": [{"text": texts["positive"]}],
+                "negative_passages": [{"text": text} for text in negatives if text is not None],
+            },
+        )
+
+
+def _find_roles(value: Iterable[str], place: str) -> Roles:
+    """The column of each role by the columns' names."""
+    roles: dict[str, str] = {}
+    unknown = []
+    for column in value:
+        role = next((role for role, names in NAMES.items() if column in names), None)
+        role = column if _NEGATIVE.fullmatch(column) else role
+        if role is None:
+            unknown.append(column)
+        elif role in roles:
+            raise DataError(
+                f"{place}: columns {roles[role]!r} and {column!r} could both be the {role}; {_HINT}"
+            )
+        else:
+            roles[role] = column
+    labels = [column for column in unknown if column in LABELS]
+    if labels:
+        raise DataError(
+            f"{place}: columns {sorted(value)} are labelled pairs, which are not imported: "
+            f"{labels[0]!r} says how alike they are; {_HINT}"
+        )
+    missing = [role for role in ("query", "positive") if role not in roles]
+    if unknown or missing:
+        lacks = f"there is no {missing[0]} ({', '.join(NAMES[missing[0]])})" if missing else ""
+        names = f"{', '.join(map(repr, sorted(unknown)))} unknown" if unknown else ""
+        reason = "; ".join(filter(None, (lacks, names)))
+        raise DataError(f"{place}: columns {sorted(value)} are not understood: {reason}; {_HINT}")
+    return roles
+
+
+def _text(value: Mapping[str, Any], column: str, place: str) -> str | None:
+    text = value[column]
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"{place}: `{column}` must be a string, is {type(text).__name__}")
+    return text
+
+
+def _rank(role: str) -> int:
+    """Place of a negative's role: `negative`, `negative_1`, ..., `negative_10`."""
+    found = _NEGATIVE.fullmatch(role)
+    return int(found[2]) if found and found[2] else -1
+
+
 def tevatron(corpus: Source | None, objects: Callable[[], Objects]) -> Iterator[tuple[str, Fields]]:
     """Tevatron's rows: with passages, with the ids of documents in a corpus, or with bare texts.
 
@@ -70,10 +165,10 @@ def tevatron(corpus: Source | None, objects: Callable[[], Objects]) -> Iterator[
 def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[tuple[str, Fields]]:
     parts = {f"{kind}_document_ids": f"{kind}_passages" for kind in ("positive", "negative")}
     wanted = {
-        one
+        docid
         for place, value in objects()
         for key in parts
-        for one in _document_ids(value, key, place)
+        for docid in _document_ids(value, key, place)
     }
     documents: dict[str, Fields] = {}
     for place, value in corpus.read():
@@ -97,8 +192,8 @@ def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[
 
 
 def _document_ids(value: Mapping[str, Any], key: str, place: str) -> list[str]:
-    ids = listed(value, key, place)
-    return [identifier({f"{key}[{i}]": one}, f"{key}[{i}]", place) for i, one in enumerate(ids)]
+    ids = optional_list(value, key, place)
+    return [identifier({f"{key}[{i}]": id_}, f"{key}[{i}]", place) for i, id_ in enumerate(ids)]
 
 
 def _renamed(objects: Objects) -> Objects:
@@ -124,7 +219,7 @@ def _passages(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
     given = fields.get(key)
     if isinstance(given, str) and _is_written_list(given):
         raise DataError(f"{place}: `{key}` is a list written as a text: {given!r}"[:300])
-    texts = [given] if isinstance(given, str) else listed(fields, key, place)
+    texts = [given] if isinstance(given, str) else optional_list(fields, key, place)
     scores, ids = fields.get(f"{key}_scores"), fields.get(f"{key}_id")
     for name, values in ((f"{key}_scores", scores), (f"{key}_id", ids)):
         if values is not None and (not isinstance(values, list) or len(values) != len(texts)):
@@ -155,7 +250,7 @@ def _is_written_list(text: str) -> bool:
         return False
 
 
-def ignored(fields: Iterable[str]) -> list[str]:
+def ignored_fields(fields: Iterable[str]) -> list[str]:
     """Fields that a row has no place for."""
     known = {"query_id", "query", "positive_passages", "negative_passages"}
     known |= {"pos_scores", "neg_scores", "pos_id", "neg_id"}

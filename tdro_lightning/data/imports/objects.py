@@ -1,18 +1,24 @@
 """Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
-import pyarrow as pa
 
-from tdro_lightning.data.tables import file_rows, parquet_rows, split_files, without_bars
-from tdro_lightning.data.text_tables import SUFFIXES as TEXT
-from tdro_lightning.data.text_tables import text_objects
+from tdro_lightning.data.tables import (
+    ROWS_AT_ONCE,
+    TEXT,
+    file_rows,
+    numbered_rows,
+    parquet_rows,
+    split_files,
+    text_objects,
+    without_bars,
+)
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 
@@ -20,8 +26,6 @@ SUFFIXES = (*TEXT, ".parquet", ".arrow")
 SPLITS = ("train", "validation", "valid", "dev", "test")
 # Of folders that `save_to_disk` of `datasets` writes: a table, and splits of it.
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
-
-ROWS_AT_ONCE = 1000
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:.+)?")
 
@@ -57,10 +61,15 @@ def source(path: str, split: str) -> Source:
         DataError: nothing of the kind is there, or it cannot be read.
     """
     local = Path(path)
-    if local.is_dir() and (local / SAVED_SPLITS).is_file():
-        return _saved(_saved_split(local, split))
-    if local.is_dir() and (local / SAVED).is_file():
-        return _saved(local)
+    if (local / SAVED_SPLITS).is_file():
+        held = sorted(p.name for p in local.iterdir() if (p / SAVED).is_file())
+        if split not in held:
+            raise DataError(
+                f"{local}: no split {split!r} (source.split); it has {', '.join(held) or 'none'}"
+            )
+        local /= split
+    if (local / SAVED).is_file():
+        return _saved_table(local)
     if local.is_file():
         files = [local]
         if not local.name.endswith(SUFFIXES):
@@ -99,30 +108,21 @@ def _read_files(files: list[Path]) -> Objects:
         if kind == "parquet":
             yield from parquet_rows(file)
         elif kind == "arrow":
-            table = _opened(str(file), partial(datasets.Dataset.from_file, str(file)))
-            yield from _rows(_stored(table), str(file))
+            table = _open(str(file), partial(datasets.Dataset.from_file, str(file)))
+            yield from _table_rows(table, str(file))
         else:
             yield from text_objects(file)
 
 
-def _saved_split(folder: Path, split: str) -> Path:
-    held = sorted(p.name for p in folder.iterdir() if (p / SAVED).is_file())
-    if split not in held:
-        raise DataError(
-            f"{folder}: no split {split!r} (source.split); it has {', '.join(held) or 'none'}"
-        )
-    return folder / split
-
-
-def _saved(folder: Path) -> Source:
+def _saved_table(folder: Path) -> Source:
     """A table that `save_to_disk` has written; none of its files may lie elsewhere."""
 
     def read() -> Objects:
-        table = _opened(str(folder), lambda: datasets.load_from_disk(str(folder)))
+        table = _open(str(folder), partial(datasets.load_from_disk, str(folder)))
         for file in table.cache_files:
             if Path(file["filename"]).resolve().parent != folder.resolve():
                 raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
-        yield from _rows(_stored(table), str(folder))
+        yield from _table_rows(table, str(folder))
 
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return Source({str(file): fingerprint(file) for file in files}, read)
@@ -133,20 +133,15 @@ def _hub(path: str, split: str) -> Source:
     chosen: dict[str, Any] = {"name": part or None}
     if part.endswith(SUFFIXES):
         chosen, split = {"data_files": part}, "train"
-    found = _opened(path, partial(split_files, name, split, **chosen))
-    if found is None:
-        table = _load(name, path, split=split, **chosen)
-        return Source({path: table._fingerprint}, lambda: _rows(_stored(table), path))
-
-    inputs = {address: fingerprint(file) for address, file in found.files.items()}
-    return Source(inputs, partial(file_rows, found))
-
-
-def _load(builder: str, place: str, **arguments: Any) -> datasets.Dataset:
-    return _opened(place, lambda: datasets.load_dataset(builder, **{"split": "train", **arguments}))
+    files = _open(path, partial(split_files, name, split, **chosen))
+    if files is None:
+        table = _open(path, partial(datasets.load_dataset, name, split=split, **chosen))
+        return Source({path: table._fingerprint}, partial(_table_rows, table, path))
+    inputs = {address: fingerprint(file) for address, file in files.files.items()}
+    return Source(inputs, partial(file_rows, files))
 
 
-def _opened(place: str, load: Callable[[], T]) -> T:
+def _open(place: str, load: Callable[[], T]) -> T:
     try:
         with without_bars():
             return load()
@@ -155,18 +150,6 @@ def _opened(place: str, load: Callable[[], T]) -> T:
         raise DataError(f"{place}: cannot be read as a dataset ({reason})") from None
 
 
-def _stored(table: datasets.Dataset) -> Iterator[pa.Table]:
-    """The table as it is stored: nothing is decoded, and no format of the dataset is applied."""
-    return iter(table.with_format("arrow").iter(ROWS_AT_ONCE))
-
-
-def _rows(parts: Iterable[pa.Table | pa.RecordBatch], place: str) -> Objects:
-    number = 0
-    try:
-        for part in parts:
-            for value in part.to_pylist():
-                number += 1
-                yield f"{place}:{number}", value
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{place}: damaged after row {number} ({reason})") from None
+def _table_rows(table: datasets.Dataset, place: str) -> Objects:
+    """The rows as they are stored: nothing is decoded, and no format of the dataset is applied."""
+    return numbered_rows(table.with_format("arrow").iter(ROWS_AT_ONCE), place)

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.characters import is_blank
+from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.data.fields import identifier
-from tdro_lightning.data.imports.layouts import Fields, ignored
+from tdro_lightning.data.fields import check_row, identifier
+from tdro_lightning.data.imports.layouts import Fields, ignored_fields
 from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")
@@ -20,12 +18,10 @@ PASSAGE_REASONS = ("no text", "stands twice", "negative is a positive")
 
 
 @dataclass
-class Imported:
+class ImportCounts:
     """Counts so far, and a line for every row that was left out."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    rows: Counter[str] = field(default_factory=Counter)
-    passages: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,44 +48,51 @@ def import_rows(
     Raises:
         DataError: a field of the wrong type, or no row that can be used.
     """
-    made = Imported()
-    write_rows(rows, _rows(name, given, made))
-    write_rows(dropped, made.dropped)
+    result = ImportCounts()
+    write_rows(rows, _rows(name, given, result))
+    write_rows(dropped, result.dropped)
     counted = ("read", "written", "positives", "negatives", "rows_without_negatives")
     return {
-        **{key: made.counts[key] for key in counted},
-        "dropped_rows": {reason: made.rows[reason] for reason in ROW_REASONS},
-        "dropped_passages": {reason: made.passages[reason] for reason in PASSAGE_REASONS},
-        "ignored_fields": dict(sorted(made.ignored.items())),
+        **{key: result.counts[key] for key in counted},
+        "dropped_rows": {reason: result.counts[reason] for reason in ROW_REASONS},
+        "dropped_passages": {reason: result.counts[reason] for reason in PASSAGE_REASONS},
+        "ignored_fields": dict(sorted(result.ignored.items())),
     }
 
 
-def _rows(name: str, given: Iterable[tuple[str, Fields]], made: Imported) -> Iterator[Row]:
+def _rows(name: str, given: Iterable[tuple[str, Fields]], result: ImportCounts) -> Iterator[Row]:
     seen: set[str] = set()
     for place, fields in given:
-        made.counts["read"] += 1
-        made.ignored.update(ignored(fields))
+        result.counts["read"] += 1
+        result.ignored.update(ignored_fields(fields))
         fields["query_id"] = identifier(fields, "query_id", place)
-        row, reason = _row(fields, place, made)
+        row, reason = _row(fields, place, result)
         if reason is None and fields["query_id"] in seen:
             reason = "query_id twice"
         if row is None or reason is not None:
-            made.rows[str(reason)] += 1
+            result.counts[str(reason)] += 1
             shown = {key: fields.get(key) for key in ("query_id", "query")}
-            made.dropped.append({"place": place, "reason": reason, **shown})
+            result.dropped.append({"place": place, "reason": reason, **shown})
             continue
         seen.add(row["query_id"])
-        made.counts["written"] += 1
-        made.counts["positives"] += len(row["positive_passages"])
-        made.counts["negatives"] += len(row["negative_passages"])
-        made.counts["rows_without_negatives"] += not row["negative_passages"]
+        result.counts["written"] += 1
+        result.counts["positives"] += len(row["positive_passages"])
+        result.counts["negatives"] += len(row["negative_passages"])
+        result.counts["rows_without_negatives"] += not row["negative_passages"]
         yield row
-    if not made.counts["written"]:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in made.rows.items()) or "nothing there"
+    if not result.counts["written"]:
+        reasons = (
+            ", ".join(
+                f"{result.counts[reason]} {reason}"
+                for reason in ROW_REASONS
+                if result.counts[reason]
+            )
+            or "nothing there"
+        )
         raise DataError(f"domain {name!r}: no row that can be used ({reasons})")
 
 
-def _row(fields: Fields, place: str, made: Imported) -> tuple[Row | None, str | None]:
+def _row(fields: Fields, place: str, result: ImportCounts) -> tuple[Row | None, str | None]:
     query = fields.get("query")
     if query is None or (isinstance(query, str) and is_blank(query)):
         return None, "empty query"
@@ -100,14 +103,14 @@ def _row(fields: Fields, place: str, made: Imported) -> tuple[Row | None, str | 
         if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
             raise DataError(f"{place}: `{part}` must be a list of objects, is {given!r}"[:300])
         positives = frozenset(seen)
-        kept[part] = [p for p in given if _is_new(p, seen, positives, made)]
+        kept[part] = [p for p in given if _is_new(p, seen, positives, result)]
     if not kept["positive_passages"]:
         return None, "no positive"
     return check_row({**fields, **kept}, place), None
 
 
 def _is_new(
-    passage: dict[str, Any], seen: set[str], positives: frozenset[str], made: Imported
+    passage: dict[str, Any], seen: set[str], positives: frozenset[str], result: ImportCounts
 ) -> bool:
     title, text = passage.get("title"), passage.get("text")
     if not all(part is None or isinstance(part, str) for part in (title, text)):
@@ -115,14 +118,14 @@ def _is_new(
     title, text = title or "", text or ""
     if is_blank(text):
         if is_blank(title):
-            made.passages["no text"] += 1
+            result.counts["no text"] += 1
             return False
         text = passage["text"] = ""  # a document with a title only is one, as in evaluation sets
     key = normalise(passage_text({"docid": "", "title": title, "text": text}))
     if key in positives:
-        made.passages["negative is a positive"] += 1
+        result.counts["negative is a positive"] += 1
     elif key in seen:
-        made.passages["stands twice"] += 1
+        result.counts["stands twice"] += 1
     else:
         seen.add(key)
         return True

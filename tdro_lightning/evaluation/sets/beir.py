@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.beir_files import either, read_judgements, read_queries
+from tdro_lightning.data.beir_files import plain_or_zipped, read_judgements, read_queries
 from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.fields import identifier, string
 from tdro_lightning.data.jsonl import read_objects
@@ -19,7 +19,7 @@ def beir_corpus(folder: Path) -> Corpus:
     Raises:
         DataError: the file is missing, empty or malformed, or an id is a duplicate.
     """
-    path = either(folder, "corpus.jsonl")
+    path = plain_or_zipped(folder, "corpus.jsonl")
     return stored_corpus(lambda: read_documents([path], "_id"), path, "beir")
 
 
@@ -38,8 +38,8 @@ def beir_questions(folder: Path, split: str) -> Questions:
     Raises:
         DataError: a file is missing, empty or malformed, or as in `validate_questions`.
     """
-    path = either(folder, "queries.jsonl")
-    qrels = either(folder, f"qrels/{split}.tsv")
+    path = plain_or_zipped(folder, "queries.jsonl")
+    qrels = plain_or_zipped(folder, f"qrels/{split}.tsv")
     queries: dict[str, str] = {}
     answers: dict[str, tuple[str, ...]] = {}
     for place, query, value in read_queries(path):

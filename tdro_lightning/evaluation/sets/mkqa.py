@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.characters import is_blank
-from tdro_lightning.data.fields import listed, new_identifier, string
+from tdro_lightning.data.fields import new_identifier, optional_list, string
 from tdro_lightning.data.jsonl import read_objects
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.benchmark import Questions, validate_questions
@@ -68,7 +68,7 @@ def _accepted(row: dict[str, Any], place: str) -> tuple[str, ...]:
         if kind not in TYPES:
             raise DataError(f"{place}: `type` {kind!r} must be one of {', '.join(TYPES)}")
         if kind not in LEFT_OUT:
-            aliases = listed(answer, "aliases", place)
+            aliases = optional_list(answer, "aliases", place)
             texts = [text for text in (answer.get("text"), *aliases) if text is not None]
             if not all(isinstance(text, str) for text in texts):
                 raise DataError(f"{place}: answers must be strings, are {texts!r}"[:300])

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.beir_files import either
+from tdro_lightning.data.beir_files import plain_or_zipped
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import (
     Questions,
@@ -111,7 +111,7 @@ def check_files(source: SetFiles) -> None:
         elif is_hub_copy(folder):
             require_all_shards(folder)
         else:
-            either(folder, "corpus.jsonl")
+            plain_or_zipped(folder, "corpus.jsonl")
 
 
 def lazy_sets(sources: Sequence[SetFiles]) -> SetLoaders:

@@ -40,7 +40,7 @@ def test_flag_embedding_with_scores_and_ids() -> None:
         {"text": "m", "score": 0.1, "docid": "4"},
         {"text": "n", "score": 0.2, "docid": "5"},
     ]
-    assert layouts.ignored(first) == ["prompt"]
+    assert layouts.ignored_fields(first) == ["prompt"]
     assert second["positive_passages"] == [{"text": "p"}]
     assert second["negative_passages"] == []
 
@@ -95,7 +95,7 @@ def test_tevatron_with_document_ids() -> None:
     assert (made["query_id"], made["query"]) == ("7", "q")
     assert made["positive_passages"] == [CORPUS[1]]
     assert made["negative_passages"] == [CORPUS[0], {"docid": "9", "text": None}]
-    assert layouts.ignored(made) == ["query_image", "source"]
+    assert layouts.ignored_fields(made) == ["query_image", "source"]
     with pytest.raises(DataError, match=r"file:1: rows name documents by id.*source\.corpus=FILE"):
         tevatron([row])
 

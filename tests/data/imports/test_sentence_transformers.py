@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdro_lightning.data.imports import ROLES
+from tdro_lightning.data.imports.layouts import NAMES, sentence_transformers
 from tdro_lightning.data.imports.objects import Objects
-from tdro_lightning.data.imports.sentence_transformers import NAMES, sentence_transformers
 from tdro_lightning.errors import DataError
 
 

@@ -64,7 +64,7 @@ def test_a_reference_counts_for_the_rows_it_is_run_for(parts, fit, tmp_path: Pat
     flops = Flops(throughput)
     fit(module, parts.heterogeneous(module.proxy), steps=3, callbacks=[throughput, flops])
     lengths = [batch.texts.lengths.sum() for batch in batches]
-    run = [b.chosen(rows).texts.lengths.sum() for b, rows in zip(batches, missing, strict=True)]
+    run = [b.select(rows).texts.lengths.sum() for b, rows in zip(batches, missing, strict=True)]
     assert 0 < run[0] < run[1] == lengths[1]
     assert run[2] == 0
     expected = [(DENSE - MLP) * (6 * n + 2 * r) for n, r in zip(lengths, run, strict=True)]

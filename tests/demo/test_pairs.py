@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.demo import sources
-from tdro_lightning.demo.domains import Pair, cut, group, manual_pairs, module_pairs
+from tdro_lightning.demo.pairs import Pair, cut, group, module_pairs, section_pairs
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_manual_passages_follow_their_opening_sentence() -> None:
         "the methods of a context manager, which\nlets common patterns be reused.\n\n"
         "Grammar\n=======\n\nwith_stmt ::= 'with' expression\n"
     )
-    (pair,) = manual_pairs(sources.Manual("with", "The with statement", text))
+    (pair,) = section_pairs("with", "with", "The with statement", text)
     assert pair.query == ("The with statement: It wraps the execution of a block with methods.")
     assert pair.document.startswith("These are the methods")
     assert (pair.domain, pair.group) == ("section", "with")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tdro_lightning.data.imports.beir import beir, beir_files
+from tdro_lightning.data.beir_files import beir, beir_files
 from tdro_lightning.data.jsonl import read_objects, write_rows
 from tdro_lightning.errors import DataError
 

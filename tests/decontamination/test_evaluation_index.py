@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tdro_lightning.data.normalisation import normalise
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText, Match
+from tdro_lightning.data.characters import normalise
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText, Match
 from tdro_lightning.decontamination.shingles import Shingler
 from tdro_lightning.errors import ConfigError
 

@@ -5,9 +5,9 @@ import pytest
 
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.data.jsonl import read_objects, read_rows
-from tdro_lightning.decontamination import decontamination
-from tdro_lightning.decontamination.decontamination import decontaminate
-from tdro_lightning.decontamination.near_duplicates import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination import row_filter
+from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText
+from tdro_lightning.decontamination.row_filter import filter_rows
 
 ASKED = "which planet has the most moons in the solar system"
 SHOWN = "Saturn Saturn has more known moons than any other planet; most of them are small."
@@ -48,7 +48,7 @@ ROWS = [
 
 @pytest.fixture
 def done(tmp_path: Path) -> dict[str, Any]:
-    counts = decontaminate(ROWS, INDEX, tmp_path / "clean.jsonl", tmp_path / "dropped.jsonl.gz")
+    counts = filter_rows(ROWS, INDEX, tmp_path / "clean.jsonl", tmp_path / "dropped.jsonl.gz")
     kept = {r["query_id"]: r for _, r in read_rows(tmp_path / "clean.jsonl")}
     dropped = [line for _, line in read_objects(tmp_path / "dropped.jsonl.gz")]
     return {"counts": counts, "kept": kept, "dropped": dropped}
@@ -102,9 +102,9 @@ def test_every_dropped_text_is_listed_with_what_it_repeats(done) -> None:
 
 
 def test_neither_batches_nor_forgetting_changes_a_byte(done, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(decontamination, "ROWS_AT_ONCE", 2)
-    monkeypatch.setattr(decontamination, "TEXTS_REMEMBERED", 1)
-    counts = decontaminate(ROWS, INDEX, tmp_path / "clean2.jsonl", tmp_path / "dropped2.jsonl.gz")
+    monkeypatch.setattr(row_filter, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(row_filter, "TEXTS_REMEMBERED", 1)
+    counts = filter_rows(ROWS, INDEX, tmp_path / "clean2.jsonl", tmp_path / "dropped2.jsonl.gz")
     assert counts == done["counts"]
     for one, other in (("clean.jsonl", "clean2.jsonl"), ("dropped.jsonl.gz", "dropped2.jsonl.gz")):
         assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()

@@ -8,7 +8,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
-from tdro_lightning.data.normalisation import normalise
+from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination.shingles import Shingler
 from tdro_lightning.errors import ConfigError
 

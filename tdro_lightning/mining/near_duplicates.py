@@ -8,9 +8,9 @@ NEAR_DUPLICATE_JACCARD = 0.8
 TEXTS_KEPT = 1 << 16  # about a kilobyte each
 
 
-def near_duplicates(one: str, other: str) -> bool:
+def are_near_duplicates(text: str, other: str) -> bool:
     """Whether two texts share 0.8 of their BM25 terms, or one's terms run through the other's."""
-    sequence, other_sequence = _sequence(one), _sequence(other)
+    sequence, other_sequence = _sequence(text), _sequence(other)
     if not sequence.strip() or not other_sequence.strip():
         return False
     if sequence in other_sequence or other_sequence in sequence:

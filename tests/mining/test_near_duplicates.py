@@ -1,6 +1,6 @@
 import pytest
 
-from tdro_lightning.mining.overlap import near_duplicates
+from tdro_lightning.mining.near_duplicates import are_near_duplicates
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,6 @@ from tdro_lightning.mining.overlap import near_duplicates
         ("the", "the of", False),
     ],
 )
-def test_near_duplicates(one: str, other: str, expected: bool) -> None:
-    assert near_duplicates(one, other) is expected
-    assert near_duplicates(other, one) is expected
+def test_are_near_duplicates(one: str, other: str, expected: bool) -> None:
+    assert are_near_duplicates(one, other) is expected
+    assert are_near_duplicates(other, one) is expected

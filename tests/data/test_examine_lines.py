@@ -1,10 +1,10 @@
-"""Absolute line numbers, what is not read, and ids that stand twice."""
+"""Absolute line numbers, what is not read, and duplicate ids."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.data.examination import Line, examined
+from tdro_lightning.data.jsonl import Line, examine_lines
 
 
 def row(name: str, **changes: Any) -> str:
@@ -15,7 +15,7 @@ def row(name: str, **changes: Any) -> str:
 
 def lines(path: Path, *content: str) -> list[Line]:
     path.write_text("\n".join(content) + "\n", encoding="utf-8")
-    return list(examined(path))
+    return list(examine_lines(path))
 
 
 def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.data.jsonl import write_rows
-from tdro_lightning.decontamination.near_duplicates import METHODS, EvaluationIndex, Match
+from tdro_lightning.decontamination.evaluation_index import METHODS, EvaluationIndex, Match
 
 PARTS = ("query", "positive", "negative")
 REASONS = ("query", "no positive left", "no negative left")
@@ -18,7 +18,7 @@ TEXTS_REMEMBERED = 1 << 21
 
 
 @dataclass
-class Outcome:
+class FilterCounts:
     """What was kept and dropped of a domain so far.
 
     Attributes:
@@ -37,7 +37,7 @@ class Outcome:
     sets: dict[str, Counter[str]] = field(default_factory=dict)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
-    def counts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """The counts as JSON."""
         gone = sum(self.reasons.values())
         return {
@@ -47,13 +47,13 @@ class Outcome:
             "dropped_passages": {part: self.passages[part] for part in PARTS[1:]},
             "methods": {method: self.methods[method] for method in METHODS},
             "sets": {
-                name: {part: found[part] for part in PARTS}
-                for name, found in sorted(self.sets.items())
+                name: {part: matches[part] for part in PARTS}
+                for name, matches in sorted(self.sets.items())
             },
         }
 
 
-def decontaminate(
+def filter_rows(
     rows: Iterable[Row], index: EvaluationIndex, clean: Path, dropped: Path
 ) -> dict[str, Any]:
     """Write the rows that teach nothing of the evaluation, and those texts that would.
@@ -70,55 +70,54 @@ def decontaminate(
             `fate` (`row` where the whole row went, else `passage`) and its `matches`.
 
     Returns:
-        Counts as in `Outcome.counts`.
+        Counts as in `FilterCounts.summary`.
     """
-    outcome = Outcome()
-    write_rows(clean, _kept(rows, index, outcome))
-    write_rows(dropped, outcome.dropped)
-    return outcome.counts()
+    counts = FilterCounts()
+    write_rows(clean, _kept(rows, index, counts))
+    write_rows(dropped, counts.dropped)
+    return counts.summary()
 
 
-def _kept(rows: Iterable[Row], index: EvaluationIndex, outcome: Outcome) -> Iterator[Row]:
+def _kept(rows: Iterable[Row], index: EvaluationIndex, counts: FilterCounts) -> Iterator[Row]:
     known: dict[int, tuple[Match, ...]] = {}
     remaining = iter(rows)
     while batch := list(islice(remaining, ROWS_AT_ONCE)):
         if len(known) > TEXTS_REMEMBERED:
             known.clear()
-        new = {hash(text): text for row in batch for text in _texts(row)}
-        unseen = {key: text for key, text in new.items() if key not in known}
-        known.update(zip(unseen, index.find(list(unseen.values())), strict=True))
+        texts = [row["query"] for row in batch]
         for row in batch:
-            kept = _cleaned(row, known, outcome)
-            if kept is not None:
-                yield kept
+            texts += map(passage_text, [*row["positive_passages"], *row["negative_passages"]])
+        unseen = {hash(text): text for text in texts if hash(text) not in known}
+        known.update(zip(unseen, index.find(list(unseen.values())), strict=True))
+        kept = (_filter_row(row, known, counts) for row in batch)
+        yield from (row for row in kept if row is not None)
 
 
-def _texts(row: Row) -> list[str]:
-    passages = [*row["positive_passages"], *row["negative_passages"]]
-    return [row["query"], *map(passage_text, passages)]
-
-
-def _cleaned(row: Row, known: Mapping[int, tuple[Match, ...]], outcome: Outcome) -> Row | None:
+def _filter_row(
+    row: Row, known: Mapping[int, tuple[Match, ...]], counts: FilterCounts
+) -> Row | None:
     """The row without the passages that match, or None where it must go."""
-    outcome.rows += 1
+    counts.rows += 1
     query = known[hash(row["query"])]
-    found = {
-        part: [known[hash(passage_text(passage))] for passage in passages]
-        for part, passages in _passages(row).items()
-    }
-    if not query and not any(any(matches) for matches in found.values()):
-        return row
-    kept = {
-        part: [p for p, matches in zip(passages, found[part], strict=True) if not matches]
-        for part, passages in _passages(row).items()
-    }
-    reason = _reason(bool(query), row, kept)
     lines = [_line(row, "query", None, query)] if query else []
+    kept: dict[str, list[Passage]] = {}
     for part, passages in _passages(row).items():
-        hits = [(p, m) for p, m in zip(passages, found[part], strict=True) if m]
-        lines += [_line(row, part, passage, matches) for passage, matches in hits]
-        outcome.passages[part] += 0 if reason else len(hits)
-    _count(outcome, lines, reason)
+        matches = [known[hash(passage_text(passage))] for passage in passages]
+        pairs = list(zip(passages, matches, strict=True))
+        lines += [_line(row, part, passage, match) for passage, match in pairs if match]
+        kept[part] = [passage for passage, match in pairs if not match]
+    if not lines:
+        return row
+    reason = _reason(bool(query), row, kept)
+    if reason:
+        counts.reasons[reason] += 1
+    else:
+        counts.passages.update(line["part"] for line in lines)
+    for line in lines:
+        counts.methods[line["matches"][0]["method"]] += 1
+        counts.dropped.append({**line, "fate": "row" if reason else "passage", "reason": reason})
+    for name, part in {(match["set"], line["part"]) for line in lines for match in line["matches"]}:
+        counts.sets.setdefault(name, Counter())[part] += 1
     if reason:
         return None
     return Row(
@@ -163,14 +162,3 @@ def _line(
             for match in matches
         ],
     }
-
-
-def _count(outcome: Outcome, lines: Sequence[dict[str, Any]], reason: str | None) -> None:
-    if reason:
-        outcome.reasons[reason] += 1
-    for line in lines:
-        outcome.methods[line["matches"][0]["method"]] += 1
-        outcome.dropped.append({**line, "fate": "row" if reason else "passage", "reason": reason})
-    matched = {(match["set"], line["part"]) for line in lines for match in line["matches"]}
-    for name, part in matched:
-        outcome.sets.setdefault(name, Counter())[part] += 1

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tdro_lightning.data.example import passage_text
+from tdro_lightning.data.fields import check_row
 from tdro_lightning.data.jsonl import read_rows
-from tdro_lightning.data.row_format import check_row
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.corpus import document_text
 from tests.data.test_jsonl import GOOD, POSITIVE, ROW, changed, written

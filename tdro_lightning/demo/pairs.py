@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import dedent
 
-from tdro_lightning.demo import docstrings, source_code
-from tdro_lightning.demo.sources import Manual, Module
+from tdro_lightning.demo import source_code
+from tdro_lightning.demo.sources import Module
 
 QUERY_CHARS = 300
 DOCUMENT_CHARS = 1000
@@ -28,7 +28,7 @@ what when where whether which while who whose why will with within without would
 
 @dataclass(frozen=True)
 class Pair:
-    """A query with its document; `place` says where it was found, `group` decides its split."""
+    """A query with its document; `place` says where it comes from, `group` decides its split."""
 
     domain: str
     group: str
@@ -47,7 +47,7 @@ def module_pairs(module: Module) -> Iterator[Pair]:
     for name, node in [("", module.tree), *source_code.definitions(module.tree.body)]:
         if isinstance(node, ast.ClassDef | ast.Module):
             full = f"{module.name}.{name}".rstrip(".")
-            yield from _sections(full, group(module.name), full, ast.get_docstring(node) or "")
+            yield from section_pairs(full, group(module.name), full, ast.get_docstring(node) or "")
 
 
 def group(module: str) -> str:
@@ -92,11 +92,11 @@ def _module_texts(module: Module) -> Iterator[Text]:
 def _function_texts(
     module: Module, name: str, node: source_code.Function, doc: str
 ) -> Iterator[Text]:
-    summary, _ = docstrings.summary_body(doc)
+    summary, _ = source_code.summary_body(doc)
     code = source_code.code(module, node)
     if len(summary) >= MIN_QUERY_CHARS and code.count("\n") >= 2:
         yield name, "summary_code", summary, code
-    for statement, message in source_code.raised(node):
+    for statement, message in source_code.raise_statements(node):
         place = f"{name}.{statement.lineno}"
         if len(doc) >= MIN_DOCUMENT_CHARS:
             yield place, "exception_doc", message, doc
@@ -108,28 +108,24 @@ def _function_texts(
 
 
 def _docstring_texts(name: str, full: str, doc: str) -> Iterator[Text]:
-    summary, body = docstrings.summary_body(doc)
+    summary, body = source_code.summary_body(doc)
     if len(doc) >= MIN_DOCUMENT_CHARS:
         yield name, "name_doc", full, doc
     if len(summary) >= MIN_QUERY_CHARS and len(body) >= MIN_DOCUMENT_CHARS:
         yield name, "summary_body", summary, dedent(body)
-    for parameter, description in docstrings.parameters(doc):
+    for parameter, description in source_code.parameters(doc):
         if len(description) >= MIN_DESCRIPTION_CHARS:
             yield f"{name}.{parameter}", "parameter", f"{parameter} of {full}", description
     function_words = FUNCTION_WORDS.split()
-    for i, sentence in enumerate(docstrings.sentences(doc)[:3]):
+    for i, sentence in enumerate(source_code.sentences(doc)[:3]):
         words = re.findall(r"[A-Za-z][\w.'-]*\w|\w", sentence)
         content = [w.lower() for w in words if w.lower() not in function_words]
         if 60 <= len(sentence) <= QUERY_CHARS and len(content) >= 4:
             yield f"{name}.{i}", "content_words", " ".join(content), sentence
 
 
-def manual_pairs(manual: Manual) -> Iterator[Pair]:
+def section_pairs(name: str, group: str, title: str, text: str) -> Iterator[Pair]:
     """The `section` pairs of a manual: title and opening sentence against the text that follows."""
-    return _sections(manual.name, manual.name.lower(), manual.title, manual.text)
-
-
-def _sections(name: str, group: str, title: str, text: str) -> Iterator[Pair]:
     for i, passage in enumerate(_passages(text)):
         opening = re.match(r"(.{30,}?[a-z)\"][.:!?])\s+(?=\S)", passage, re.S)
         if not opening or re.search(r">>>|::=|^[\d*-]", opening[1]):
@@ -142,15 +138,10 @@ def _sections(name: str, group: str, title: str, text: str) -> Iterator[Pair]:
 
 def _passages(text: str) -> Iterator[str]:
     held: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        if re.search(r"[*=~^-]{4,}\s*$|^#|^\s*[|+`<.!\[]", paragraph):
-            if held:
-                yield "\n\n".join(held)
-            held = []
-            continue
-        held.append(dedent(paragraph))
-        if sum(map(len, held)) > 700:
+    for paragraph in [*re.split(r"\n\s*\n", text), "# the end"]:
+        is_heading = re.search(r"[*=~^-]{4,}\s*$|^#|^\s*[|+`<.!\[]", paragraph)
+        if not is_heading:
+            held.append(dedent(paragraph))
+        if held and (is_heading or sum(map(len, held)) > 700):
             yield "\n\n".join(held)
             held = []
-    if held:
-        yield "\n\n".join(held)

@@ -27,7 +27,7 @@ from tdro_lightning.models.cross_encoder import (
     load_cross_encoder,
 )
 from tdro_lightning.records.receipts import finished, write_receipt
-from tdro_lightning.report.mining import mining_table
+from tdro_lightning.report.preparation import mining_table
 from tdro_lightning.report.tables import terminal_table
 
 FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing

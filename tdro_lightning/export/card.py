@@ -14,8 +14,15 @@ from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, task_name
 from tdro_lightning.export.proof import Comparison, Sample
 from tdro_lightning.report.results import TITLES
-from tdro_lightning.report.tables import NOTHING, Column, Table, cells, markdown_text, plain_text
-from tdro_lightning.report.templates import environment
+from tdro_lightning.report.tables import (
+    NOTHING,
+    Column,
+    Table,
+    cells,
+    markdown_text,
+    plain_text,
+    template_environment,
+)
 
 RULES = {
     "uniform": "uniform weights",
@@ -90,7 +97,7 @@ def adapter_card(subject: Subject) -> str:
 
 
 def _templates() -> Environment:
-    made = environment(Path(__file__).parent)
+    made = template_environment(Path(__file__).parent)
     made.filters["code"] = lambda text: plain_text(text).replace("`", "'")
     # Three backticks would end the block of code that the literal stands in.
     made.filters["python"] = lambda text: repr(text).replace("`", "\\x60")

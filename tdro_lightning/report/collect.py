@@ -13,7 +13,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
 from tdro_lightning.records.outputs import RECORD, require_intact
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
-from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
+from tdro_lightning.report.runs import DomainWeight, Input, RetrieverScores, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
 
 PER_QUERY = "per_query"
@@ -159,7 +159,9 @@ def _chain(path: Path) -> str | None:
     return _optional_text(record.get("command"), str(path)) if record["stage"] == "chain" else None
 
 
-def _retrievers(folder: Path, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Retriever, ...]:
+def _retrievers(
+    folder: Path, inputs: Mapping[str, Mapping[str, Any]]
+) -> tuple[RetrieverScores, ...]:
     path = folder / "metrics.json"
     if not path.is_file():
         return ()
@@ -191,7 +193,7 @@ def _retrievers(folder: Path, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[
         known = {name: _set_fingerprint(name, recorded, inputs, path) for name in sets}
         encoder = inputs.get(f"encoder {label}", {}).get("path", folder / "encoder")
         retrievers.append(
-            Retriever(
+            RetrieverScores(
                 label,
                 scores,
                 queries,

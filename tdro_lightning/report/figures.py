@@ -9,16 +9,18 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from tdro_lightning.report.domains import sorted_weights
+from tdro_lightning.report.gains import ABOVE, BELOW, BaselineComparison, few_seeds_warning
 from tdro_lightning.report.runs import DomainWeight, Series
 from tdro_lightning.report.svg import (
     colour,
     dashes,
     figure_style,
     inline_svg,
-    short,
-    spread,
+    shorten,
+    spread_labels,
 )
+from tdro_lightning.report.tables import format_difference
+from tdro_lightning.report.training_tables import sorted_weights
 
 WIDTH = 8.0  # inches; 72 units of the view box each
 LINE = 0.165  # height in inches of one line of labels
@@ -50,7 +52,7 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
             color=[colour(0 if weight.last >= uniform else 1) for weight in ordered],
         )
         axes.axvline(uniform, color=colour(6), linestyle="--", linewidth=1)
-        axes.set_yticks(places, [short(weight.domain) for weight in ordered])
+        axes.set_yticks(places, [shorten(weight.domain) for weight in ordered])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.set_xlim(left=0)
@@ -148,6 +150,51 @@ def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], sa
     )
 
 
+def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure | None:
+    """A row a trained retriever, the largest gain on top; None where nothing is compared.
+
+    Args:
+        comparisons: by one metric.
+        title: what the metric is called.
+    """
+    shown = [one for one in comparisons if one.result.trained]
+    if not shown:
+        return None
+    shown.sort(key=lambda one: (one.average.difference, one.result.name))
+    with figure_style("gains"):
+        height = 0.6 + 0.24 * len(shown)
+        canvas, axes = figure_axes(height, left=2.1, right=0.6, bottom=0.42, top=0.15)
+        axes.axvline(0, color=colour(6), linestyle="--", linewidth=1)
+        for row, one in enumerate(shown):
+            gain = one.average
+            hue = colour({ABOVE: 0, BELOW: 1}.get(gain.mark, 6))
+            if gain.test and gain.test.low is not None and gain.test.high is not None:
+                axes.plot([gain.test.low, gain.test.high], [row, row], color=hue, linewidth=2)
+            if len(one.by_seed) > 1:
+                for difference in one.by_seed.values():
+                    axes.plot([difference, difference], [row - 0.2, row + 0.2], color=hue)
+            axes.plot([gain.difference], [row], color=hue, marker="o", markersize=5)
+            axes.annotate(
+                f"{format_difference(gain.difference)}{gain.mark}".replace("-", "−"),
+                (gain.difference, row),
+                xytext=(0, 5), textcoords="offset points", ha="center",
+            )  # fmt: skip
+        axes.set_yticks(range(len(shown)), [shorten(one.result.name, 30) for one in shown])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(shown) - 0.2)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"difference in {title} × 100 from {_names(shown)}")
+        svg = inline_svg(canvas, f"Gain in {title} of each retriever over its baseline")
+    seeds = "; short strokes are single seeds" if any(len(c.by_seed) > 1 for c in shown) else ""
+    return Figure(
+        f"Gain in {title} over the baseline",
+        f"Average over the sets. Lines are 95 % intervals over queries{seeds}. Blue and * is "
+        "significantly above the baseline, orange and † significantly below, grey neither. "
+        f"{few_seeds_warning(shown)}".strip(),
+        svg,
+    )
+
+
 def figure_axes(
     height: float, *, left: float, right: float, bottom: float, top: float
 ) -> tuple[Canvas, Axes]:
@@ -199,7 +246,7 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
         value = curve.values[-1] if math.isfinite(curve.values[-1]) else low
         x, y = to_axes.transform((curve.steps[-1], max(value, low)))
         ends[name] = (float(x), float(y))
-    labels = spread({name: y for name, (_, y) in ends.items()}, gap)
+    labels = spread_labels({name: y for name, (_, y) in ends.items()}, gap)
     for number, name in enumerate(series):
         place = labels[name]
         x, y = ends[name]
@@ -215,7 +262,7 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
             )
         )
         axes.text(
-            1.085, place, short(name), transform=axes.transAxes, va="center_baseline", fontsize=7
+            1.085, place, shorten(name), transform=axes.transAxes, va="center_baseline", fontsize=7
         )
 
 
@@ -234,7 +281,7 @@ def _panels(curves: Mapping[str, Mapping[str, Series]], description: str) -> str
         hspace=0.42,
     )
     for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
-        axes.set_title(short(domain, 22), pad=3)
+        axes.set_title(shorten(domain, 22), pad=3)
         axes.grid(axis="y")
         for kind, curve in kinds.items():
             smooth = _averaged(curve)
@@ -277,3 +324,8 @@ def _averaged(curve: Series) -> Series:
 def _smoothing(series: Mapping[str, Series]) -> str:
     size = max((_bin(len(curve.steps)) for curve in series.values()), default=1)
     return f"; each point is the mean of {size} logged steps" if size > 1 else ""
+
+
+def _names(comparisons: Sequence[BaselineComparison]) -> str:
+    baselines = {one.baseline.name for one in comparisons}
+    return shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"

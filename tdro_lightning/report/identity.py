@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tdro_lightning.report.runs import Retriever, Run
+from tdro_lightning.report.runs import RetrieverScores, Run
 
 FILES = "files "  # before the SHA-256 of a set's files, which older runs have instead of its own
 CLOSE = 5e-4  # fractions; scores of one model may differ so between machines
@@ -87,7 +87,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[Run, ...]:
         first_run, first = places.setdefault(one.encoder.resolve(), (number, i))
         known = lists[first_run][first]
         if (first_run, first) != (number, i) and _agree(known, one):
-            lists[first_run][first] = joined([known, one])
+            lists[first_run][first] = merge_scores([known, one])
             repeated.add((number, i))
     return tuple(
         dataclasses.replace(
@@ -97,7 +97,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[Run, ...]:
     )
 
 
-def joined(parts: Sequence[Retriever]) -> Retriever:
+def merge_scores(parts: Sequence[RetrieverScores]) -> RetrieverScores:
     """One retriever's evaluations together; of a duplicate set, the first counts."""
     fields = ("sets", "queries", "per_query", "fingerprints")
     changes: dict[str, Any] = {field: {} for field in fields}
@@ -107,7 +107,7 @@ def joined(parts: Sequence[Retriever]) -> Retriever:
     return dataclasses.replace(parts[0], **changes)
 
 
-def _evaluated(runs: Sequence[Run]) -> Iterable[tuple[Run, Retriever, str]]:
+def _evaluated(runs: Sequence[Run]) -> Iterable[tuple[Run, RetrieverScores, str]]:
     return ((run, one, name) for run in runs for one in run.retrievers for name in one.sets)
 
 
@@ -122,11 +122,11 @@ def _suffix(fingerprint: str) -> str:
     return f" [{kind}{fingerprint.removeprefix(FILES)[:8]}]" if fingerprint else " [not recorded]"
 
 
-def _trained_there(run: Run, one: Retriever) -> bool:
+def _trained_there(run: Run, one: RetrieverScores) -> bool:
     return one.encoder is not None and one.encoder.resolve() == (run.folder / "encoder").resolve()
 
 
-def _renamed(one: Retriever, several: Collection[str]) -> Retriever:
+def _renamed(one: RetrieverScores, several: Collection[str]) -> RetrieverScores:
     names = {n: n + _suffix(one.fingerprints.get(n, "")) for n in one.sets if n in several}
 
     def changed(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -141,7 +141,7 @@ def _renamed(one: Retriever, several: Collection[str]) -> Retriever:
     )
 
 
-def _agree(one: Retriever, other: Retriever) -> bool:
+def _agree(one: RetrieverScores, other: RetrieverScores) -> bool:
     """Whether two evaluations have the same scores on every set and metric that both have."""
     return all(
         abs(value - other.sets[name][metric]) <= CLOSE

@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tdro_lightning.report.comparison import run_table
-from tdro_lightning.report.domains import (
-    concentration_table,
-    usage_table,
-    weight_table,
-)
 from tdro_lightning.report.figures import (
     Figure,
+    gain_figure,
     health_curves,
     loss_panels,
     measurement_panels,
@@ -18,18 +13,22 @@ from tdro_lightning.report.figures import (
     weight_bars,
     weight_trajectories,
 )
-from tdro_lightning.report.gain_figure import gain_figure
-from tdro_lightning.report.gain_tables import gain_tables
-from tdro_lightning.report.gains import Comparison
-from tdro_lightning.report.health import health_table
+from tdro_lightning.report.gains import BaselineComparison
 from tdro_lightning.report.maps import run_map, step_map
-from tdro_lightning.report.results import TITLES, Result, result_tables, seed_note
+from tdro_lightning.report.result_tables import gain_tables, score_tables, seed_note
+from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.runs import Run
-from tdro_lightning.report.speed import speed_table
-from tdro_lightning.report.sweep_plot import sweep_figure, sweep_lines
-from tdro_lightning.report.sweep_table import points, sweep_table
+from tdro_lightning.report.sweep_results import sweep_figure, sweep_lines, sweep_points, sweep_table
 from tdro_lightning.report.sweeps import Sweep
 from tdro_lightning.report.tables import Table, plain_text, terminal_table
+from tdro_lightning.report.training_tables import (
+    concentration_table,
+    health_table,
+    run_table,
+    speed_table,
+    usage_table,
+    weight_table,
+)
 
 OPEN = 2  # so many runs are shown in full; of more, those after the first are folded
 
@@ -55,11 +54,11 @@ class Section:
 
 
 def result_section(
-    results: Sequence[Result], comparisons: Sequence[Comparison], metric: str | None
+    results: Sequence[Result], comparisons: Sequence[BaselineComparison], metric: str | None
 ) -> Section:
     """Scores and gains: the main ones in sight, other metrics and single sets folded."""
     title = TITLES.get(metric or "", "")
-    scores, gains = result_tables(results), gain_tables(comparisons, title)
+    scores, gains = score_tables(results), gain_tables(comparisons, title)
     each_set = [table for table in gains if "each set" in table.title]
     main = [*scores[:1], *(table for table in gains if table not in each_set)]
     figure = gain_figure(comparisons, title)
@@ -74,11 +73,11 @@ def sweep_section(
     number: int,
     sweep: Sweep,
     runs: Sequence[Run],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[BaselineComparison],
     metric: str | None,
 ) -> tuple[Section, str]:
     """A sweep's table and plot, for the page and for the terminal."""
-    found = points(sweep, runs, comparisons, metric)
+    found = sweep_points(sweep, runs, comparisons, metric)
     table = sweep_table(sweep, found, metric)
     # Where gains are over other sets than the averages, these differ, and no line is drawn.
     baselines = {round(p.score - p.gain[0], 6) for p in found if p.score is not None and p.gain}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from tdro_lightning.report.tables import plain_text, visible
+from tdro_lightning.report.tables import escape_controls, plain_text
 
 # Drawn with stand-in colours; `inline_svg` turns them into the page's own, light or dark.
 INK = "#010203"
@@ -56,7 +56,7 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def figure_style(salt: str) -> Iterator[None]:
     """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
-    style: Any = {**STYLE, "svg.hashsalt": visible(salt)}
+    style: Any = {**STYLE, "svg.hashsalt": escape_controls(salt)}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Matplotlib's own font lacks some scripts; it only measures here and does not draw.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -86,7 +86,7 @@ def inline_svg(figure: Figure, description: str) -> str:
     for old, new in _colours().items():
         svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
     end = svg.index(">") + 1
-    return visible(f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}")
+    return escape_controls(f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}")
 
 
 def standalone_svg(svg: str) -> str:
@@ -111,14 +111,14 @@ def dashes(index: int) -> Dashes:
     return DASHES[index // len(HUES) % len(DASHES)]
 
 
-def short(name: str, length: int = 24) -> str:
+def shorten(name: str, length: int = 24) -> str:
     """A name on one line; from a long one the middle goes, since names often differ at the end."""
     name = plain_text(name)
     head = length // 2
     return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
 
 
-def spread(positions: Mapping[str, float], gap: float) -> dict[str, float]:
+def spread_labels(positions: Mapping[str, float], gap: float) -> dict[str, float]:
     """Move positions in 0..1 apart to at least `gap`, keeping their order and moving little.
 
     Neighbours that are too close form a cluster that is laid out around its own mean.

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.report.page import duration, write_report
+from tdro_lightning.report.page import format_duration, write_report
 from tests.report.folders import metrics, weights, write_run
 
 EVIL = '<script>alert("x")</script>'
@@ -193,4 +193,4 @@ def test_nothing_is_written_when_nothing_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

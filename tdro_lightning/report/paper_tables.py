@@ -14,7 +14,7 @@ Row = tuple[Cell, ...]
 
 
 @cache
-def published() -> Mapping[str, Any]:
+def read_paper_tables() -> Mapping[str, Any]:
     """The content of the file: `tables` by number, `paper`, `note`."""
     content: Mapping[str, Any] = read_json(FILE)
     return content
@@ -38,7 +38,7 @@ def set_names(table: Mapping[str, Any], known: Sequence[str]) -> dict[str, tuple
 def full_rows(number: str) -> list[Row]:
     """Rows of Table 9, 10 or 11: every set, the average, the gain."""
     rows: list[Row] = []
-    for section in published()["tables"][number]["sections"]:
+    for section in read_paper_tables()["tables"][number]["sections"]:
         rows.append(_heading(number, section["heading"]))
         for row in section["rows"]:
             gain = f"{row['gain']:+.1f}" if "gain" in row else NOTHING
@@ -53,7 +53,7 @@ def summary_rows(number: str, columns: Sequence[tuple[str, str]]) -> list[Row]:
 
     Columns that the paper does not have get a dash.
     """
-    table = published()["tables"][number]
+    table = read_paper_tables()["tables"][number]
     known = [(column["title"], column["metric"]) for column in table["columns"]]
     places = [known.index(column) if column in known else None for column in columns]
     rows: list[Row] = []

@@ -96,7 +96,7 @@ def test_headings_and_marks_in_the_terminal() -> None:
     assert lines[-2].index(".5") == lines[-1].index(".0")
 
 
-MARKED = Table(
+PRINTED = Table(
     "Scores & gains",
     "100 % of them.",
     (Column("Name", numeric=False), Column("nq_1", "7 queries"), Column("Gain")),
@@ -109,7 +109,7 @@ MARKED = Table(
 
 
 def test_table() -> None:
-    assert latex_table(MARKED).splitlines() == [
+    assert latex_table(PRINTED).splitlines() == [
         r"\begin{table}",
         r"\centering",
         r"\caption{Scores \& gains. 100 \% of them.}",
@@ -129,7 +129,7 @@ def test_table() -> None:
 
 
 def test_every_table_is_in_the_file() -> None:
-    text = latex_tables([MARKED, MARKED])
+    text = latex_tables([PRINTED, PRINTED])
     assert text.startswith("% Needs")
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
 

@@ -66,26 +66,26 @@ def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | Non
 
 
 def portable_base(base: str, folder: Path, name: str | None) -> str:
-    """How an adapter folder names its base model: as told, by its hub name, or by a relative path.
+    """Name of the base model in an adapter's folder: `name`, its hub name, or a relative path.
 
     Args:
         base: hub name, or folder on this machine.
         folder: where the adapter will lie.
-        name: what the user wants to stand there.
+        name: what the user wants it to be, None for no wish.
     """
     if name is not None or not Path(base).is_dir():
         return name or base
     return Path(os.path.relpath(Path(base).resolve(), folder.resolve())).as_posix()
 
 
-def templates(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """What stands before a text, by prompt name; documents have nothing before them."""
+def prompt_prefixes(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """The prefix of a text, by prompt name; that of documents is empty."""
     return {name: prompted("", prompt) for name, prompt in prompts.items()} | {"document": ""}
 
 
 def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
     """Write everything but the weights."""
-    # There is one limit for all texts, so it is that of the documents; the card tells the other.
+    # There is one limit for all texts, so it is that of the documents; the card names the other.
     _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -104,7 +104,7 @@ def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | No
     settings = {
         "model_type": "SentenceTransformer",
         "__version__": {"sentence_transformers": FORMAT},
-        "prompts": templates(prompts),
+        "prompts": prompt_prefixes(prompts),
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
@@ -113,7 +113,7 @@ def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | No
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:
-    """Write the tokenizer as it stands, so that no class of a family puts its own EOS rule in."""
+    """Write the tokenizer as it is, so that no class of a family puts its own EOS rule in."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -129,7 +129,7 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: in
         "truncation_side": "right",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # a special token that stands in a text is text
+        "split_special_tokens": True,  # a special token within a text is text
     }
     write_json(folder / "tokenizer_config.json", settings)
 

@@ -78,8 +78,9 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
 def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a domain for its weight over the steps, on a logarithmic axis."""
     picked = {domain: _picked(curve) for domain, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(picked, "domain weight", "Weights of all domains over the steps", True)
+    svg = _line_figure(
+        picked, "domain weight", "Weights of all domains over the steps", salt, logarithmic=True
+    )
     return Figure(
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
@@ -91,8 +92,9 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
 def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """Lines for how concentrated the weights are and how large the measurement is."""
     picked = {title: _picked(curve) for title, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(picked, "value", "Concentration and measurement norm by step", True)
+    svg = _line_figure(
+        picked, "value", "Concentration and measurement norm by step", salt, logarithmic=True
+    )
     return Figure(
         "Concentration and measurement norm",
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
@@ -105,8 +107,7 @@ def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
 def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a fine-tuning run for its loss over the steps."""
     smooth = {run: _averaged(curve) for run, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", False)
+    svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt)
     return Figure(
         "Loss of the fine-tuning runs",
         f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
@@ -117,11 +118,11 @@ def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
 
 def measurement_panels(series: Mapping[str, Series], salt: str) -> Figure:
     """A panel a domain for the loss measurement that drives its weight."""
-    with figure_style(salt):
-        svg = _panels(
-            {domain: {"measurement": curve} for domain, curve in series.items()},
-            "Loss measurement of each domain over the steps",
-        )
+    svg = _panels(
+        {domain: {"measurement": curve} for domain, curve in series.items()},
+        "Loss measurement of each domain over the steps",
+        salt,
+    )
     return Figure(
         "Loss measurement of each domain",
         "Domains with a larger measurement than others gain weight. All panels share their "
@@ -134,14 +135,14 @@ def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], sa
     """A panel a domain for the losses of the proxy and of the frozen reference."""
     domains = dict.fromkeys([*proxy, *reference])
     curves = {"proxy": proxy, "reference": reference}
-    with figure_style(salt):
-        svg = _panels(
-            {
-                domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
-                for domain in domains
-            },
-            "Proxy and reference loss of each domain over the steps",
-        )
+    svg = _panels(
+        {
+            domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
+            for domain in domains
+        },
+        "Proxy and reference loss of each domain over the steps",
+        salt,
+    )
     return Figure(
         "Proxy and reference loss of each domain",
         "Solid: the proxy in training. Dashed: the frozen reference on the same examples. All "
@@ -210,21 +211,26 @@ def figure_axes(
 
 
 def _line_figure(
-    series: Mapping[str, Series], quantity: str, description: str, logarithmic: bool
+    series: Mapping[str, Series],
+    quantity: str,
+    description: str,
+    salt: str,
+    logarithmic: bool = False,
 ) -> str:
-    inner = max(2.6, LINE * len(series))
-    canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
-    axes.grid(axis="y")
-    for number, curve in enumerate(series.values()):
-        axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
-    if logarithmic:
-        _set_log_axis(axes, series)
-    axes.margins(x=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel(quantity)
-    _label_ends(axes, series, LINE / inner)
-    return inline_svg(canvas, description)
+    with figure_style(salt):
+        inner = max(2.6, LINE * len(series))
+        canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
+        axes.grid(axis="y")
+        for number, curve in enumerate(series.values()):
+            axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
+        if logarithmic:
+            _set_log_axis(axes, series)
+        axes.margins(x=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("step")
+        axes.set_ylabel(quantity)
+        _label_ends(axes, series, LINE / inner)
+        return inline_svg(canvas, description)
 
 
 def _set_log_axis(axes: Axes, series: Mapping[str, Series]) -> None:
@@ -266,41 +272,42 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
         )
 
 
-def _panels(curves: Mapping[str, Mapping[str, Series]], description: str) -> str:
-    columns = min(PANELS, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    height = 0.45 + 1.1 * rows
-    canvas = Canvas(figsize=(WIDTH, height))
-    grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    canvas.subplots_adjust(
-        left=0.4 / WIDTH,
-        right=1 - 0.2 / WIDTH,
-        bottom=0.25 / height,
-        top=1 - 0.2 / height,
-        wspace=0.12,
-        hspace=0.42,
-    )
-    for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
-        axes.set_title(shorten(domain, 22), pad=3)
-        axes.grid(axis="y")
-        for kind, curve in kinds.items():
-            smooth = _averaged(curve)
-            reference = kind == "reference"
-            axes.plot(
-                smooth.steps,
-                smooth.values,
-                color=colour(1 if reference else 0),
-                linestyle="--" if reference else "-",
-            )
-        axes.margins(x=0)
-        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-    for position, axes in enumerate(grid.flat):
-        if position >= len(curves):
-            axes.set_visible(False)
-        elif position + columns >= len(curves):
-            axes.tick_params(labelbottom=True)
-    return inline_svg(canvas, description)
+def _panels(curves: Mapping[str, Mapping[str, Series]], description: str, salt: str) -> str:
+    with figure_style(salt):
+        columns = min(PANELS, len(curves))
+        rows = math.ceil(len(curves) / columns)
+        height = 0.45 + 1.1 * rows
+        canvas = Canvas(figsize=(WIDTH, height))
+        grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        canvas.subplots_adjust(
+            left=0.4 / WIDTH,
+            right=1 - 0.2 / WIDTH,
+            bottom=0.25 / height,
+            top=1 - 0.2 / height,
+            wspace=0.12,
+            hspace=0.42,
+        )
+        for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
+            axes.set_title(shorten(domain, 22), pad=3)
+            axes.grid(axis="y")
+            for kind, curve in kinds.items():
+                smooth = _averaged(curve)
+                reference = kind == "reference"
+                axes.plot(
+                    smooth.steps,
+                    smooth.values,
+                    color=colour(1 if reference else 0),
+                    linestyle="--" if reference else "-",
+                )
+            axes.margins(x=0)
+            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+        for position, axes in enumerate(grid.flat):
+            if position >= len(curves):
+                axes.set_visible(False)
+            elif position + columns >= len(curves):
+                axes.tick_params(labelbottom=True)
+        return inline_svg(canvas, description)
 
 
 def _bin(count: int) -> int:

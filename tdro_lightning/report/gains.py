@@ -107,11 +107,11 @@ def compare_with_baselines(
     """
     found = [_compare(result, other, metric, columns, results) for result, other in pairs]
     comparisons = [one for one in found if one is not None]
-    averages = _adjusted([one.average for one in comparisons])
+    averages = _adjust([one.average for one in comparisons])
     by_seeds = [None if one.over_seeds is None else one.over_seeds.t_test for one in comparisons]
     return [
         dataclasses.replace(one, average=average, seeds_t_test=p)
-        for one, average, p in zip(comparisons, averages, _holm(by_seeds), strict=True)
+        for one, average, p in zip(comparisons, averages, holm(by_seeds), strict=True)
     ]
 
 
@@ -148,7 +148,7 @@ def _compare(
         result,
         baseline,
         metric,
-        dict(zip(grouped, _adjusted(gains), strict=True)),
+        dict(zip(grouped, _adjust(gains), strict=True)),
         gain(list(grouped.values())),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,
@@ -272,8 +272,7 @@ def _differences(
     if any(one.keys() != found[0].keys() for one in found):
         raise DataError(f"set {name}: the seeds have scores of different queries")
     by_seed = np.array([[one[query] for query in found[0]] for one in found], dtype=np.float64)
-    mean: NDArray[np.float64] = by_seed.mean(axis=0)
-    return mean
+    return np.asarray(by_seed.mean(axis=0))
 
 
 def _gain(
@@ -298,17 +297,11 @@ def _mean(one: RetrieverScores, grouped: Iterable[Sequence[str]], metric: str) -
     return 100 * fmean(fmean(one.sets[name][metric] for name in parts) for parts in grouped)
 
 
-def _adjusted(gains: Sequence[Gain]) -> list[Gain]:
+def _adjust(gains: Sequence[Gain]) -> list[Gain]:
     tests = [gain.test for gain in gains]
-    t_tests = _holm([None if test is None else test.t_test for test in tests])
-    signs = _holm([None if test is None else test.randomisation for test in tests])
+    t_tests = holm([None if test is None else test.t_test for test in tests])
+    signs = holm([None if test is None else test.randomisation for test in tests])
     return [
         dataclasses.replace(gain, t_test=t, randomisation=p)
         for gain, t, p in zip(gains, t_tests, signs, strict=True)
     ]
-
-
-def _holm(values: Sequence[float | None]) -> list[float | None]:
-    """Adjust those that there are."""
-    adjusted = iter(holm([value for value in values if value is not None]))
-    return [None if value is None else next(adjusted) for value in values]

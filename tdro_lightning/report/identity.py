@@ -1,16 +1,16 @@
 """Which evaluation sets, and which models, of several runs are the same."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tdro_lightning.report.runs import RetrieverScores, Run
 
 FILES = "files "  # before the SHA-256 of a set's files, which older runs have instead of its own
 CLOSE = 5e-4  # fractions; scores of one model may differ so between machines
 MANY = 4  # names in a note
-Value = TypeVar("Value")
+BY_SET = ("sets", "queries", "per_query", "fingerprints")  # fields of scores by name of the set
 
 
 def distinct_sets(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -25,7 +25,9 @@ def distinct_sets(runs: Sequence[Run]) -> tuple[Run, ...]:
         known.setdefault(name, set()).add(one.fingerprints.get(name, ""))
     several = {name for name, found in known.items() if _differ(found)}
     return tuple(
-        dataclasses.replace(run, retrievers=tuple(_renamed(one, several) for one in run.retrievers))
+        dataclasses.replace(
+            run, retrievers=tuple(_rename_sets(one, several) for one in run.retrievers)
+        )
         for run in runs
     )
 
@@ -99,8 +101,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 def merge_scores(parts: Sequence[RetrieverScores]) -> RetrieverScores:
     """One retriever's evaluations together; of a duplicate set, the first counts."""
-    fields = ("sets", "queries", "per_query", "fingerprints")
-    changes: dict[str, Any] = {field: {} for field in fields}
+    changes: dict[str, Any] = {field: {} for field in BY_SET}
     for part in parts:
         for field, values in changes.items():
             values |= {n: v for n, v in getattr(part, field).items() if n not in values}
@@ -126,19 +127,13 @@ def _trained_there(run: Run, one: RetrieverScores) -> bool:
     return one.encoder is not None and one.encoder.resolve() == (run.folder / "encoder").resolve()
 
 
-def _renamed(one: RetrieverScores, several: Collection[str]) -> RetrieverScores:
-    names = {n: n + _suffix(one.fingerprints.get(n, "")) for n in one.sets if n in several}
-
-    def changed(values: Mapping[str, Value]) -> dict[str, Value]:
-        return {names.get(name, name): value for name, value in values.items()}
-
-    return dataclasses.replace(
-        one,
-        sets=changed(one.sets),
-        queries=changed(one.queries),
-        per_query=changed(one.per_query),
-        fingerprints=changed(one.fingerprints),
-    )
+def _rename_sets(scores: RetrieverScores, several: Collection[str]) -> RetrieverScores:
+    names = {n: n + _suffix(scores.fingerprints.get(n, "")) for n in scores.sets if n in several}
+    changes: dict[str, Any] = {
+        field: {names.get(name, name): value for name, value in getattr(scores, field).items()}
+        for field in BY_SET
+    }
+    return dataclasses.replace(scores, **changes)
 
 
 def _agree(one: RetrieverScores, other: RetrieverScores) -> bool:

@@ -12,7 +12,7 @@ from tdro_lightning.report.gains import (
     group_sets,
 )
 from tdro_lightning.report.paper_tables import full_rows, read_paper_tables, set_names, summary_rows
-from tdro_lightning.report.result_tables import MARKS
+from tdro_lightning.report.result_tables import MARKS, query_count
 from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, format_difference
 
@@ -58,39 +58,34 @@ def layout_tables(
         pairs: results with their baselines.
     """
     benchmarks = _benchmarks(results)
-    found: dict[tuple[str, str], tuple[Benchmark, Mapping[str, BaselineComparison]]] = {}
-    for one in benchmarks:
-        for metric in one.metrics:
-            gains = compare_with_baselines(pairs, metric, one.columns, results)
-            found[one.title, metric] = one, {gain.result.name: gain for gain in gains}
-    full = [_full_table(one, one.metrics[0], results, found) for one in benchmarks]
-    return (*full, *_summaries(results, found, {other.name for _, other in pairs}))
+    comparisons: dict[tuple[str, str], tuple[Benchmark, Mapping[str, BaselineComparison]]] = {}
+    for benchmark in benchmarks:
+        for metric in benchmark.metrics:
+            gains = compare_with_baselines(pairs, metric, benchmark.columns, results)
+            by_name = {gain.result.name: gain for gain in gains}
+            comparisons[benchmark.title, metric] = benchmark, by_name
+    full = [_full_table(one, one.metrics[0], results, comparisons) for one in benchmarks]
+    return (*full, *_summaries(results, comparisons, {other.name for _, other in pairs}))
 
 
 def _benchmarks(results: Sequence[Result]) -> list[Benchmark]:
-    known = list(dict.fromkeys(n for t in results for one in t.by_seed.values() for n in one.sets))
-    found = []
+    names = list(dict.fromkeys(name for result in results for name in result.sets))
+    summed = read_paper_tables()["tables"]["3"]["columns"]
+    benchmarks = []
     for number in FULL:
         table = read_paper_tables()["tables"][number]
-        columns = set_names(table, known)
-        one = Benchmark(table["benchmark"], columns, _metrics(table), number)
+        columns, title = set_names(table, names), table["benchmark"]
+        metrics = [table["metric"], *(c["metric"] for c in summed if c["title"] == title)]
+        benchmark = Benchmark(title, columns, tuple(dict.fromkeys(metrics)), number)
         complete = len(columns) == len(table["columns"])
-        if complete and any(_covers(result, one, table["metric"]) for result in results):
-            found.append(one)
-    used = {name for one in found for name in one.sets}
-    others = group_sets([name for name in known if name not in used])
-    if others:
-        measured = [m for m in TITLES if any(t.common_sets(m) for t in results)]
+        if complete and any(_covers(result, benchmark, metrics[0]) for result in results):
+            benchmarks.append(benchmark)
+    used = {name for benchmark in benchmarks for name in benchmark.sets}
+    if others := group_sets([name for name in names if name not in used]):
+        measured = [m for m in TITLES if any(result.common_sets(m) for result in results)]
         title = f"{len(others)} set{'' if len(others) == 1 else 's'}"
-        found.append(Benchmark(title, others, tuple(measured[:2]), None))
-    return found
-
-
-def _metrics(table: Mapping[str, object]) -> tuple[str, ...]:
-    """The metric of the paper's full table, then others of its Table 3."""
-    columns = read_paper_tables()["tables"]["3"]["columns"]
-    summed = [column["metric"] for column in columns if column["title"] == table["benchmark"]]
-    return tuple(dict.fromkeys([str(table["metric"]), *summed]))
+        benchmarks.append(Benchmark(title, others, tuple(measured[:2]), None))
+    return benchmarks
 
 
 def _covers(result: Result, benchmark: Benchmark, metric: str) -> bool:
@@ -131,24 +126,33 @@ def _full_table(
 def _full_row(
     name: str, result: Result, benchmark: Benchmark, metric: str, gain: BaselineComparison | None
 ) -> Row:
-    cells = []
-    for column, names in benchmark.columns.items():
-        scores = [result.score(one, metric) for one in names]
-        known = [score for score in scores if score is not None]
-        mark = gain.sets[column].mark if gain else ""
-        complete = len(known) == len(scores)
-        cells.append(Cell(f"{fmean(known):.1f}", mark=mark) if complete else Cell(NOTHING))
-    return (Cell(name), *cells, *_average_cells(result, benchmark, metric, gain))
+    means = {c: _mean(result, names, metric) for c, names in benchmark.columns.items()}
+    return (
+        Cell(name),
+        *(
+            Cell(NOTHING)
+            if mean is None
+            else Cell(f"{mean:.1f}", mark=gain.sets[column].mark if gain else "")
+            for column, mean in means.items()
+        ),
+        *_average_cells(result, benchmark, metric, gain),
+    )
+
+
+def _mean(result: Result, names: Sequence[str], metric: str) -> float | None:
+    """Mean score over the sets of a column; None where one was not measured."""
+    scores = [score for name in names if (score := result.score(name, metric)) is not None]
+    return fmean(scores) if len(scores) == len(names) else None
 
 
 def _average_cells(
     result: Result, benchmark: Benchmark, metric: str, gain: BaselineComparison | None
 ) -> tuple[Cell, Cell]:
-    if not _covers(result, benchmark, metric):
+    columns = benchmark.columns.values()
+    means = [mean for names in columns if (mean := _mean(result, names, metric)) is not None]
+    if len(means) < len(columns):
         return Cell(NOTHING), Cell(NOTHING)
-    average = Cell(
-        f"{_average(result, benchmark, metric):.1f}", mark=gain.average.mark if gain else ""
-    )
+    average = Cell(f"{fmean(means):.1f}", mark=gain.average.mark if gain else "")
     return average, Cell(format_difference(gain.average.difference) if gain else NOTHING)
 
 
@@ -203,7 +207,7 @@ def _mean_gain(values: Sequence[float | None]) -> Cell:
 
 
 def _sections(results: Sequence[Result]) -> list[tuple[str, list[tuple[str, Result]]]]:
-    """Trials under headings: with several models a heading a label, and the models below it."""
+    """Results under headings: with several models a heading a label, and the models below it."""
     trained = [result for result in results if result.trained]
     bare = [(result.name, result) for result in results if not result.trained]
     sections = [(f"{HERE}: without training", bare)] if bare else []
@@ -236,22 +240,9 @@ def _kind(result: Result, baselines: Collection[str]) -> str:
     return selection if result.label.startswith(SELECTIONS) else other
 
 
-def _average(result: Result, benchmark: Benchmark, metric: str) -> float:
-    scores = {name: result.score(name, metric) or 0.0 for name in benchmark.sets}
-    return fmean(fmean(scores[name] for name in names) for names in benchmark.columns.values())
-
-
 def _queries(results: Sequence[Result], names: Sequence[str]) -> str:
-    counts = {
-        sum(one.queries[name] for name in names)
-        for result in results
-        for one in result.by_seed.values()
-        if all(name in one.queries for name in names)
-    }
-    if not counts:
-        return ""
-    lowest, highest = min(counts), max(counts)
-    return f"{lowest:,} queries" if lowest == highest else f"{lowest:,} to {highest:,} queries"
+    counts = [one.queries for result in results for one in result.by_seed.values()]
+    return query_count([sum(own[n] for n in names) for own in counts if own.keys() >= set(names)])
 
 
 def _note(with_published: bool) -> str:

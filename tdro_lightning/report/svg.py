@@ -1,5 +1,6 @@
 """Matplotlib figures as SVG text that stands inside a page and takes its colours and font."""
 
+import html
 import io
 import math
 import re
@@ -83,10 +84,13 @@ def inline_svg(figure: Figure, description: str) -> str:
     svg = re.sub(r" *\n *", "\n", svg).strip().replace('xlink:href="#', 'href="#')
     svg = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font-size: \1", svg)
     svg = re.sub(r" font-family: [^;\"<]*;", "", svg)
-    for old, new in _colours().items():
+    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
+    for old, new in {INK: "currentColor", **hues}.items():
         svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
     end = svg.index(">") + 1
-    return escape_controls(f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}")
+    return escape_controls(
+        f"{svg[:end]}\n<title>{html.escape(description, quote=False)}</title>{svg[end:]}"
+    )
 
 
 def standalone_svg(svg: str) -> str:
@@ -141,12 +145,3 @@ def _bottom(cluster: list[str], positions: Mapping[str, float], gap: float) -> f
     mean = math.fsum(positions[name] for name in cluster) / len(cluster)
     height = gap * (len(cluster) - 1)
     return max(0.0, min(mean - height / 2, 1 - height))
-
-
-def _colours() -> dict[str, str]:
-    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
-    return {INK: "currentColor", **hues}
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -216,20 +216,16 @@ def health_table(run: Run) -> Table | None:
 
 
 def _share(curve: Series | None) -> str:
-    return NOTHING if curve is None else f"{100 * _mean(curve.values):.0f} %"
+    return NOTHING if curve is None else f"{100 * fmean(curve.values):.0f} %"
 
 
 def _ends(curve: Series | None) -> tuple[str, str, str]:
     if curve is None:
         return NOTHING, NOTHING, NOTHING
     tenth = max(1, len(curve.values) // 10)
-    mean = _mean(curve.values)
+    mean = fmean(curve.values)
     spread = f"{pstdev(curve.values) / mean:.2f}" if mean > 0 else NOTHING
-    return f"{_mean(curve.values[:tenth]):.3f}", f"{_mean(curve.values[-tenth:]):.3f}", spread
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return f"{fmean(curve.values[:tenth]):.3f}", f"{fmean(curve.values[-tenth:]):.3f}", spread
 
 
 FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {

@@ -168,39 +168,28 @@ def report_notes(
         metric: the main one, None where nothing is evaluated.
         baseline: label, run or step that the baseline goes by.
     """
-    return [
-        *_unfinished(runs),
-        *_warnings(runs),
-        *set_notes(runs),
-        *(_failed(results, metric) if metric else []),
-        *(_without_gain(results, comparisons, baseline) if results else []),
-    ]
-
-
-def _unfinished(runs: Sequence[Run]) -> list[str]:
-    left = [f"{run.name} ({run.status})" for run in runs if run.status != "finished"]
-    if not left:
-        return []
-    return [f"Not finished, so scores and weights of these runs are left out: {', '.join(left)}."]
-
-
-def _warnings(runs: Sequence[Run]) -> list[str]:
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        for text in run.warnings:
-            found.setdefault(text, []).append(run.name)
-    return [f"Warning of {', '.join(names)}: {text}" for text, names in found.items()]
-
-
-def _failed(results: Sequence[Result], metric: str) -> list[str]:
+    notes = []
+    unfinished = [f"{run.name} ({run.status})" for run in runs if run.status != "finished"]
+    if unfinished:
+        notes.append(
+            "Not finished, so scores and weights of these runs are left out: "
+            f"{', '.join(unfinished)}."
+        )
+    warnings = dict.fromkeys(text for run in runs for text in run.warnings)
+    for text in warnings:
+        names = [run.name for run in runs for own in run.warnings if own == text]
+        notes.append(f"Warning of {', '.join(names)}: {text}")
+    notes += set_notes(runs)
     failed = [
         one.name
         for one in results
-        if one.trained and below_untrained(one, results, metric, one.common_sets(metric))
+        if metric and below_untrained(one, results, metric, one.common_sets(metric))
     ]
-    if not failed:
-        return []
-    return [f"Below the untrained model on average, so training has failed: {', '.join(failed)}."]
+    if failed:
+        notes.append(
+            f"Below the untrained model on average, so training has failed: {', '.join(failed)}."
+        )
+    return [*notes, *(_without_gain(results, comparisons, baseline) if results else [])]
 
 
 def _without_gain(

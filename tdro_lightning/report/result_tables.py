@@ -160,7 +160,7 @@ def average_table(comparisons: Sequence[BaselineComparison], title: str) -> Tabl
                 *cells([one.result.name, one.baseline.name, str(len(one.sets))]),
                 Cell(f"{one.average.queries:,}"),
                 *cells([f"{one.average.baseline:.1f}", f"{one.average.score:.1f}"]),
-                gain_cell(one.average),
+                Cell(format_difference(one.average.difference), mark=one.average.mark),
                 *cells(
                     [
                         interval(one.average.test),
@@ -227,11 +227,6 @@ def seeds_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
         (Column("Retriever", numeric=False), *(Column(name) for name in titles)),
         tuple(rows),
     )
-
-
-def gain_cell(gain: Gain) -> Cell:
-    """The difference with its mark."""
-    return Cell(format_difference(gain.difference), mark=gain.mark)
 
 
 def interval(test: PairedTest | None) -> str:

@@ -83,18 +83,20 @@ def check_readers(
     """
     place = folder / "proof"
     request, answer = place / "request.json", place / "answer.npz"
-    content = {
-        "folder": str(folder),
-        "adapter": None if adapter is None else str(adapter),
-        "base": base,
-        "pooling": ours.pooling,
-        "query_tokens": ours.query_tokens,
-        "passage_tokens": ours.passage_tokens,
-        "prompt": prompted("", ours.prompt),
-        "queries": ours.queries,
-        "documents": ours.documents,
-    }
-    write_json(request, content)
+    write_json(
+        request,
+        {
+            "folder": str(folder),
+            "adapter": None if adapter is None else str(adapter),
+            "base": base,
+            "pooling": ours.pooling,
+            "query_tokens": ours.query_tokens,
+            "passage_tokens": ours.passage_tokens,
+            "prompt": prompted("", ours.prompt),
+            "queries": ours.queries,
+            "documents": ours.documents,
+        },
+    )
     command = [python, "-P", reader.__file__, str(request), str(answer)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:

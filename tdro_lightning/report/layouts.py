@@ -225,10 +225,11 @@ def _kinds(
     results: Sequence[Result], baselines: Collection[str]
 ) -> list[tuple[str, list[tuple[str, Result]]]]:
     """One model's results under the headings of Table 5."""
-    kinds: dict[str, list[tuple[str, Result]]] = {kind: [] for kind in KINDS}
-    for result in results:
-        kinds[_kind(result, baselines)].append((result.name, result))
-    return [(f"{HERE}: {kind}", named) for kind, named in kinds.items() if named]
+    sections = [
+        (f"{HERE}: {kind}", [(one.name, one) for one in results if _kind(one, baselines) == kind])
+        for kind in KINDS
+    ]
+    return [(heading, named) for heading, named in sections if named]
 
 
 def _kind(result: Result, baselines: Collection[str]) -> str:

@@ -123,9 +123,12 @@ def run_table(runs: Sequence[Run]) -> Table | None:
     trained = [run for run in runs if run.history]
     if len(trained) < 2:
         return None
-    settings = [_settings(run.config) for run in trained]
-    known = list(dict.fromkeys(key for one in settings for key in one))
-    differing = [key for key in known if len({str(s[key]) for s in settings if key in s}) > 1]
+    settings = [
+        _settings({key: value for key, value in run.config.items() if key not in NOT_SETTINGS})
+        for run in trained
+    ]
+    keys = list(dict.fromkeys(key for own in settings for key in own))
+    differing = [key for key in keys if len({str(s[key]) for s in settings if key in s}) > 1]
     return Table(
         "Training runs",
         "Loss is the mean over the last tenth of the steps; effective domains is the exponential "
@@ -167,16 +170,13 @@ def effective_domains(run: Run) -> str:
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by their dotted key, without those of the domains' catalogue."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in config.items():
-        if not prefix and key in NOT_SETTINGS:
-            continue
-        if isinstance(value, Mapping):
-            if key != "catalogue":
-                found |= _settings(value, f"{prefix}{key}.")
-        elif value is not None:
-            found[f"{prefix}{key}"] = value
-    return found
+        if isinstance(value, Mapping) and key != "catalogue":
+            settings |= _settings(value, f"{prefix}{key}.")
+        elif value is not None and not isinstance(value, Mapping):
+            settings[f"{prefix}{key}"] = value
+    return settings
 
 
 def health_table(run: Run) -> Table | None:

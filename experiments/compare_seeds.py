@@ -17,12 +17,12 @@ import numpy as np
 from scipy import stats
 
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gain_tables import average_table, seeds_table
-from tdro_lightning.report.gains import compared, few_seeds
+from tdro_lightning.report.gains import compare_with_baselines, few_seeds_warning
 from tdro_lightning.report.identity import set_notes
+from tdro_lightning.report.result_tables import average_table, seeds_table
+from tdro_lightning.report.results import Result, results_over_seeds
 from tdro_lightning.report.runs import Run
 from tdro_lightning.report.tables import markdown_table
-from tdro_lightning.report.trials import Trial, all_trials
 
 METRIC = "ndcg@10"
 TITLE = "nDCG@10"
@@ -38,46 +38,46 @@ def main() -> None:
     parser.add_argument("--also", type=Path, action="append", default=[])
     arguments = parser.parse_args()
     runs = collect_runs([arguments.folder, *arguments.also])
-    trials = by_step(all_trials(runs))
+    results = by_step(results_over_seeds(runs))
     weights = learned(runs)
     print_weights(weights)
     print_agreement(weights)
     for note in set_notes(runs):
         print(f"{note}\n")
-    print_sets(list(trials.values()))
+    print_sets(list(results.values()))
     for baseline in arguments.baselines:
-        if baseline not in trials:
-            parser.error(f"no step {baseline}; there are {', '.join(trials)}")
-        pairs = [(trial, trials[baseline]) for trial in trials.values()]
-        found = compared(
-            [pair for pair in pairs if pair[0] != pair[1]], METRIC, None, list(trials.values())
+        if baseline not in results:
+            parser.error(f"no step {baseline}; there are {', '.join(results)}")
+        pairs = [(result, results[baseline]) for result in results.values()]
+        found = compare_with_baselines(
+            [pair for pair in pairs if pair[0] != pair[1]], METRIC, None, list(results.values())
         )
         found.sort(key=lambda one: -one.average.difference)
         print(f"{markdown_table(average_table(found, TITLE))}\n")
         print(f"{markdown_table(seeds_table(found, TITLE))}\n")
-        print(f"{few_seeds(found)}\n")
+        print(f"{few_seeds_warning(found)}\n")
 
 
-def by_step(trials: Sequence[Trial]) -> dict[str, Trial]:
+def by_step(results: Sequence[Result]) -> dict[str, Result]:
     """Trials under the name of their step."""
-    named = {trial.run.rpartition("/")[2]: trial for trial in trials}
-    return {step: dataclasses.replace(trial, name=step) for step, trial in named.items()}
+    named = {result.run.rpartition("/")[2]: result for result in results}
+    return {step: dataclasses.replace(result, name=step) for step, result in named.items()}
 
 
-def print_sets(trials: Sequence[Trial]) -> None:
+def print_sets(results: Sequence[Result]) -> None:
     """Print a table of means over seeds, by set; of the sets that every step was evaluated on."""
-    sets = [n for n in trials[0].common_sets(METRIC) if all(t.has(n, METRIC) for t in trials)]
+    sets = [n for n in results[0].common_sets(METRIC) if all(t.has(n, METRIC) for t in results)]
     if not sets:
         print("No evaluation set that all steps have.\n")
         return
-    means = {trial.name: [trial.score(name, METRIC) for name in sets] for trial in trials}
+    means = {result.name: [result.score(name, METRIC) for name in sets] for result in results}
     print(f"| retriever | seeds | average | by seed | {' | '.join(sets)} |")
     print("|---|--:|--:|--:|" + "--:|" * len(sets))
-    for trial in sorted(trials, key=lambda one: -np.mean(means[one.name])):
-        own = np.mean([trial.scores(name, METRIC) for name in sets], axis=0)
+    for result in sorted(results, key=lambda one: -np.mean(means[one.name])):
+        own = np.mean([result.scores(name, METRIC) for name in sets], axis=0)
         by_seed = " ".join(f"{value:.1f}" for value in own)
-        cells = " | ".join(f"{value:.1f}" for value in means[trial.name])
-        print(f"| {trial.name} | {len(own)} | {own.mean():.1f} | {by_seed} | {cells} |")
+        cells = " | ".join(f"{value:.1f}" for value in means[result.name])
+        print(f"| {result.name} | {len(own)} | {own.mean():.1f} | {by_seed} | {cells} |")
     print()
 
 

@@ -22,7 +22,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
-from tdro_lightning.report.contamination import contamination_tables
+from tdro_lightning.report.preparation import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
 
 FORMAT = 1  # another number where equal rows and settings give another result

@@ -30,7 +30,7 @@ from tdro_lightning.models.cross_encoder import (
     load_cross_encoder,
 )
 from tdro_lightning.records.receipts import finished_result, write_receipt
-from tdro_lightning.report.mining import mining_table
+from tdro_lightning.report.preparation import mining_table
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.search.bm25 import BM25Retriever
 from tdro_lightning.search.dense import DenseRetriever, DenseScorer

@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment
 
-from tdro_lightning.export.folder import templates
+from tdro_lightning.export.folder import prompt_prefixes
 from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, task_name
-from tdro_lightning.export.proof import Comparison, Sample
+from tdro_lightning.export.proof import ReaderCheck, Sample
 from tdro_lightning.report.results import TITLES
-from tdro_lightning.report.tables import NOTHING, Column, Table, cells, markdown_text, plain_text
-from tdro_lightning.report.templates import environment
+from tdro_lightning.report.tables import (
+    NOTHING,
+    Column,
+    Table,
+    cells,
+    markdown_text,
+    plain_text,
+    template_environment,
+)
 
 RULES = {
     "uniform": "uniform weights",
@@ -28,7 +34,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelDescription:
     """What a card describes.
 
     Attributes:
@@ -36,7 +42,10 @@ class Subject:
         base: hub name of the base model, None for a model from a local folder.
         adapter_base: base model of the adapter, as seen from the export's folder; None without an
             adapter.
+        prompts: instruction of the queries by the name that `encode` takes, None for none.
         sample: with pooling, token limits and embeddings.
+        training: the run that made the model, where it is known.
+        scores: of an evaluation of the model, where there is one.
     """
 
     title: str
@@ -44,96 +53,79 @@ class Subject:
     adapter_base: str | None
     prompts: Mapping[str, str | None]
     sample: Sample
+    training: Training | None
+    scores: Scores | None
 
 
-def card(
-    subject: Subject,
-    training: Training | None,
-    scores: Scores | None,
-    checks: Sequence[Comparison],
-) -> str:
+def model_card(model: ModelDescription, checks: Sequence[ReaderCheck]) -> str:
     """The card in Markdown, with the header that the hub reads."""
-    sample = subject.sample
-    return (
-        _templates()
-        .get_template("card.md.j2")
-        .render(
-            header=_header(subject, scores),
-            title=subject.title,
-            base=subject.base,
-            adapter=subject.adapter_base is not None,
-            adapter_base=subject.adapter_base,
-            pooling=sample.pooling,
-            width=sample.vectors["queries"].shape[1],
-            query_tokens=sample.query_tokens,
-            passage_tokens=sample.passage_tokens,
-            templates=templates(subject.prompts),
-            prompts=_prompts(subject),
-            rule=RULES[training.transfer["rule"]] if training else None,
-            mix=_mix(training) if training else None,
-            settings=_settings(training) if training else None,
-            label=scores.label if scores else None,
-            scores=_scores(scores) if scores else None,
-            checks=_checks(checks),
-            texts=len(sample.queries) + len(sample.documents),
-        )
+    sample, training, scores = model.sample, model.training, model.scores
+    header = ModelCardData(
+        base_model=model.base,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "tdro"],
+        model_name=model.title,
+        eval_results=_eval_results(scores) if scores else None,
+    )
+    templates = template_environment(Path(__file__).parent)
+    templates.filters["code"] = lambda text: plain_text(text).replace("`", "'")
+    # Three backticks would end the block of code that the literal is part of.
+    templates.filters["python"] = lambda text: repr(text).replace("`", "\\x60")
+    return templates.get_template("card.md.j2").render(
+        header=header.to_yaml().strip(),
+        title=model.title,
+        base=model.base,
+        adapter=model.adapter_base is not None,
+        adapter_base=model.adapter_base,
+        pooling=sample.pooling,
+        width=sample.vectors["queries"].shape[1],
+        query_tokens=sample.query_tokens,
+        passage_tokens=sample.passage_tokens,
+        templates=prompt_prefixes(model.prompts),
+        prompts=_prompts(model),
+        rule=RULES[training.transfer["rule"]] if training else None,
+        mix=_mix(training) if training else None,
+        settings=_settings(training) if training else None,
+        label=scores.label if scores else None,
+        scores=_scores(scores) if scores else None,
+        checks=_checks(checks),
+        texts=len(sample.queries) + len(sample.documents),
     )
 
 
-def adapter_card(subject: Subject) -> str:
+def adapter_card(model: ModelDescription) -> str:
     """The card of the adapter's folder, in place of the empty form that PEFT writes."""
-    data = ModelCardData(base_model=subject.base, library_name="peft", tags=["lora", "tdro"])
+    data = ModelCardData(base_model=model.base, library_name="peft", tags=["lora", "tdro"])
     return (
-        f"---\n{data.to_yaml().strip()}\n---\n\n# {markdown_text(subject.title)}, the adapter\n\n"
+        f"---\n{data.to_yaml().strip()}\n---\n\n# {markdown_text(model.title)}, the adapter\n\n"
         "Its model card, with the code that loads it, is in the folder above.\n"
     )
 
 
-def _templates() -> Environment:
-    made = environment(Path(__file__).parent)
-    made.filters["code"] = lambda text: plain_text(text).replace("`", "'")
-    # Three backticks would end the block of code that the literal stands in.
-    made.filters["python"] = lambda text: repr(text).replace("`", "\\x60")
-    return made
-
-
-def _header(subject: Subject, scores: Scores | None) -> str:
-    data = ModelCardData(
-        base_model=subject.base,
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "tdro"],
-        model_name=subject.title,
-        eval_results=_eval_results(scores) if scores else None,
-    )
-    return data.to_yaml().strip()
-
-
 def _eval_results(scores: Scores) -> list[EvalResult]:
-    results = []
-    for name, metrics in scores.sets.items():
-        entry = scores.benchmark["sets"][name]
-        results += [
-            EvalResult(
-                task_type="Retrieval",
-                dataset_type=entry["hub"] or name,
-                dataset_name=task_name(scores.benchmark["layout"], name, entry["hub"]),
-                dataset_split=entry["split"],
-                dataset_config=entry["language"],
-                metric_type=metric.replace("@", "_at_"),
-                metric_value=round(metrics[metric], 5),
-            )
-            for metric in TITLES
-            if metric in metrics
-        ]
-    return results
+    sets = scores.benchmark["sets"]
+    return [
+        EvalResult(
+            task_type="Retrieval",
+            dataset_type=sets[name]["hub"] or name,
+            dataset_name=task_name(scores.benchmark["layout"], name, sets[name]["hub"]),
+            dataset_split=sets[name]["split"],
+            dataset_config=sets[name]["language"],
+            metric_type=metric.replace("@", "_at_"),
+            metric_value=round(metrics[metric], 5),
+        )
+        for name, metrics in scores.sets.items()
+        for metric in TITLES
+        if metric in metrics
+    ]
 
 
-def _prompts(subject: Subject) -> Table:
+def _prompts(model: ModelDescription) -> Table:
     # As in JSON, so that the line break is seen.
     rows = [
         cells((name, json.dumps(before, ensure_ascii=False)))
-        for name, before in templates(subject.prompts).items()
+        for name, before in prompt_prefixes(model.prompts).items()
         if name != "document"
     ]
     return _table((Column("name", numeric=False), Column("prompt", numeric=False)), rows)
@@ -191,7 +183,7 @@ def _settings(training: Training) -> Table:
     return _table(columns, [cells((name, str(value))) for name, value in values.items()])
 
 
-def _checks(checks: Sequence[Comparison]) -> Table:
+def _checks(checks: Sequence[ReaderCheck]) -> Table:
     columns = (
         Column("read by", numeric=False),
         Column("smallest cosine"),

@@ -47,7 +47,7 @@ def write_adapter(
     if isinstance(settings["target_modules"], list):  # of a set, in another order every time
         settings["target_modules"].sort()
     write_json(folder / ADAPTER, settings)
-    _write_beside(encoder, folder, prompts)
+    _write_settings(encoder, folder, prompts)
 
 
 def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
@@ -62,58 +62,67 @@ def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | Non
         encoder.backbone = encoder.backbone.merge_and_unload(safe_merge=True)
     encoder.backbone.save_pretrained(str(folder))
     _name_rotary_base(folder / "config.json")
-    _write_beside(encoder, folder, prompts)
+    _write_settings(encoder, folder, prompts)
 
 
 def portable_base(base: str, folder: Path, name: str | None) -> str:
-    """How an adapter folder names its base model: as told, by its hub name, or by a relative path.
+    """Name of the base model in an adapter's folder: `name`, its hub name, or a relative path.
 
     Args:
         base: hub name, or folder on this machine.
         folder: where the adapter will lie.
-        name: what the user wants to stand there.
+        name: what the user wants it to be, None for no wish.
     """
     if name is not None or not Path(base).is_dir():
         return name or base
     return Path(os.path.relpath(Path(base).resolve(), folder.resolve())).as_posix()
 
 
-def templates(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """What stands before a text, by prompt name; documents have nothing before them."""
+def prompt_prefixes(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """The prefix of a text, by prompt name; that of documents is empty."""
     return {name: prompted("", prompt) for name, prompt in prompts.items()} | {"document": ""}
 
 
-def _write_beside(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
+def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
     """Write everything but the weights."""
-    # There is one limit for all texts, so it is that of the documents; the card tells the other.
+    # There is one limit for all texts, so it is that of the documents; the card names the other.
     _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(MODULES.items())
     ]
     write_json(folder / "modules.json", modules)
-    body = {"max_seq_length": encoder.passage_tokens, "do_lower_case": False}
-    write_json(folder / "sentence_bert_config.json", body)
-    pooling = {
-        "word_embedding_dimension": encoder.backbone.config.get_text_config().hidden_size,
-        **{f"pooling_mode_{mode}": how == encoder.pooling for mode, how in POOLING_MODES.items()},
-        "include_prompt": True,
-    }
-    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": encoder.passage_tokens, "do_lower_case": False},
+    )
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": encoder.backbone.config.get_text_config().hidden_size,
+            **{
+                f"pooling_mode_{mode}": how == encoder.pooling
+                for mode, how in POOLING_MODES.items()
+            },
+            "include_prompt": True,
+        },
+    )
     write_json(folder / "2_Normalize" / "config.json", {})
-    settings = {
-        "model_type": "SentenceTransformer",
-        "__version__": {"sentence_transformers": FORMAT},
-        "prompts": templates(prompts),
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    write_json(folder / "config_sentence_transformers.json", settings)
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "__version__": {"sentence_transformers": FORMAT},
+            "prompts": prompt_prefixes(prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
     encoder.describe(folder)
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:
-    """Write the tokenizer as it stands, so that no class of a family puts its own EOS rule in."""
+    """Write the tokenizer as it is, so that no class of a family puts its own EOS rule in."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -121,17 +130,19 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: in
     special = {f"{kind}_token": getattr(tokenizer, f"{kind}_token") for kind in SPECIAL}
     # A decoder without a token for padding gets any other, since nothing looks at padding.
     special["pad_token"] = special["pad_token"] or special["eos_token"]
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **{name: token for name, token in special.items() if token is not None},
-        "model_max_length": limit,
-        "padding_side": "right",
-        "truncation_side": "right",
-        "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # a special token that stands in a text is text
-    }
-    write_json(folder / "tokenizer_config.json", settings)
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{name: token for name, token in special.items() if token is not None},
+            "model_max_length": limit,
+            "padding_side": "right",
+            "truncation_side": "right",
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,  # a special token within a text is text
+        },
+    )
 
 
 def _name_rotary_base(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run folder tells of its encoder: data mix, settings and scores."""
+"""What a run folder records of its encoder: data mix, settings and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,7 @@ from typing import Any
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, read_checked_json, read_json
-
-RECORD = "run.json"
+from tdro_lightning.records.outputs import RECORD
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Scores:
     record: Mapping[str, Any] = field(repr=False)
 
 
-def training_run(encoder: str) -> Path | None:
+def find_training_run(encoder: str) -> Path | None:
     """The run folder that an encoder lies in, if it is one of a finished fine-tuning."""
     folder = Path(encoder).resolve().parent
     if not Path(encoder).is_dir() or not (folder / RECORD).is_file():
@@ -62,7 +61,7 @@ def training_run(encoder: str) -> Path | None:
     return folder if read_checked_json(folder / RECORD)["stage"] == "fit" else None
 
 
-def training(run: Path) -> Training:
+def read_training(run: Path) -> Training:
     """Data mix and settings of a fine-tuning run.
 
     Raises:
@@ -90,16 +89,14 @@ def training(run: Path) -> Training:
 
 def _learned_weights(record: Mapping[str, Any]) -> dict[str, float]:
     """The tDRO weights behind a mixture, if their file is still there and the same."""
-    known = record["inputs"].get("weights")
-    if known is None or not Path(known["path"]).is_file():
+    file = record["inputs"].get("weights")
+    path = Path(file["path"]) if file else None
+    if path is None or not path.is_file() or fingerprint(path) != file["sha256"]:
         return {}
-    if fingerprint(Path(known["path"])) != known["sha256"]:
-        return {}
-    kind = record["config"]["transfer"]["kind"]
-    return read_weights(Path(known["path"])).weights(kind)
+    return read_weights(path).weights(record["config"]["transfer"]["kind"])
 
 
-def scores(run: Path, encoder: str) -> Scores:
+def read_scores(run: Path, encoder: str) -> Scores:
     """The scores of an encoder in a run that evaluated it.
 
     Args:
@@ -110,21 +107,20 @@ def scores(run: Path, encoder: str) -> Scores:
         DataError: the run evaluated no such encoder.
     """
     metrics, record = read_json(run / "metrics.json"), read_checked_json(run / RECORD)
-    known = fingerprint(Path(encoder)) if Path(encoder).is_dir() else None
+    sha256 = fingerprint(Path(encoder)) if Path(encoder).is_dir() else None
     evaluated = {
-        label.removeprefix("encoder "): one
-        for label, one in record["inputs"].items()
+        label.removeprefix("encoder "): file
+        for label, file in record["inputs"].items()
         if label.startswith("encoder ")
     }
     if record["stage"] == "fit" and (run / "encoder").is_dir():
         own = {"path": str(run / "encoder"), "sha256": fingerprint(run / "encoder")}
         evaluated = dict.fromkeys(metrics["retrievers"], own)
-    for label, one in evaluated.items():
-        same = one["sha256"] == known if known else one["path"] == encoder
+    for label, file in evaluated.items():
+        same = file["sha256"] == sha256 if sha256 else file["path"] == encoder
         if same and label in metrics["retrievers"]:
-            found = metrics["retrievers"][label]
-            benchmark = record["config"]["benchmark"]
-            return Scores(label, found["sets"], found["average"], benchmark, record)
+            own = metrics["retrievers"][label]
+            return Scores(label, own["sets"], own["average"], record["config"]["benchmark"], record)
     raise DataError(
         f"export.metrics={run}: it evaluated {', '.join(metrics['retrievers'])}, and none of them "
         f"is {encoder} as it is now; evaluate it with +experiment=evaluate "

@@ -1,7 +1,7 @@
 """Scores as the JSON files that MTEB writes, one a task."""
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ def prompt_name(layout: str, name: str, hub: str | None) -> str:
     return f"{task_name(layout, name, hub)}-query"
 
 
-def mteb_results(scores: Scores) -> dict[str, dict[str, Any]]:
-    """Content of each task's file; sets scored by their answers alone are no task of MTEB's."""
+def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
+    """Write `<task>.json` for each task; returns the tasks.
+
+    Sets scored by their answers alone are no task of MTEB's.
+    """
     benchmark = scores.benchmark
     results: dict[str, dict[str, Any]] = {}
     for name, metrics in scores.sets.items():
@@ -72,12 +75,13 @@ def mteb_results(scores: Scores) -> dict[str, dict[str, Any]]:
             continue
         entry = benchmark["sets"][name]
         task = task_name(benchmark["layout"], name, entry["hub"])
+        local = benchmark["root"] is not None
         result = results.setdefault(
             task,
             {
-                "dataset_revision": _revision(benchmark, entry),
+                "dataset_revision": "local" if local else entry["revision"] or "main",
                 "task_name": task,
-                "mteb_version": _mteb_version(),
+                "mteb_version": next((d.version for d in distributions(name="mteb")), None),
                 "scores": {},
                 "evaluation_time": None,
                 "kg_co2_emissions": None,
@@ -85,14 +89,8 @@ def mteb_results(scores: Scores) -> dict[str, dict[str, Any]]:
             },
         )
         result["scores"].setdefault(entry["split"], []).append(_row(benchmark, entry, metrics))
-    return results
-
-
-def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
-    """Write `<task>.json` for each task; returns the tasks."""
-    results = mteb_results(scores)
-    for task, content in results.items():
-        write_json(folder / f"{slug(task)}.json", content)
+    for task, result in results.items():
+        write_json(folder / f"{slug(task)}.json", result)
     return list(results)
 
 
@@ -101,23 +99,11 @@ def _row(
 ) -> dict[str, Any]:
     language, hub = entry["language"], entry["hub"] or ""
     english = "eng-Latn" if hub in TASKS or hub.startswith("mteb/") else None
-    known = LANGUAGES.get(language or "", language) or english
+    code = LANGUAGES.get(language or "", language) or english
     values = {k.replace("@", "_at_"): v for k, v in metrics.items() if k != "queries"}
     return {
         **values,
         "main_score": metrics["ndcg@10"],
         "hf_subset": language if benchmark["layout"] == "miracl" else "default",
-        "languages": [known or "und-Zyyy"],  # without any, MTEB leaves the row out
+        "languages": [code or "und-Zyyy"],  # without any, MTEB leaves the row out
     }
-
-
-def _revision(benchmark: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    """The hub revision that was read, or `local` for a folder."""
-    return "local" if benchmark["root"] is not None else entry["revision"] or "main"
-
-
-def _mteb_version() -> str | None:
-    try:
-        return version("mteb")
-    except PackageNotFoundError:
-        return None

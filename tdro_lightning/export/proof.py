@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReaderCheck:
     """Smallest cosine, and largest difference of a component, over all texts read in one way."""
 
     way: str
@@ -50,7 +49,7 @@ class Comparison:
     difference: float
 
 
-def sample(encoder: Encoder, prompt: str | None) -> Sample:
+def embed_sample(encoder: Encoder, prompt: str | None) -> Sample:
     """Embed short texts of many kinds, one of special tokens, and one longer than each limit."""
     special = " ".join(encoder.tokenizer.tokenizer.all_special_tokens)
     queries = [*TEXTS, special, "who? " * encoder.query_tokens + "end"]
@@ -63,13 +62,13 @@ def sample(encoder: Encoder, prompt: str | None) -> Sample:
     return Sample(encoder.pooling, *limits, prompt, queries, documents, vectors)
 
 
-def compare(
+def check_readers(
     ours: Sample,
     folder: Path,
     adapter: Path | None,
     base: str | None,
     python: str = sys.executable,
-) -> list[Comparison]:
+) -> list[ReaderCheck]:
     """Read the folders in a fresh process with each library, and compare the embeddings.
 
     Args:
@@ -84,53 +83,51 @@ def compare(
     """
     place = folder / "proof"
     request, answer = place / "request.json", place / "answer.npz"
-    content = {
-        "folder": str(folder),
-        "adapter": None if adapter is None else str(adapter),
-        "base": base,
-        "pooling": ours.pooling,
-        "query_tokens": ours.query_tokens,
-        "passage_tokens": ours.passage_tokens,
-        "prompt": prompted("", ours.prompt),
-        "queries": ours.queries,
-        "documents": ours.documents,
-    }
-    write_json(request, content)
+    write_json(
+        request,
+        {
+            "folder": str(folder),
+            "adapter": None if adapter is None else str(adapter),
+            "base": base,
+            "pooling": ours.pooling,
+            "query_tokens": ours.query_tokens,
+            "passage_tokens": ours.passage_tokens,
+            "prompt": prompted("", ours.prompt),
+            "queries": ours.queries,
+            "documents": ours.documents,
+        },
+    )
     command = [python, "-P", reader.__file__, str(request), str(answer)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise DataError(f"the export cannot be read by a fresh process:\n{ended.stderr[-2000:]}")
-    with np.load(answer) as found:
-        theirs = {name: found[name] for name in found.files}
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise DataError(f"the export cannot be read by a fresh process:\n{process.stderr[-2000:]}")
+    with np.load(answer) as arrays:
+        theirs = dict(arrays)
     shutil.rmtree(place)
     ways = dict.fromkeys(name.rpartition("/")[0] for name in theirs)
-    return [_compared(way, ours, theirs) for way in ways]
+    return [_check(way, ours, theirs) for way in ways]
 
 
-def _compared(way: str, ours: Sample, theirs: dict[str, NDArray[np.float32]]) -> Comparison:
+def _check(way: str, ours: Sample, theirs: dict[str, NDArray[np.float32]]) -> ReaderCheck:
+    """Compare, and refuse embeddings that are not the encoder's; NaN is not equal either."""
     cosines, differences = [], []
     for kind, texts in (("queries", ours.queries), ("documents", ours.documents)):
         other = theirs.get(f"{way}/{kind}")
         if other is not None:
             cosine = _cosines(ours.vectors[kind], other)
-            _require_equal(way, kind, texts, cosine)
-            cosines.append(cosine.min())
+            worst = int(np.argmin(np.nan_to_num(cosine, nan=-1.0)))
+            if not cosine[worst] >= LEAST:
+                raise DataError(
+                    f"{way} reads other embeddings from the export than the encoder's own: cosine "
+                    f"{cosine[worst]:.6f} for one of the {kind} ({texts[worst][:40]!r}), at least "
+                    f"{LEAST} is allowed; nothing was exported"
+                )
+            cosines.append(cosine[worst])
             differences.append(np.abs(ours.vectors[kind] - other).max())
-    return Comparison(way, float(min(cosines)), float(max(differences)))
+    return ReaderCheck(way, float(min(cosines)), float(max(differences)))
 
 
 def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray((a * b).sum(1) / lengths)
-
-
-def _require_equal(way: str, kind: str, texts: Sequence[str], cosine: NDArray[np.float64]) -> None:
-    """Refuse embeddings that are not the encoder's; NaN is not equal either."""
-    worst = int(np.argmin(np.nan_to_num(cosine, nan=-1.0)))
-    if not cosine[worst] >= LEAST:
-        raise DataError(
-            f"{way} reads other embeddings from the export than the encoder's own: cosine "
-            f"{cosine[worst]:.6f} for one of the {kind} ({texts[worst][:40]!r}), at least {LEAST} "
-            "is allowed; nothing was exported"
-        )

@@ -3,7 +3,7 @@
 It imports nothing of this project, so that the vectors come from the folder's files alone.
 
 REQUEST is a JSON file: `folder`, `adapter` and `base` (or null), `pooling`, `query_tokens`,
-`passage_tokens`, `prompt` (what stands before a query), `queries` and `documents`.
+`passage_tokens`, `prompt` (the prefix of a query), `queries` and `documents`.
 ANSWER is a file of arrays [N, D], named `WAY/queries` and `WAY/documents`.
 """
 
@@ -19,39 +19,38 @@ from transformers import AutoModel, AutoTokenizer
 BATCH = 8  # texts of unlike length, so that there is padding
 
 
-def by_sentence_transformers(request: dict[str, Any]) -> dict[str, np.ndarray]:
+def encode_with_sentence_transformers(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """Encode with the folder's own prompts, in batches and one by one."""
     from sentence_transformers import SentenceTransformer, __version__
 
     model = SentenceTransformer(request["folder"], device="cpu")
     way = f"sentence-transformers {__version__}"
-    found = {f"{way}/documents": model.encode_document(request["documents"], batch_size=BATCH)}
+    arrays = {f"{way}/documents": model.encode_document(request["documents"], batch_size=BATCH)}
     model.max_seq_length = request["query_tokens"]
-    named: dict[str, Any] = {"prompt_name": "query", "batch_size": 1}
-    found[f"{way}/queries"] = model.encode_query(request["queries"], batch_size=BATCH)
-    found[f"{way}, one by one/queries"] = model.encode(request["queries"], **named)
-    return found
+    arrays[f"{way}/queries"] = model.encode_query(request["queries"], batch_size=BATCH)
+    arrays[f"{way}, one by one/queries"] = model.encode(request["queries"], "query", batch_size=1)
+    return arrays
 
 
-def by_transformers(
+def encode_with_transformers(
     request: dict[str, Any], folder: str, model: Any, way: str
 ) -> dict[str, np.ndarray]:
     """Encode as the model card says."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     queries = [request["prompt"] + query for query in request["queries"]]
-    found = {}
+    arrays = {}
     for name, texts in (("queries", queries), ("documents", request["documents"])):
         limit = request["query_tokens" if name == "queries" else "passage_tokens"]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
         vectors = [
-            embedded(model, tokenizer, batch, limit, request["pooling"]) for batch in batches
+            embed_texts(model, tokenizer, batch, limit, request["pooling"]) for batch in batches
         ]
-        found[f"{way}/{name}"] = torch.cat(vectors).numpy()
-    return found
+        arrays[f"{way}/{name}"] = torch.cat(vectors).numpy()
+    return arrays
 
 
 @torch.inference_mode()
-def embedded(
+def embed_texts(
     model: Any, tokenizer: Any, texts: list[str], limit: int, pooling: str
 ) -> torch.Tensor:
     """Unit vectors of texts padded on the right."""
@@ -67,17 +66,17 @@ def main(request_path: str, answer_path: str) -> None:
     """Load the folders in every way, one after the other, and write what they give."""
     with open(request_path, encoding="utf-8") as stream:
         request = json.load(stream)
-    found = by_sentence_transformers(request)
+    arrays = encode_with_sentence_transformers(request)
     model = AutoModel.from_pretrained(request["folder"]).eval()
-    found |= by_transformers(request, request["folder"], model, "transformers")
+    arrays |= encode_with_transformers(request, request["folder"], model, "transformers")
     if request["adapter"] is not None:
         from peft import PeftModel
 
         del model  # there may be no room for both
         base = AutoModel.from_pretrained(request["base"], dtype=torch.float32, use_safetensors=True)
         model = PeftModel.from_pretrained(base, request["adapter"]).eval()
-        found |= by_transformers(request, request["adapter"], model, "peft")
-    np.savez(answer_path, **found)  # type: ignore[arg-type]
+        arrays |= encode_with_transformers(request, request["adapter"], model, "peft")
+    np.savez(answer_path, **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -5,28 +5,37 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
 from tdro_lightning.records.outputs import RECORD, require_intact
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
-from tdro_lightning.report.runs import DomainWeight, Input, Retriever, Run, Series, Usage
+from tdro_lightning.report.runs import DomainWeight, Input, RetrieverScores, Run, Series, Usage
 from tdro_lightning.report.sweeps import swept_settings
 
 PER_QUERY = "per_query"
+OBJECT, LIST = "a JSON object", "a list of strings"
+TEXT, NUMBER, COUNT = "a string that is not empty", "a finite number", "a whole number from 0"
+KINDS: Mapping[str, Callable[[Any], bool]] = {
+    OBJECT: lambda value: isinstance(value, dict),
+    LIST: lambda value: isinstance(value, list),
+    TEXT: lambda value: isinstance(value, str) and value != "",
+    NUMBER: lambda value: type(value) in (int, float) and math.isfinite(value),
+    COUNT: lambda value: type(value) is int and value >= 0,
+}
 LONGEST = 200  # characters of the name of a set or retriever, which is part of file names
 
 
 def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tuple[Run, ...]:
     """Read all runs in or below the folders, in order of name with numbers counted as numbers.
 
-    Folders are searched at all depths, since a chain holds its steps. A run reached twice is read
-    once; chains and reports have no numbers of their own and are left out. Different folders with
-    the same run name get the folder appended, and different sets of one name their SHA-256; an
-    encoder that several runs have evaluated alike is listed once.
+    Folders are searched at all depths, since a chain holds its steps. A run that is reached in
+    several ways is read once; chains and reports have no numbers of their own and are left out.
+    Different folders with the same run name get the folder appended, and different sets of one
+    name their SHA-256; an encoder that several runs have evaluated alike is listed once.
 
     Args:
         folders: run folders, or folders above them.
@@ -35,43 +44,38 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
     Raises:
         DataError: a folder is missing or holds no run, or a file is broken.
     """
-    found = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
-    if not found:
+    places = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
+    if not places:
         raise DataError("no run folders given; pass at least one folder that holds run.json files")
-    runs = [run for run in map(read_run, found.values()) if run.stage not in ("chain", "report")]
-    for run in runs if with_sources else ():  # grows as it goes on
-        for folder in _sources(run):
-            if folder.resolve() not in found:
-                found[folder.resolve()] = folder
+    runs = [run for run in map(read_run, places.values()) if run.stage not in ("chain", "report")]
+    for run in runs if with_sources else ():  # a list that grows in the loop
+        trained = [input.path for input in run.inputs if input.label in ("reference", "weights")]
+        for folder in (Path(path).parent for path in trained):
+            if folder.resolve() not in places and (folder / RECORD).is_file():
+                places[folder.resolve()] = folder
                 runs.append(read_run(folder))
     count = Counter(run.name for run in runs)
     runs = [
-        run if count[run.name] == 1 else dataclasses.replace(run, name=f"{run.name} [{place}]")
-        for run, place in zip(runs, _places(runs), strict=True)
+        run if count[run.name] == 1 else dataclasses.replace(run, name=f"{run.name} [{difference}]")
+        for run, difference in zip(runs, _differences(runs), strict=True)
     ]
     ordered = sorted(runs, key=lambda run: natural_order(run.name))
     return without_repeats(distinct_sets(ordered))
 
 
-def _places(runs: Sequence[Run]) -> list[str]:
-    """For each run, what tells it from the others of its name."""
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """For each run, what distinguishes it from the others of its name."""
     short = [", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) for run in runs]
     short = [s or f"seed {run.seed}" for s, run in zip(short, runs, strict=True)]
-    count = Counter((run.name, one) for run, one in zip(runs, short, strict=True))
+    count = Counter((run.name, text) for run, text in zip(runs, short, strict=True))
     return [
-        one if count[run.name, one] == 1 else run.folder.as_posix()
-        for run, one in zip(runs, short, strict=True)
+        text if count[run.name, text] == 1 else run.folder.as_posix()
+        for run, text in zip(runs, short, strict=True)
     ]
 
 
-def _sources(run: Run) -> list[Path]:
-    """Folders of the training runs that wrote the run's reference or weights, if they are there."""
-    paths = [Path(one.path) for one in run.inputs if one.label in ("reference", "weights")]
-    return [path.parent for path in paths if (path.parent / "run.json").is_file()]
-
-
 def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which `top 70` stands before `top 100`."""
+    """Sort key under which `top 70` comes before `top 100`."""
     return [
         (0, int(part), "") if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", name)
@@ -86,40 +90,47 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
 
     Args:
         folder: the run folder.
-        own: the run itself asks, at its end.
+        own: whether the run itself reads, at its end, when its record does not say finished.
 
     Raises:
         DataError: `run.json` is missing, a file was changed after the run, lacks a field or holds
             a wrong value.
     """
     path = folder / RECORD
-    record = _object(read_checked_json(path), str(path))
-    name, stage, status = (
-        _text(record.get(key), f"{path}: `{key}`") for key in ("name", "stage", "status")
-    )
+    record = _require(read_checked_json(path), OBJECT, str(path))
+
+    def field(key: str, kind: str, *, optional: bool = True) -> Any:
+        return _require(record.get(key), kind, f"{path}: `{key}`", optional=optional)
+
+    name, stage, status = (field(key, TEXT, optional=False) for key in ("name", "stage", "status"))
     if status == "finished":
         require_intact(folder)
     has_results = own or status == "finished"
     inputs = _table(record.get("inputs"), f"{path}: `inputs`")
+    config = _require(record.get("config", {}), OBJECT, f"{path}: `config`")
+    model = _require(config.get("model", {}), OBJECT, f"{path}: `config.model`")
+    base = _require(model.get("path"), TEXT, f"{path}: `config.model.path`", optional=True)
     return Run(
         name=name,
         bare_name=name,
         folder=folder,
         stage=stage,
         status=status,
-        command=_optional_text(record.get("command"), f"{path}: `command`"),
-        seed=_optional_count(record.get("seed"), f"{path}: `seed`"),
-        model=_model(record, path),
-        git_commit=_optional_text(record.get("git_commit"), f"{path}: `git_commit`"),
-        started=_optional_text(record.get("started"), f"{path}: `started`"),
-        seconds=_optional_number(record.get("seconds"), f"{path}: `seconds`"),
-        versions=_facts(record.get("versions"), f"{path}: `versions`"),
-        hardware=_facts(record.get("hardware"), f"{path}: `hardware`"),
+        command=field("command", TEXT),
+        seed=field("seed", COUNT),
+        model=None if base is None else Path(base).name,
+        git_commit=field("git_commit", TEXT),
+        started=field("started", TEXT),
+        seconds=field("seconds", NUMBER),
+        versions={k: str(v) for k, v in (field("versions", OBJECT) or {}).items()},
+        hardware={k: str(v) for k, v in (field("hardware", OBJECT) or {}).items()},
         inputs=tuple(
             Input(
                 label,
-                _text(value.get("path"), f"{path}: `inputs.{label}.path`"),
-                _optional_text(value.get("sha256"), f"{path}: `inputs.{label}.sha256`"),
+                _require(value.get("path"), TEXT, f"{path}: `inputs.{label}.path`"),
+                _require(
+                    value.get("sha256"), TEXT, f"{path}: `inputs.{label}.sha256`", optional=True
+                ),
             )
             for label, value in inputs.items()
         ),
@@ -127,43 +138,38 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
         weights=_weights(folder / "weights.json") if has_results else (),
         history=_history(folder / "history.csv"),
         usage=_usage(folder / "data_usage.json"),
-        config=_object(record.get("config", {}), f"{path}: `config`"),
-        chain=_chain(folder.parent / "run.json"),
+        config=config,
+        chain=_chain(folder.parent / RECORD),
         swept=swept_settings(folder),
-        warnings=_texts(record.get("warnings"), f"{path}: `warnings`"),
+        warnings=tuple(
+            _require(text, TEXT, f"{path}: `warnings`") for text in field("warnings", LIST) or ()
+        ),
     )
 
 
 def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; pass run folders or a folder above them")
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    if not found:
+    runs = sorted(path.parent for path in folder.rglob(RECORD))
+    if not runs:
         raise DataError(f"{folder}: no run.json in it or below it; pass a folder that holds runs")
-    return found
-
-
-def _model(record: dict[str, Any], path: Path) -> str | None:
-    """Name of the model that the run began from: the last part of its path or hub name."""
-    config = _object(record.get("config", {}), f"{path}: `config`")
-    model = _object(config.get("model", {}), f"{path}: `config.model`")
-    name = _optional_text(model.get("path"), f"{path}: `config.model.path`")
-    return None if name is None else Path(name).name
+    return runs
 
 
 def _chain(path: Path) -> str | None:
     """Command of the chain whose record this is, if there is one."""
     if not path.is_file():
         return None
-    record = _object(read_checked_json(path), str(path))
-    return _optional_text(record.get("command"), str(path)) if record["stage"] == "chain" else None
+    record = _require(read_checked_json(path), OBJECT, str(path))
+    command = record.get("command") if record["stage"] == "chain" else None
+    return cast(str | None, _require(command, TEXT, str(path), optional=True))
 
 
-def _retrievers(folder: Path, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Retriever, ...]:
+def _retrievers(
+    folder: Path, inputs: Mapping[str, Mapping[str, Any]]
+) -> tuple[RetrieverScores, ...]:
     path = folder / "metrics.json"
-    if not path.is_file():
-        return ()
-    record = _object(read_json(path), str(path))
+    record = _require(read_json(path) if path.is_file() else {}, OBJECT, str(path))
     recorded = _table(record.get("sets"), f"{path}: `sets`")
     retrievers = []
     for label, value in _table(record.get("retrievers"), f"{path}: `retrievers`").items():
@@ -177,26 +183,26 @@ def _retrievers(folder: Path, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[
                 )
         scores = {
             name: {
-                metric: _number(score, f"{place}, `{name}.{metric}`")
+                metric: _require(score, NUMBER, f"{place}, `{name}.{metric}`")
                 for metric, score in metrics.items()
                 if metric != "queries"
             }
             for name, metrics in sets.items()
         }
         queries = {
-            name: _count(metrics.get("queries"), f"{place}, `{name}.queries`")
+            name: _require(metrics.get("queries"), COUNT, f"{place}, `{name}.queries`")
             for name, metrics in sets.items()
         }
         per_query = {name: folder / PER_QUERY / slug(label) / f"{slug(name)}.json" for name in sets}
-        known = {name: _set_fingerprint(name, recorded, inputs, path) for name in sets}
+        digests = {name: _set_fingerprint(name, recorded, inputs, path) for name in sets}
         encoder = inputs.get(f"encoder {label}", {}).get("path", folder / "encoder")
         retrievers.append(
-            Retriever(
+            RetrieverScores(
                 label,
                 scores,
                 queries,
                 per_query,
-                {name: sha256 for name, sha256 in known.items() if sha256},
+                {name: sha256 for name, sha256 in digests.items() if sha256},
                 Path(encoder) if Path(encoder).is_dir() else None,
             )
         )
@@ -214,7 +220,8 @@ def _set_fingerprint(
     The labels are those of `config.benchmarks.benchmark_locations`.
     """
     if name in recorded:
-        return _text(recorded[name].get("sha256"), f"{path}: `sets.{name}.sha256`")
+        sha256 = _require(recorded[name].get("sha256"), TEXT, f"{path}: `sets.{name}.sha256`")
+        return cast(str, sha256)
     labels = [f"{hub}{what} {name}" for what in ("set", "corpus of") for hub in ("", "hub ")]
     files = [inputs[label].get("sha256") for label in labels if label in inputs]
     return FILES + "".join(map(str, files)) if files and all(files) else None
@@ -223,18 +230,21 @@ def _set_fingerprint(
 def _weights(path: Path) -> tuple[DomainWeight, ...]:
     if not path.is_file():
         return ()
-    record = _object(read_checked_json(path), str(path))
-    last = _object(record.get("domain_weights"), f"{path}: `domain_weights`")
-    size = _object(record.get("size"), f"{path}: `size`")
-    mean = _object(record.get("mean_weights", {}), f"{path}: `mean_weights`")
-    ema = _object(record.get("ema_weights", {}), f"{path}: `ema_weights`")
+    record = _require(read_checked_json(path), OBJECT, str(path))
+    last, size = (
+        _require(record.get(key), OBJECT, f"{path}: `{key}`") for key in ("domain_weights", "size")
+    )
+    mean, ema = (
+        _require(record.get(key, {}), OBJECT, f"{path}: `{key}`")
+        for key in ("mean_weights", "ema_weights")
+    )
     return tuple(
         DomainWeight(
             name,
-            _count(size.get(name), f"{path}: `size.{name}`"),
-            _number(weight, f"{path}: `domain_weights.{name}`"),
-            _optional_number(mean.get(name), f"{path}: `mean_weights.{name}`"),
-            _optional_number(ema.get(name), f"{path}: `ema_weights.{name}`"),
+            _require(size.get(name), COUNT, f"{path}: `size.{name}`"),
+            _require(weight, NUMBER, f"{path}: `domain_weights.{name}`"),
+            _require(mean.get(name), NUMBER, f"{path}: `mean_weights.{name}`", optional=True),
+            _require(ema.get(name), NUMBER, f"{path}: `ema_weights.{name}`", optional=True),
         )
         for name, weight in last.items()
     )
@@ -272,69 +282,37 @@ def _points(lines: Iterator[list[str]], path: Path) -> dict[str, dict[int, float
 
 
 def _usage(path: Path) -> tuple[Usage, ...]:
-    if not path.is_file():
-        return ()
-    record = _table(read_json(path), str(path))
+    record = _table(read_json(path) if path.is_file() else {}, str(path))
     return tuple(
         Usage(
             name,
-            _count(value.get("rows"), f"{path}: `{name}.rows`"),
-            _number(value.get("epochs"), f"{path}: `{name}.epochs`"),
+            _require(value.get("rows"), COUNT, f"{path}: `{name}.rows`"),
+            _require(value.get("epochs"), NUMBER, f"{path}: `{name}.epochs`"),
         )
         for name, value in record.items()
     )
 
 
-def _object(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{place} must be a JSON object, is {_found(value)}")
-    return value
-
-
 def _table(value: Any, place: str) -> dict[str, dict[str, Any]]:
-    entries = _object({} if value is None else value, place)
-    return {name: _object(entry, f"{place}, `{name}`") for name, entry in entries.items()}
+    entries = _require({} if value is None else value, OBJECT, place)
+    return {name: _require(entry, OBJECT, f"{place}, `{name}`") for name, entry in entries.items()}
 
 
-def _facts(value: Mapping[str, Any] | None, place: str) -> dict[str, str]:
-    return {} if value is None else {k: str(v) for k, v in _object(value, place).items()}
+def _require(value: Any, kind: str, place: str, *, optional: bool = False) -> Any:
+    """The value if it is of the kind, or None if it may be; numbers as float.
 
+    Args:
+        value: parsed JSON.
+        kind: one of `KINDS`.
+        place: file and key, for the message.
+        optional: whether None is allowed.
 
-def _text(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{place} must be a string that is not empty, is {_found(value)}")
-    return value
-
-
-def _texts(value: Any, place: str) -> tuple[str, ...]:
-    if value is not None and not isinstance(value, list):
-        raise DataError(f"{place} must be a list of strings, is {_found(value)}")
-    return tuple(_text(one, place) for one in value or ())
-
-
-def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{place} must be a finite number, is {_found(value)}")
-    return float(value)
-
-
-def _count(value: Any, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DataError(f"{place} must be a whole number from 0, is {_found(value)}")
-    return value
-
-
-def _optional_text(value: Any, place: str) -> str | None:
-    return None if value is None else _text(value, place)
-
-
-def _optional_number(value: Any, place: str) -> float | None:
-    return None if value is None else _number(value, place)
-
-
-def _optional_count(value: Any, place: str) -> int | None:
-    return None if value is None else _count(value, place)
-
-
-def _found(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:60]
+    Raises:
+        DataError: the value is of another kind.
+    """
+    if value is None and optional:
+        return None
+    if not KINDS[kind](value):
+        actual = "missing" if value is None else repr(value)[:60]
+        raise DataError(f"{place} must be {kind}, is {actual}")
+    return float(value) if kind == NUMBER else value

@@ -9,16 +9,18 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from tdro_lightning.report.domains import sorted_weights
+from tdro_lightning.report.gains import ABOVE, BELOW, BaselineComparison, few_seeds_warning
 from tdro_lightning.report.runs import DomainWeight, Series
 from tdro_lightning.report.svg import (
     colour,
     dashes,
     figure_style,
     inline_svg,
-    short,
-    spread,
+    shorten,
+    spread_labels,
 )
+from tdro_lightning.report.tables import format_difference
+from tdro_lightning.report.training_tables import sorted_weights
 
 WIDTH = 8.0  # inches; 72 units of the view box each
 LINE = 0.165  # height in inches of one line of labels
@@ -50,7 +52,7 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
             color=[colour(0 if weight.last >= uniform else 1) for weight in ordered],
         )
         axes.axvline(uniform, color=colour(6), linestyle="--", linewidth=1)
-        axes.set_yticks(places, [short(weight.domain) for weight in ordered])
+        axes.set_yticks(places, [shorten(weight.domain) for weight in ordered])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.set_xlim(left=0)
@@ -76,8 +78,9 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
 def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a domain for its weight over the steps, on a logarithmic axis."""
     picked = {domain: _picked(curve) for domain, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(picked, "domain weight", "Weights of all domains over the steps", True)
+    svg = _line_figure(
+        picked, "domain weight", "Weights of all domains over the steps", salt, logarithmic=True
+    )
     return Figure(
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
@@ -89,8 +92,9 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
 def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """Lines for how concentrated the weights are and how large the measurement is."""
     picked = {title: _picked(curve) for title, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(picked, "value", "Concentration and measurement norm by step", True)
+    svg = _line_figure(
+        picked, "value", "Concentration and measurement norm by step", salt, logarithmic=True
+    )
     return Figure(
         "Concentration and measurement norm",
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
@@ -103,8 +107,7 @@ def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
 def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a fine-tuning run for its loss over the steps."""
     smooth = {run: _averaged(curve) for run, curve in series.items()}
-    with figure_style(salt):
-        svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", False)
+    svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt)
     return Figure(
         "Loss of the fine-tuning runs",
         f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
@@ -115,11 +118,11 @@ def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
 
 def measurement_panels(series: Mapping[str, Series], salt: str) -> Figure:
     """A panel a domain for the loss measurement that drives its weight."""
-    with figure_style(salt):
-        svg = _panels(
-            {domain: {"measurement": curve} for domain, curve in series.items()},
-            "Loss measurement of each domain over the steps",
-        )
+    svg = _panels(
+        {domain: {"measurement": curve} for domain, curve in series.items()},
+        "Loss measurement of each domain over the steps",
+        salt,
+    )
     return Figure(
         "Loss measurement of each domain",
         "Domains with a larger measurement than others gain weight. All panels share their "
@@ -132,18 +135,63 @@ def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], sa
     """A panel a domain for the losses of the proxy and of the frozen reference."""
     domains = dict.fromkeys([*proxy, *reference])
     curves = {"proxy": proxy, "reference": reference}
-    with figure_style(salt):
-        svg = _panels(
-            {
-                domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
-                for domain in domains
-            },
-            "Proxy and reference loss of each domain over the steps",
-        )
+    svg = _panels(
+        {
+            domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
+            for domain in domains
+        },
+        "Proxy and reference loss of each domain over the steps",
+        salt,
+    )
     return Figure(
         "Proxy and reference loss of each domain",
         "Solid: the proxy in training. Dashed: the frozen reference on the same examples. All "
         f"panels share their axes; the horizontal axis counts steps{_smoothing(proxy)}.",
+        svg,
+    )
+
+
+def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure | None:
+    """A row a trained retriever, the largest gain on top; None where nothing is compared.
+
+    Args:
+        comparisons: by one metric.
+        title: what the metric is called.
+    """
+    shown = [one for one in comparisons if one.result.trained]
+    if not shown:
+        return None
+    shown.sort(key=lambda one: (one.average.difference, one.result.name))
+    with figure_style("gains"):
+        height = 0.6 + 0.24 * len(shown)
+        canvas, axes = figure_axes(height, left=2.1, right=0.6, bottom=0.42, top=0.15)
+        axes.axvline(0, color=colour(6), linestyle="--", linewidth=1)
+        for row, one in enumerate(shown):
+            gain = one.average
+            hue = colour({ABOVE: 0, BELOW: 1}.get(gain.mark, 6))
+            if gain.test and gain.test.low is not None and gain.test.high is not None:
+                axes.plot([gain.test.low, gain.test.high], [row, row], color=hue, linewidth=2)
+            if len(one.by_seed) > 1:
+                for difference in one.by_seed.values():
+                    axes.plot([difference, difference], [row - 0.2, row + 0.2], color=hue)
+            axes.plot([gain.difference], [row], color=hue, marker="o", markersize=5)
+            axes.annotate(
+                f"{format_difference(gain.difference)}{gain.mark}".replace("-", "−"),
+                (gain.difference, row),
+                xytext=(0, 5), textcoords="offset points", ha="center",
+            )  # fmt: skip
+        axes.set_yticks(range(len(shown)), [shorten(one.result.name, 30) for one in shown])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(shown) - 0.2)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"difference in {title} × 100 from {_names(shown)}")
+        svg = inline_svg(canvas, f"Gain in {title} of each retriever over its baseline")
+    seeds = "; short strokes are single seeds" if any(len(c.by_seed) > 1 for c in shown) else ""
+    return Figure(
+        f"Gain in {title} over the baseline",
+        f"Average over the sets. Lines are 95 % intervals over queries{seeds}. Blue and * is "
+        "significantly above the baseline, orange and † significantly below, grey neither. "
+        f"{few_seeds_warning(shown)}".strip(),
         svg,
     )
 
@@ -163,21 +211,26 @@ def figure_axes(
 
 
 def _line_figure(
-    series: Mapping[str, Series], quantity: str, description: str, logarithmic: bool
+    series: Mapping[str, Series],
+    quantity: str,
+    description: str,
+    salt: str,
+    logarithmic: bool = False,
 ) -> str:
-    inner = max(2.6, LINE * len(series))
-    canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
-    axes.grid(axis="y")
-    for number, curve in enumerate(series.values()):
-        axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
-    if logarithmic:
-        _set_log_axis(axes, series)
-    axes.margins(x=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel(quantity)
-    _label_ends(axes, series, LINE / inner)
-    return inline_svg(canvas, description)
+    with figure_style(salt):
+        inner = max(2.6, LINE * len(series))
+        canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
+        axes.grid(axis="y")
+        for number, curve in enumerate(series.values()):
+            axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
+        if logarithmic:
+            _set_log_axis(axes, series)
+        axes.margins(x=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("step")
+        axes.set_ylabel(quantity)
+        _label_ends(axes, series, LINE / inner)
+        return inline_svg(canvas, description)
 
 
 def _set_log_axis(axes: Axes, series: Mapping[str, Series]) -> None:
@@ -199,7 +252,7 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
         value = curve.values[-1] if math.isfinite(curve.values[-1]) else low
         x, y = to_axes.transform((curve.steps[-1], max(value, low)))
         ends[name] = (float(x), float(y))
-    labels = spread({name: y for name, (_, y) in ends.items()}, gap)
+    labels = spread_labels({name: y for name, (_, y) in ends.items()}, gap)
     for number, name in enumerate(series):
         place = labels[name]
         x, y = ends[name]
@@ -215,45 +268,46 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
             )
         )
         axes.text(
-            1.085, place, short(name), transform=axes.transAxes, va="center_baseline", fontsize=7
+            1.085, place, shorten(name), transform=axes.transAxes, va="center_baseline", fontsize=7
         )
 
 
-def _panels(curves: Mapping[str, Mapping[str, Series]], description: str) -> str:
-    columns = min(PANELS, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    height = 0.45 + 1.1 * rows
-    canvas = Canvas(figsize=(WIDTH, height))
-    grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    canvas.subplots_adjust(
-        left=0.4 / WIDTH,
-        right=1 - 0.2 / WIDTH,
-        bottom=0.25 / height,
-        top=1 - 0.2 / height,
-        wspace=0.12,
-        hspace=0.42,
-    )
-    for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
-        axes.set_title(short(domain, 22), pad=3)
-        axes.grid(axis="y")
-        for kind, curve in kinds.items():
-            smooth = _averaged(curve)
-            reference = kind == "reference"
-            axes.plot(
-                smooth.steps,
-                smooth.values,
-                color=colour(1 if reference else 0),
-                linestyle="--" if reference else "-",
-            )
-        axes.margins(x=0)
-        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-    for position, axes in enumerate(grid.flat):
-        if position >= len(curves):
-            axes.set_visible(False)
-        elif position + columns >= len(curves):
-            axes.tick_params(labelbottom=True)
-    return inline_svg(canvas, description)
+def _panels(curves: Mapping[str, Mapping[str, Series]], description: str, salt: str) -> str:
+    with figure_style(salt):
+        columns = min(PANELS, len(curves))
+        rows = math.ceil(len(curves) / columns)
+        height = 0.45 + 1.1 * rows
+        canvas = Canvas(figsize=(WIDTH, height))
+        grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        canvas.subplots_adjust(
+            left=0.4 / WIDTH,
+            right=1 - 0.2 / WIDTH,
+            bottom=0.25 / height,
+            top=1 - 0.2 / height,
+            wspace=0.12,
+            hspace=0.42,
+        )
+        for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
+            axes.set_title(shorten(domain, 22), pad=3)
+            axes.grid(axis="y")
+            for kind, curve in kinds.items():
+                smooth = _averaged(curve)
+                reference = kind == "reference"
+                axes.plot(
+                    smooth.steps,
+                    smooth.values,
+                    color=colour(1 if reference else 0),
+                    linestyle="--" if reference else "-",
+                )
+            axes.margins(x=0)
+            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+        for position, axes in enumerate(grid.flat):
+            if position >= len(curves):
+                axes.set_visible(False)
+            elif position + columns >= len(curves):
+                axes.tick_params(labelbottom=True)
+        return inline_svg(canvas, description)
 
 
 def _bin(count: int) -> int:
@@ -277,3 +331,8 @@ def _averaged(curve: Series) -> Series:
 def _smoothing(series: Mapping[str, Series]) -> str:
     size = max((_bin(len(curve.steps)) for curve in series.values()), default=1)
     return f"; each point is the mean of {size} logged steps" if size > 1 else ""
+
+
+def _names(comparisons: Sequence[BaselineComparison]) -> str:
+    baselines = {one.baseline.name for one in comparisons}
+    return shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"

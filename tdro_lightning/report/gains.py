@@ -1,4 +1,4 @@
-"""What a trial gains over its baseline, set by set and on average, with tests."""
+"""What a result gains over its baseline, set by set and on average, with tests."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.files import read_json
-from tdro_lightning.report.runs import Retriever
+from tdro_lightning.report.results import Result, Seed
+from tdro_lightning.report.runs import RetrieverScores
 from tdro_lightning.report.significance import FEW, LEVEL, PairedTest, holm, query_test, seed_test
-from tdro_lightning.report.trials import Seed, Trial
 
 ABOVE, BELOW = "*", "†"  # significantly above and below the baseline
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean score times 100 of baseline and trial, and the difference with its test.
+    """Mean score times 100 of baseline and result, and the difference with its test.
 
     Attributes:
         queries: number of queries, of one seed.
@@ -58,19 +58,19 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A trial against its baseline by one metric, over the seeds and sets that both have.
+class BaselineComparison:
+    """A result against its baseline by one metric, over the seeds and sets that both have.
 
     Attributes:
         sets: gain on each set, or group of sets; p-values adjusted over these.
-        average: gain on the mean of the sets; p-values adjusted over the compared trials.
+        average: gain on the mean of the sets; p-values adjusted over the compared results.
         by_seed: difference of the averages, by seed.
         over_seeds: test of `by_seed`, None with one seed; its p-value is in `seeds_t_test`,
-            adjusted over the compared trials.
+            adjusted over the compared results.
     """
 
-    trial: Trial
-    baseline: Trial
+    result: Result
+    baseline: Result
     metric: str
     sets: Mapping[str, Gain]
     average: Gain
@@ -79,7 +79,7 @@ class Comparison:
     seeds_t_test: float | None = None
 
 
-def groups(names: Iterable[str]) -> dict[str, list[str]]:
+def group_sets(names: Iterable[str]) -> dict[str, list[str]]:
     """Sets by the part of their name before a slash; such a group counts as one set."""
     found: dict[str, list[str]] = {}
     for name in names:
@@ -87,56 +87,56 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def compared(
-    pairs: Sequence[tuple[Trial, Trial]],
+def compare_with_baselines(
+    pairs: Sequence[tuple[Result, Result]],
     metric: str,
     columns: Mapping[str, Sequence[str]] | None = None,
-    trials: Sequence[Trial] = (),
-) -> list[Comparison]:
-    """Compare each trial with its baseline, and adjust the averages' p-values over all of them.
+    results: Sequence[Result] = (),
+) -> list[BaselineComparison]:
+    """Compare each result with its baseline, and adjust the averages' p-values over all of them.
 
     Args:
-        pairs: trials, each with its baseline.
+        pairs: results, each with its baseline.
         metric: what is compared.
-        columns: the sets to compare on, by what they count as; a trial that lacks one of them is
-            left out. None takes all sets in common, grouped by `groups`.
-        trials: those among which the untrained models are.
+        columns: the sets to compare on, by what they count as; a result that lacks one of them is
+            left out. None takes all sets in common, grouped by `group_sets`.
+        results: those among which the untrained models are.
 
     Raises:
         DataError: scores of queries are broken, or of other queries than the baseline's.
     """
-    found = [compare(trial, other, metric, columns, trials) for trial, other in pairs]
+    found = [_compare(result, other, metric, columns, results) for result, other in pairs]
     comparisons = [one for one in found if one is not None]
-    averages = _adjusted([one.average for one in comparisons])
+    averages = _adjust([one.average for one in comparisons])
     by_seeds = [None if one.over_seeds is None else one.over_seeds.t_test for one in comparisons]
     return [
         dataclasses.replace(one, average=average, seeds_t_test=p)
-        for one, average, p in zip(comparisons, averages, _holm(by_seeds), strict=True)
+        for one, average, p in zip(comparisons, averages, holm(by_seeds), strict=True)
     ]
 
 
-def compare(
-    trial: Trial,
-    baseline: Trial,
+def _compare(
+    result: Result,
+    baseline: Result,
     metric: str,
     columns: Mapping[str, Sequence[str]] | None = None,
-    trials: Sequence[Trial] = (),
-) -> Comparison | None:
-    """Compare two trials; None where they have no seed or set in common.
+    results: Sequence[Result] = (),
+) -> BaselineComparison | None:
+    """Compare two results; None where they have no seed or set in common.
 
-    Differences of a query are averaged over the seeds before the tests over queries. A trial
+    Differences of a query are averaged over the seeds before the tests over queries. A result
     without training that has one seed is compared with every seed of the baseline.
     """
-    pairs = _pairs(trial, baseline)
-    common = [n for n in baseline.common_sets(metric) if trial.has(n, metric)]
-    grouped = groups(common) if columns is None else columns
+    pairs = _pairs(result, baseline)
+    common = [n for n in baseline.common_sets(metric) if result.has(n, metric)]
+    grouped = group_sets(common) if columns is None else columns
     names = [name for parts in grouped.values() for name in parts]
     if not pairs or not names or not set(names) <= set(common):
         return None
     differences = {name: _differences(pairs, name, metric) for name in names}
 
     def gain(parts: Sequence[Sequence[str]]) -> Gain:
-        failed = below_untrained(trial, trials, metric, [name for part in parts for name in part])
+        failed = below_untrained(result, results, metric, [name for part in parts for name in part])
         return dataclasses.replace(_gain(pairs, parts, differences, metric), failed=failed)
 
     gains = [gain([parts]) for parts in grouped.values()]
@@ -144,11 +144,11 @@ def compare(
         seed: _mean(ours, grouped.values(), metric) - _mean(theirs, grouped.values(), metric)
         for seed, (ours, theirs) in pairs.items()
     }
-    return Comparison(
-        trial,
+    return BaselineComparison(
+        result,
         baseline,
         metric,
-        dict(zip(grouped, _adjusted(gains), strict=True)),
+        dict(zip(grouped, _adjust(gains), strict=True)),
         gain(list(grouped.values())),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,
@@ -156,24 +156,24 @@ def compare(
 
 
 def below_untrained(
-    trial: Trial, trials: Sequence[Trial], metric: str, names: Sequence[str]
+    result: Result, results: Sequence[Result], metric: str, names: Sequence[str]
 ) -> bool:
-    """Whether a trial's mean over the sets is below that of the model it began from.
+    """Whether a result's mean over the sets is below that of the model it began from.
 
     Args:
-        trial: a trained one; any other is not below.
-        trials: all, with the untrained models.
+        result: a trained one; any other is not below.
+        results: all, with the untrained models.
         metric: what is compared.
         names: the sets; those that the untrained model was not evaluated on do not count.
     """
-    for other in trials if trial.trained else ():
-        scores = [(trial.score(n, metric), other.score(n, metric)) for n in names]
+    for other in results if result.trained else ():
+        scores = [(result.score(n, metric), other.score(n, metric)) for n in names]
         known = {
             name: (ours, theirs)
             for name, (ours, theirs) in zip(names, scores, strict=True)
             if ours is not None and theirs is not None
         }
-        if other.label.casefold() == "untrained" and other.model == trial.model and known:
+        if other.label.casefold() == "untrained" and other.model == result.model and known:
             means = [mean_over_sets({n: v[i] for n, v in known.items()}) for i in (0, 1)]
             if means[0] < means[1]:
                 return True
@@ -193,9 +193,9 @@ def query_scores(path: Path, metric: str) -> dict[str, float]:
         raise DataError(f"{path}: must map each query to its scores, with {metric!r}") from None
 
 
-def few_seeds(comparisons: Sequence[Comparison]) -> str:
-    """A warning that names the trials with fewer than `FEW` seeds; empty where all have more."""
-    few = [f"{c.trial.name} ({len(c.by_seed)})" for c in comparisons if len(c.by_seed) < FEW]
+def few_seeds_warning(comparisons: Sequence[BaselineComparison]) -> str:
+    """A warning that names the results with fewer than `FEW` seeds; empty where all have more."""
+    few = [f"{c.result.name} ({len(c.by_seed)})" for c in comparisons if len(c.by_seed) < FEW]
     if not few:
         return ""
     return (
@@ -204,21 +204,21 @@ def few_seeds(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def content(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+def comparisons_as_json(comparisons: Sequence[BaselineComparison]) -> list[dict[str, Any]]:
     """All numbers of comparisons, for a JSON file."""
     return [
         {
-            "retriever": one.trial.name,
-            "run": one.trial.run,
-            "model": one.trial.model,
+            "retriever": one.result.name,
+            "run": one.result.run,
+            "model": one.result.model,
             "baseline": one.baseline.name,
             "baseline_run": one.baseline.run,
             "metric": one.metric,
-            "average": _content(one.average),
-            "sets": {name: _content(gain) for name, gain in one.sets.items()},
+            "average": _gain_as_json(one.average),
+            "sets": {name: _gain_as_json(gain) for name, gain in one.sets.items()},
             "seeds": {
                 "count": len(one.by_seed),
-                "warning": few_seeds([one]) or None,
+                "warning": few_seeds_warning([one]) or None,
                 "differences": {str(seed): value for seed, value in one.by_seed.items()},
                 "test": None if one.over_seeds is None else asdict(one.over_seeds),
                 "t_test_holm": one.seeds_t_test,
@@ -228,7 +228,7 @@ def content(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     ]
 
 
-def _content(gain: Gain) -> dict[str, Any]:
+def _gain_as_json(gain: Gain) -> dict[str, Any]:
     return {
         "baseline": gain.baseline,
         "score": gain.score,
@@ -242,19 +242,19 @@ def _content(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _pairs(trial: Trial, baseline: Trial) -> dict[Seed, tuple[Retriever, Retriever]]:
-    if not trial.trained and len(trial.by_seed) == 1:
-        (one,) = trial.by_seed.values()
+def _pairs(result: Result, baseline: Result) -> dict[Seed, tuple[RetrieverScores, RetrieverScores]]:
+    if not result.trained and len(result.by_seed) == 1:
+        (one,) = result.by_seed.values()
         return {seed: (one, other) for seed, other in baseline.by_seed.items()}
     return {
         seed: (one, baseline.by_seed[seed])
-        for seed, one in trial.by_seed.items()
+        for seed, one in result.by_seed.items()
         if seed in baseline.by_seed
     }
 
 
 def _differences(
-    pairs: Mapping[Seed, tuple[Retriever, Retriever]], name: str, metric: str
+    pairs: Mapping[Seed, tuple[RetrieverScores, RetrieverScores]], name: str, metric: str
 ) -> NDArray[np.float64] | None:
     """Difference of every query, mean over the seeds; None where a file is not at hand."""
     found = []
@@ -272,12 +272,11 @@ def _differences(
     if any(one.keys() != found[0].keys() for one in found):
         raise DataError(f"set {name}: the seeds have scores of different queries")
     by_seed = np.array([[one[query] for query in found[0]] for one in found], dtype=np.float64)
-    mean: NDArray[np.float64] = by_seed.mean(axis=0)
-    return mean
+    return np.asarray(by_seed.mean(axis=0))
 
 
 def _gain(
-    pairs: Mapping[Seed, tuple[Retriever, Retriever]],
+    pairs: Mapping[Seed, tuple[RetrieverScores, RetrieverScores]],
     grouped: Sequence[Sequence[str]],
     differences: Mapping[str, NDArray[np.float64] | None],
     metric: str,
@@ -294,21 +293,15 @@ def _gain(
     )
 
 
-def _mean(one: Retriever, grouped: Iterable[Sequence[str]], metric: str) -> float:
+def _mean(one: RetrieverScores, grouped: Iterable[Sequence[str]], metric: str) -> float:
     return 100 * fmean(fmean(one.sets[name][metric] for name in parts) for parts in grouped)
 
 
-def _adjusted(gains: Sequence[Gain]) -> list[Gain]:
+def _adjust(gains: Sequence[Gain]) -> list[Gain]:
     tests = [gain.test for gain in gains]
-    t_tests = _holm([None if test is None else test.t_test for test in tests])
-    signs = _holm([None if test is None else test.randomisation for test in tests])
+    t_tests = holm([None if test is None else test.t_test for test in tests])
+    signs = holm([None if test is None else test.randomisation for test in tests])
     return [
         dataclasses.replace(gain, t_test=t, randomisation=p)
         for gain, t, p in zip(gains, t_tests, signs, strict=True)
     ]
-
-
-def _holm(values: Sequence[float | None]) -> list[float | None]:
-    """Adjust those that there are."""
-    adjusted = iter(holm([value for value in values if value is not None]))
-    return [None if value is None else next(adjusted) for value in values]

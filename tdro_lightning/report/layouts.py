@@ -5,12 +5,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tdro_lightning.report.gain_tables import MARKS
-from tdro_lightning.report.gains import Comparison, compared, few_seeds, groups
-from tdro_lightning.report.published import full_rows, published, set_names, summary_rows
-from tdro_lightning.report.results import TITLES
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
-from tdro_lightning.report.trials import Trial
+from tdro_lightning.report.gains import (
+    BaselineComparison,
+    compare_with_baselines,
+    few_seeds_warning,
+    group_sets,
+)
+from tdro_lightning.report.paper_tables import full_rows, read_paper_tables, set_names, summary_rows
+from tdro_lightning.report.result_tables import MARKS, query_count
+from tdro_lightning.report.results import TITLES, Result
+from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, format_difference
 
 FULL = ("9", "10", "11")
 HERE = "Measured here"
@@ -38,11 +42,11 @@ class Benchmark:
         return [name for parts in self.columns.values() for name in parts]
 
 
-Compared = Mapping[tuple[str, str], tuple[Benchmark, Mapping[str, Comparison]]]
+Compared = Mapping[tuple[str, str], tuple[Benchmark, Mapping[str, BaselineComparison]]]
 
 
 def layout_tables(
-    trials: Sequence[Trial], pairs: Sequence[tuple[Trial, Trial]]
+    results: Sequence[Result], pairs: Sequence[tuple[Result, Result]]
 ) -> tuple[Table, ...]:
     """A table of all sets for every benchmark, then the summaries over benchmarks.
 
@@ -50,61 +54,56 @@ def layout_tables(
     all other sets are one benchmark without published rows.
 
     Args:
-        trials: all trials.
-        pairs: trials with their baselines.
+        results: all results.
+        pairs: results with their baselines.
     """
-    benchmarks = _benchmarks(trials)
-    found: dict[tuple[str, str], tuple[Benchmark, Mapping[str, Comparison]]] = {}
-    for one in benchmarks:
-        for metric in one.metrics:
-            gains = compared(pairs, metric, one.columns, trials)
-            found[one.title, metric] = one, {gain.trial.name: gain for gain in gains}
-    full = [_full_table(one, one.metrics[0], trials, found) for one in benchmarks]
-    return (*full, *_summaries(trials, found, {other.name for _, other in pairs}))
+    benchmarks = _benchmarks(results)
+    comparisons: dict[tuple[str, str], tuple[Benchmark, Mapping[str, BaselineComparison]]] = {}
+    for benchmark in benchmarks:
+        for metric in benchmark.metrics:
+            gains = compare_with_baselines(pairs, metric, benchmark.columns, results)
+            by_name = {gain.result.name: gain for gain in gains}
+            comparisons[benchmark.title, metric] = benchmark, by_name
+    full = [_full_table(one, one.metrics[0], results, comparisons) for one in benchmarks]
+    return (*full, *_summaries(results, comparisons, {other.name for _, other in pairs}))
 
 
-def _benchmarks(trials: Sequence[Trial]) -> list[Benchmark]:
-    known = list(dict.fromkeys(n for t in trials for one in t.by_seed.values() for n in one.sets))
-    found = []
+def _benchmarks(results: Sequence[Result]) -> list[Benchmark]:
+    names = list(dict.fromkeys(name for result in results for name in result.sets))
+    summed = read_paper_tables()["tables"]["3"]["columns"]
+    benchmarks = []
     for number in FULL:
-        table = published()["tables"][number]
-        columns = set_names(table, known)
-        one = Benchmark(table["benchmark"], columns, _metrics(table), number)
+        table = read_paper_tables()["tables"][number]
+        columns, title = set_names(table, names), table["benchmark"]
+        metrics = [table["metric"], *(c["metric"] for c in summed if c["title"] == title)]
+        benchmark = Benchmark(title, columns, tuple(dict.fromkeys(metrics)), number)
         complete = len(columns) == len(table["columns"])
-        if complete and any(_covers(trial, one, table["metric"]) for trial in trials):
-            found.append(one)
-    used = {name for one in found for name in one.sets}
-    others = groups([name for name in known if name not in used])
-    if others:
-        measured = [m for m in TITLES if any(t.common_sets(m) for t in trials)]
+        if complete and any(_covers(result, benchmark, metrics[0]) for result in results):
+            benchmarks.append(benchmark)
+    used = {name for benchmark in benchmarks for name in benchmark.sets}
+    if others := group_sets([name for name in names if name not in used]):
+        measured = [m for m in TITLES if any(result.common_sets(m) for result in results)]
         title = f"{len(others)} set{'' if len(others) == 1 else 's'}"
-        found.append(Benchmark(title, others, tuple(measured[:2]), None))
-    return found
+        benchmarks.append(Benchmark(title, others, tuple(measured[:2]), None))
+    return benchmarks
 
 
-def _metrics(table: Mapping[str, object]) -> tuple[str, ...]:
-    """The metric of the paper's full table, then others of its Table 3."""
-    columns = published()["tables"]["3"]["columns"]
-    summed = [column["metric"] for column in columns if column["title"] == table["benchmark"]]
-    return tuple(dict.fromkeys([str(table["metric"]), *summed]))
-
-
-def _covers(trial: Trial, benchmark: Benchmark, metric: str) -> bool:
-    return all(trial.has(name, metric) for name in benchmark.sets)
+def _covers(result: Result, benchmark: Benchmark, metric: str) -> bool:
+    return all(result.has(name, metric) for name in benchmark.sets)
 
 
 def _full_table(
-    benchmark: Benchmark, metric: str, trials: Sequence[Trial], found: Compared
+    benchmark: Benchmark, metric: str, results: Sequence[Result], found: Compared
 ) -> Table:
     """Every set, their mean and the gain, in the layout of Tables 9 to 11."""
     comparisons = found[benchmark.title, metric][1]
-    shown = [t for t in trials if any(t.has(name, metric) for name in benchmark.sets)]
+    shown = [t for t in results if any(t.has(name, metric) for name in benchmark.sets)]
     rows = full_rows(benchmark.table) if benchmark.table else []
     for heading, named in _sections(shown):
         rows.append((Cell(heading),))
         rows += [
-            _full_row(name, trial, benchmark, metric, comparisons.get(trial.name))
-            for name, trial in named
+            _full_row(name, result, benchmark, metric, comparisons.get(result.name))
+            for name, result in named
         ]
     kind = f"in the layout of the paper's Table {benchmark.table}" if benchmark.table else (
         "in the layout of the paper's Tables 9 to 11"
@@ -113,7 +112,7 @@ def _full_table(
         f"{TITLES[metric]} on {benchmark.title}, {kind}",
         f"{TITLES[metric]} × 100. {_note(benchmark.table is not None)} On a set, p is adjusted "
         "over the sets of the row, on the average over the retrievers of this table. "
-        f"{few_seeds(list(comparisons.values()))}".strip(),
+        f"{few_seeds_warning(list(comparisons.values()))}".strip(),
         (
             Column("Model", numeric=False),
             *(Column(title, _queries(shown, names)) for title, names in benchmark.columns.items()),
@@ -125,54 +124,65 @@ def _full_table(
 
 
 def _full_row(
-    name: str, trial: Trial, benchmark: Benchmark, metric: str, gain: Comparison | None
+    name: str, result: Result, benchmark: Benchmark, metric: str, gain: BaselineComparison | None
 ) -> Row:
-    cells = []
-    for column, names in benchmark.columns.items():
-        scores = [trial.score(one, metric) for one in names]
-        known = [score for score in scores if score is not None]
-        mark = gain.sets[column].mark if gain else ""
-        complete = len(known) == len(scores)
-        cells.append(Cell(f"{fmean(known):.1f}", mark=mark) if complete else Cell(NOTHING))
-    return (Cell(name), *cells, *_average_cells(trial, benchmark, metric, gain))
+    means = {c: _mean(result, names, metric) for c, names in benchmark.columns.items()}
+    return (
+        Cell(name),
+        *(
+            Cell(NOTHING)
+            if mean is None
+            else Cell(f"{mean:.1f}", mark=gain.sets[column].mark if gain else "")
+            for column, mean in means.items()
+        ),
+        *_average_cells(result, benchmark, metric, gain),
+    )
+
+
+def _mean(result: Result, names: Sequence[str], metric: str) -> float | None:
+    """Mean score over the sets of a column; None where one was not measured."""
+    scores = [score for name in names if (score := result.score(name, metric)) is not None]
+    return fmean(scores) if len(scores) == len(names) else None
 
 
 def _average_cells(
-    trial: Trial, benchmark: Benchmark, metric: str, gain: Comparison | None
+    result: Result, benchmark: Benchmark, metric: str, gain: BaselineComparison | None
 ) -> tuple[Cell, Cell]:
-    if not _covers(trial, benchmark, metric):
+    columns = benchmark.columns.values()
+    means = [mean for names in columns if (mean := _mean(result, names, metric)) is not None]
+    if len(means) < len(columns):
         return Cell(NOTHING), Cell(NOTHING)
-    average = Cell(
-        f"{_average(trial, benchmark, metric):.1f}", mark=gain.average.mark if gain else ""
-    )
-    return average, Cell(signed(gain.average.difference) if gain else NOTHING)
+    average = Cell(f"{fmean(means):.1f}", mark=gain.average.mark if gain else "")
+    return average, Cell(format_difference(gain.average.difference) if gain else NOTHING)
 
 
-def _summaries(trials: Sequence[Trial], found: Compared, baselines: Collection[str]) -> list[Table]:
+def _summaries(
+    results: Sequence[Result], found: Compared, baselines: Collection[str]
+) -> list[Table]:
     """All models in the layout of Table 3; where there is one model, that of Table 5."""
-    several = len({trial.model for trial in trials if trial.trained}) > 1
+    several = len({result.model for result in results if result.trained}) > 1
     number = "3" if several else "5"
-    printed = [(c["title"], c["metric"]) for c in published()["tables"][number]["columns"]]
+    printed = [(c["title"], c["metric"]) for c in read_paper_tables()["tables"][number]["columns"]]
     own = [key for key, (one, _) in found.items() if one.table is None]
     columns = [key for key in printed if key in found] + (own if several else own[:1])
     if not columns:
         return []
     rows = summary_rows(number, columns) if any(key in printed for key in columns) else []
-    for heading, named in _sections(trials) if several else _kinds(trials, baselines):
-        body = [(name, [_summary(trial, key, found) for key in columns]) for name, trial in named]
+    for heading, named in _sections(results) if several else _kinds(results, baselines):
+        body = [(name, [_summary(result, key, found) for key in columns]) for name, result in named]
         rows.append((Cell(heading),))
         rows += [(Cell(name), *(cell for cell, _ in cells)) for name, cells in body]
         gains = [[cells[i][1] for _, cells in body] for i in range(len(columns))]
         if several and any(value is not None for column in gains for value in column):
             rows.append((Cell("Average gain"), *map(_mean_gain, gains)))
     what = "all models" if several else "one model"
-    few = {one.trial.name: one for key in columns for one in found[key][1].values()}
+    few = {one.result.name: one for key in columns for one in found[key][1].values()}
     return [
         Table(
             f"Averages of {what}, in the layout of the paper's Table {number}",
             f"Mean over the sets of each benchmark × 100, and in brackets the gain. "
             f"{_note(any(key in printed for key in columns))} p is adjusted over the retrievers "
-            f"of a column. {few_seeds(list(few.values()))}".strip(),
+            f"of a column. {few_seeds_warning(list(few.values()))}".strip(),
             (
                 Column("Model" if several else "Training data", numeric=False),
                 *(Column(title, TITLES[metric]) for title, metric in columns),
@@ -182,10 +192,10 @@ def _summaries(trials: Sequence[Trial], found: Compared, baselines: Collection[s
     ]
 
 
-def _summary(trial: Trial, key: tuple[str, str], found: Compared) -> tuple[Cell, float | None]:
+def _summary(result: Result, key: tuple[str, str], found: Compared) -> tuple[Cell, float | None]:
     benchmark, comparisons = found[key]
-    gain = comparisons.get(trial.name)
-    average, difference = _average_cells(trial, benchmark, key[1], gain)
+    gain = comparisons.get(result.name)
+    average, difference = _average_cells(result, benchmark, key[1], gain)
     if gain is None:
         return average, None
     return Cell(f"{average.text}{average.mark} ({difference.text})"), gain.average.difference
@@ -193,59 +203,47 @@ def _summary(trial: Trial, key: tuple[str, str], found: Compared) -> tuple[Cell,
 
 def _mean_gain(values: Sequence[float | None]) -> Cell:
     known = [value for value in values if value is not None]
-    return Cell(signed(fmean(known)) if known else NOTHING)
+    return Cell(format_difference(fmean(known)) if known else NOTHING)
 
 
-def _sections(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, Trial]]]]:
-    """Trials under headings: with several models a heading a label, and the models below it."""
-    trained = [trial for trial in trials if trial.trained]
-    bare = [(trial.name, trial) for trial in trials if not trial.trained]
+def _sections(results: Sequence[Result]) -> list[tuple[str, list[tuple[str, Result]]]]:
+    """Results under headings: with several models a heading a label, and the models below it."""
+    trained = [result for result in results if result.trained]
+    bare = [(result.name, result) for result in results if not result.trained]
     sections = [(f"{HERE}: without training", bare)] if bare else []
-    if len({trial.model for trial in trained}) < 2:
+    if len({result.model for result in trained}) < 2:
         return [*sections, (HERE, [(t.name, t) for t in trained])] if trained else sections
-    for label in dict.fromkeys(trial.label for trial in trained):
-        own = [trial for trial in trained if trial.label == label]
-        count = Counter(trial.model for trial in own)
+    for label in dict.fromkeys(result.label for result in trained):
+        own = [result for result in trained if result.label == label]
+        count = Counter(result.model for result in own)
         named = [(t.model if t.model and count[t.model] == 1 else t.name, t) for t in own]
         sections.append((f"{HERE}: {label}", named))
     return sections
 
 
 def _kinds(
-    trials: Sequence[Trial], baselines: Collection[str]
-) -> list[tuple[str, list[tuple[str, Trial]]]]:
-    """One model's trials under the headings of Table 5."""
-    kinds: dict[str, list[tuple[str, Trial]]] = {kind: [] for kind in KINDS}
-    for trial in trials:
-        kinds[_kind(trial, baselines)].append((trial.name, trial))
-    return [(f"{HERE}: {kind}", named) for kind, named in kinds.items() if named]
+    results: Sequence[Result], baselines: Collection[str]
+) -> list[tuple[str, list[tuple[str, Result]]]]:
+    """One model's results under the headings of Table 5."""
+    sections = [
+        (f"{HERE}: {kind}", [(one.name, one) for one in results if _kind(one, baselines) == kind])
+        for kind in KINDS
+    ]
+    return [(heading, named) for heading, named in sections if named]
 
 
-def _kind(trial: Trial, baselines: Collection[str]) -> str:
+def _kind(result: Result, baselines: Collection[str]) -> str:
     untrained, reference, selection, other = KINDS
-    if not trial.trained:
+    if not result.trained:
         return untrained
-    if trial.name in baselines:
+    if result.name in baselines:
         return reference
-    return selection if trial.label.startswith(SELECTIONS) else other
+    return selection if result.label.startswith(SELECTIONS) else other
 
 
-def _average(trial: Trial, benchmark: Benchmark, metric: str) -> float:
-    scores = {name: trial.score(name, metric) or 0.0 for name in benchmark.sets}
-    return fmean(fmean(scores[name] for name in names) for names in benchmark.columns.values())
-
-
-def _queries(trials: Sequence[Trial], names: Sequence[str]) -> str:
-    counts = {
-        sum(one.queries[name] for name in names)
-        for trial in trials
-        for one in trial.by_seed.values()
-        if all(name in one.queries for name in names)
-    }
-    if not counts:
-        return ""
-    lowest, highest = min(counts), max(counts)
-    return f"{lowest:,} queries" if lowest == highest else f"{lowest:,} to {highest:,} queries"
+def _queries(results: Sequence[Result], names: Sequence[str]) -> str:
+    counts = [one.queries for result in results for one in result.by_seed.values()]
+    return query_count([sum(own[n] for n in names) for own in counts if own.keys() >= set(names)])
 
 
 def _note(with_published: bool) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tdro_lightning.report.figures import WIDTH, Figure, figure_axes
 from tdro_lightning.report.runs import Series
-from tdro_lightning.report.svg import colour, figure_style, inline_svg, short
+from tdro_lightning.report.svg import colour, figure_style, inline_svg, shorten
 
 COLUMNS = 100  # at most so many columns over the steps
 FACTORS = (1.1, 1.5, 2.0, 4.0)  # a deeper shade from each on
@@ -78,7 +78,7 @@ def run_map(ratios: Mapping[str, Mapping[str, float]], title: str, caption: str)
     domains = list(dict.fromkeys(name for run in ratios.values() for name in run))
     totals = {name: [run[name] for run in ratios.values() if name in run] for name in domains}
     ordered = sorted(domains, key=lambda n: (-math.fsum(totals[n]) / len(totals[n]), n))
-    longest = max(len(short(name, 30)) for name in ratios)
+    longest = max(len(shorten(name, 30)) for name in ratios)
     level = longest * len(ratios) <= 70  # the names stand side by side
     with figure_style(title):
         canvas, axes = _axes(ordered, bottom=0.4, top=0.25 if level else 0.2 + 0.055 * longest)
@@ -96,7 +96,7 @@ def run_map(ratios: Mapping[str, Mapping[str, float]], title: str, caption: str)
         axes.xaxis.tick_top()
         turned = {"ha": "center"} if level else {"rotation": 40, "ha": "left"}
         places = [column + 0.5 for column in range(len(ratios))]
-        axes.set_xticks(places, [short(name, 30) for name in ratios], **turned)
+        axes.set_xticks(places, [shorten(name, 30) for name in ratios], **turned)
         axes.tick_params(axis="x", length=0, pad=1)
         _legend(axes, len(ordered), 0.12, UNDER_TEXT)
         svg = inline_svg(canvas, title)
@@ -107,7 +107,7 @@ def _axes(rows: Sequence[str], *, bottom: float, top: float = 0.1) -> tuple[Canv
     height = bottom + top + 0.19 * len(rows)
     canvas, axes = figure_axes(height, left=1.75, right=0.6, bottom=bottom, top=top)
     axes.set_ylim(len(rows), 0)
-    axes.set_yticks([row + 0.5 for row in range(len(rows))], [short(name) for name in rows])
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], [shorten(name) for name in rows])
     axes.tick_params(axis="y", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

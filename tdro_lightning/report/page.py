@@ -10,17 +10,25 @@ from markupsafe import Markup
 from tdro_lightning.console.durations import format_duration
 from tdro_lightning.files import write_text
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gain_tables import MARKS, gain_tables
-from tdro_lightning.report.gains import compared, content, few_seeds
-from tdro_lightning.report.latex import latex_tables
+from tdro_lightning.report.gains import (
+    BaselineComparison,
+    below_untrained,
+    compare_with_baselines,
+    comparisons_as_json,
+    few_seeds_warning,
+)
+from tdro_lightning.report.identity import set_notes
 from tdro_lightning.report.layouts import layout_tables
-from tdro_lightning.report.notes import report_notes
+from tdro_lightning.report.result_tables import MARKS, gain_tables, score_tables, seed_note
 from tdro_lightning.report.results import (
     BASELINE,
     TITLES,
-    ordered_results,
-    result_tables,
-    seed_note,
+    Result,
+    baseline_pairs,
+    baselines,
+    reasons_without_baseline,
+    results_by_run,
+    results_over_seeds,
 )
 from tdro_lightning.report.runs import Run
 from tdro_lightning.report.sections import (
@@ -32,9 +40,14 @@ from tdro_lightning.report.sections import (
 )
 from tdro_lightning.report.svg import DARK, HUES, standalone_svg
 from tdro_lightning.report.sweeps import read_sweeps
-from tdro_lightning.report.tables import NOTHING, Table, plain_text, terminal_table
-from tdro_lightning.report.templates import environment
-from tdro_lightning.report.trials import all_trials, baseline_pairs
+from tdro_lightning.report.tables import (
+    NOTHING,
+    Table,
+    latex_tables,
+    plain_text,
+    template_environment,
+    terminal_table,
+)
 from tdro_lightning.secrets import mask_secrets
 
 
@@ -60,55 +73,54 @@ def write_report(
         ConfigError: no retriever is the baseline.
         DataError: no run is found, or a file of a run is broken.
     """
-    sweeps, rest, _ = _written(folders, output, title, baseline)
-    return "\n\n".join([*sweeps, rest])
+    sweeps, main, _ = _write_files(folders, output, title, baseline)
+    return "\n\n".join([*sweeps, main])
 
 
 def write_sweep_report(sweep: Path) -> str:
     """Write the same into a sweep's own folder; returns its table, plot and notes as plain text."""
-    sweeps, _, notes = _written([sweep], sweep, sweep.as_posix(), BASELINE)
+    sweeps, _, notes = _write_files([sweep], sweep, sweep.as_posix(), BASELINE)
     return "\n\n".join([*sweeps, *notes])
 
 
-def _written(
+def _write_files(
     folders: Sequence[Path], output: Path, title: str, baseline: str
 ) -> tuple[list[str], str, list[str]]:
-    """Texts of the sweeps, of the rest, and of the notes, which the rest has too."""
+    """Write all files; returns the texts of the sweeps, of the results, and of the notes alone."""
     sweeps = read_sweeps(folders)
     if sweeps:  # jobs may have failed before they wrote a record
         folders = [folder for folder in folders if any(folder.rglob("run.json"))]
     runs = collect_runs(folders, with_sources=bool(sweeps)) if folders else ()
-    trials = all_trials(runs)
-    pairs = baseline_pairs(trials, baseline)
-    metric = next((m for m in TITLES if any(trial.common_sets(m) for trial in trials)), None)
-    comparisons = compared(pairs, metric, None, trials) if metric else []
+    results, by_run = results_over_seeds(runs), results_by_run(runs)
+    pairs = baseline_pairs(results, baseline)
+    metric = next((m for m in TITLES if any(one.common_sets(m) for one in results)), None)
+    comparisons = compare_with_baselines(pairs, metric, None, results) if metric else []
     gains = gain_tables(comparisons, TITLES[metric]) if metric else ()
-    layouts = layout_tables(trials, pairs)
-    notes = report_notes(runs, trials, comparisons, metric, baseline)
-    results = ordered_results(runs)
+    layouts = layout_tables(results, pairs)
+    notes = report_notes(runs, results, comparisons, metric, baseline)
     swept = [sweep_section(n, one, runs, comparisons, metric) for n, one in enumerate(sweeps)]
     sections = [
         *(section for section, _ in swept),
-        result_section(results, comparisons, metric),
+        result_section(by_run, comparisons, metric),
         *run_sections(runs),
         Section("layouts", "Layouts of the paper", "", (Block("", layouts),) if layouts else ()),
     ]
     _write_pages(output, title, [section for section in sections if section.blocks], runs, notes)
     write_text(output / "tables.tex", latex_tables([*layouts, *gains], notes))
     # In ASCII: JSON's own escapes keep every name as it is, and no control character stays raw.
-    tests = json.dumps(content(comparisons), indent=2, allow_nan=False)
+    tests = json.dumps(comparisons_as_json(comparisons), indent=2, allow_nan=False)
     write_text(output / "significance.json", f"{tests}\n")
-    texts = [text for _, text in swept]
-    noted = [plain_text(note) for note in notes]
-    if not results:
-        return texts, "\n".join(["No evaluated retriever in these runs.", *noted]), noted
-    table = result_tables(results)[0]
-    rest = (
-        f"{table.title} × 100; ^ is the best trained value of a column\n\n"
-        f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds(comparisons))}"
-        + "\n".join([*noted, plain_text(seed_note(results))])
-    )
-    return texts, rest, noted
+    lines = [plain_text(note) for note in notes]
+    if not by_run:
+        main = "\n".join(["No evaluated retriever in these runs.", *lines])
+    else:
+        table = score_tables(by_run)[0]
+        main = (
+            f"{table.title} × 100; ^ is the best trained value of a column\n\n"
+            f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds_warning(comparisons))}"
+            + "\n".join([*lines, plain_text(seed_note(by_run))])
+        )
+    return [text for _, text in swept], main, lines
 
 
 def _write_pages(
@@ -128,7 +140,7 @@ def _write_pages(
         old.unlink()
     for svg, name in figures.items():
         write_text(output / name, standalone_svg(svg))
-    templates = environment(Path(__file__).parent)
+    templates = template_environment(Path(__file__).parent)
     templates.filters["svg"] = lambda figure: Markup(figure.svg)
     templates.filters["duration"] = format_duration
     for name in ("report.md", "report.html"):
@@ -139,6 +151,71 @@ def _write_pages(
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
         )  # fmt: skip
         write_text(output / name, mask_secrets(re.sub(r"\n{3,}", "\n\n", text)))
+
+
+def report_notes(
+    runs: Sequence[Run],
+    results: Sequence[Result],
+    comparisons: Sequence[BaselineComparison],
+    metric: str | None,
+    baseline: str,
+) -> list[str]:
+    """A line each; none where there is nothing to say.
+
+    Args:
+        runs: all runs of the report.
+        results: of these runs.
+        comparisons: by the metric, with the baseline.
+        metric: the main one, None where nothing is evaluated.
+        baseline: label, run or step that the baseline goes by.
+    """
+    notes = []
+    unfinished = [f"{run.name} ({run.status})" for run in runs if run.status != "finished"]
+    if unfinished:
+        notes.append(
+            "Not finished, so scores and weights of these runs are left out: "
+            f"{', '.join(unfinished)}."
+        )
+    warnings = dict.fromkeys(text for run in runs for text in run.warnings)
+    for text in warnings:
+        names = [run.name for run in runs for own in run.warnings if own == text]
+        notes.append(f"Warning of {', '.join(names)}: {text}")
+    notes += set_notes(runs)
+    failed = [
+        one.name
+        for one in results
+        if metric and below_untrained(one, results, metric, one.common_sets(metric))
+    ]
+    if failed:
+        notes.append(
+            f"Below the untrained model on average, so training has failed: {', '.join(failed)}."
+        )
+    return [*notes, *(_without_gain(results, comparisons, baseline) if results else [])]
+
+
+def _without_gain(
+    results: Sequence[Result], comparisons: Sequence[BaselineComparison], baseline: str
+) -> list[str]:
+    reasons = reasons_without_baseline(results, baseline)
+    others = [one.result.name for one in comparisons]
+    others += [one.name for own in reasons.values() for one in own]
+    others += [one.name for one in baselines(results, baseline)]
+    if rest := [one for one in results if one.name not in others]:
+        reasons["no seed or metric in common with the baseline"] = rest
+    missing = "; ".join(
+        f"{', '.join(one.name for one in own)}: {reason}" for reason, own in reasons.items()
+    )
+    if comparisons:
+        return [f"Without a gain: {missing}."] if reasons else []
+    if not reasons:
+        return ["There is no table of gains: only the baseline is evaluated."]
+    how = "Name another baseline with report.baseline."
+    if baseline == BASELINE:
+        how = (
+            "Train the baseline with +experiment=finetune_uniform and evaluate it on the same sets "
+            "(+evaluate.encoders.uniform=FOLDER/encoder), or name another with report.baseline."
+        )
+    return [f"There is no table of gains ({missing}). {how}"]
 
 
 def _gains_text(gains: Sequence[Table], warning: str) -> str:

@@ -1,36 +1,44 @@
-"""Evaluated retrievers in the order of the report, and the tables of their scores."""
+"""Evaluated retrievers of runs: one way to train, over the seeds with which it was run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tdro_lightning.evaluation.averages import mean_over_sets
-from tdro_lightning.report.runs import Retriever, Run
-from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, signed
+from tdro_lightning.errors import ConfigError
+from tdro_lightning.report.identity import merge_scores
+from tdro_lightning.report.runs import RetrieverScores, Run
 
 BASELINE = "uniform"
 UNTRAINED = ("bm25", "untrained")
 MAIN_METRIC = "ndcg@10"
-FURTHER_METRICS = ("recall@100", "recall@1000", "mrr@10", "accuracy@10", "accuracy@100")
 TITLES = {
-    "ndcg@10": "nDCG@10",
+    MAIN_METRIC: "nDCG@10",
     "recall@100": "Recall@100",
     "recall@1000": "Recall@1000",
     "mrr@10": "MRR@10",
     "accuracy@10": "Accuracy@10",
     "accuracy@100": "Accuracy@100",
 }
+Seed = int | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """A retriever's scores under the name that the report shows."""
+    """A retriever's scores by seed, under the name that tables show.
+
+    Attributes:
+        name: the label, with the step, model or run where several results have that label.
+        label: what the evaluation called it.
+        run: name of the run, or of the runs, which is the same for all seeds.
+        model: what training began from, where the runs record it.
+    """
 
     name: str
     label: str
-    seed: int | None
-    retriever: Retriever
+    run: str
+    model: str | None
+    by_seed: Mapping[Seed, RetrieverScores]
 
     @property
     def rank(self) -> int:
@@ -44,175 +52,169 @@ class Result:
         """Whether training made this retriever."""
         return self.rank >= len(UNTRAINED)
 
+    @property
+    def chain_and_step(self) -> tuple[str, str]:
+        """The run's name without what distinguishes it, split at its last slash."""
+        chain, _, step = self.run.partition(" [")[0].rpartition("/")
+        return chain, step
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets on which any seed was evaluated."""
+        return list(dict.fromkeys(name for one in self.by_seed.values() for name in one.sets))
+
+    def scores(self, name: str, metric: str) -> list[float] | None:
+        """The metric times 100 on one set, one value a seed; None where a seed lacks it."""
+        values = [one.sets.get(name, {}).get(metric) for one in self.by_seed.values()]
+        measured = [100 * value for value in values if value is not None]
+        return measured if len(measured) == len(values) else None
+
     def score(self, name: str, metric: str) -> float | None:
-        """The metric times 100 on one evaluation set, None where it was not measured."""
-        value = self.retriever.sets.get(name, {}).get(metric)
-        return None if value is None else 100 * value
+        """Mean of `scores` over the seeds."""
+        values = self.scores(name, metric)
+        return None if values is None else fmean(values)
+
+    def has(self, name: str, metric: str) -> bool:
+        """Whether every seed was evaluated on the set by the metric."""
+        return self.scores(name, metric) is not None
+
+    def common_sets(self, metric: str) -> list[str]:
+        """The sets on which every seed was evaluated by the metric."""
+        return [name for name in self.sets if self.has(name, metric)]
 
 
-def ordered_results(runs: Sequence[Run]) -> tuple[Result, ...]:
-    """All evaluated retrievers: those without training, the baseline, the others by run.
+def results_by_run(runs: Sequence[Run]) -> tuple[Result, ...]:
+    """A result for each retriever of each run: those without training, the baseline, the others.
 
     The same scores of the same untrained retriever in several runs are kept once. Where several
     runs have a label in common, the step's or the run's name is appended.
     """
-    found: list[tuple[Result, Run]] = []
-    for run in runs:
-        for retriever in run.retrievers:
-            result = Result(retriever.label, retriever.label, run.seed, retriever)
-            known = any(retriever == other.retriever for other, _ in found)
-            if result.trained or not known:
-                found.append((result, run))
-    names = told_apart(
-        [result.label for result, _ in found],
-        [[run.step for _, run in found], [run.name for _, run in found]],
-    )
-    named = [
-        dataclasses.replace(result, name=name)
-        for (result, _), name in zip(found, names, strict=True)
+    results = [
+        Result(one.label, one.label, run.name, run.model, {run.seed: one})
+        for run in runs
+        for one in run.retrievers
     ]
+    return _named_and_sorted(results, with_models=False)
+
+
+def results_over_seeds(runs: Sequence[Run]) -> tuple[Result, ...]:
+    """A result for each way to train: those without training, the baseline, the others by run.
+
+    Runs of one name, label and model that differ in the seed are one result, and so are those of
+    one seed with different evaluation sets. Where a seed has a duplicate set, the runs differ in
+    something else, and each is a result of its own.
+    """
+    entries: dict[tuple[str, str, str | None], list[tuple[Run, RetrieverScores]]] = {}
+    for run in runs:
+        for scores in run.retrievers:
+            key = (run.bare_name, scores.label, run.model)
+            entries.setdefault(key, []).append((run, scores))
+    results: list[Result] = []
+    for (name, label, model), own in entries.items():
+        by_seed: dict[Seed, list[RetrieverScores]] = {}
+        for run, scores in sorted(own, key=lambda entry: entry[0].seed or 0):
+            by_seed.setdefault(run.seed, []).append(scores)
+        merged = {seed: merge_scores(parts) for seed, parts in by_seed.items()}
+        if sum(len(one.sets) for one in merged.values()) == sum(len(one.sets) for _, one in own):
+            results.append(Result(label, label, name, model, merged))
+        else:
+            results += [Result(label, label, run.name, model, {run.seed: one}) for run, one in own]
+    return _named_and_sorted(results, with_models=True)
+
+
+def _named_and_sorted(results: Sequence[Result], *, with_models: bool) -> tuple[Result, ...]:
+    """The results without repeated scores of untrained retrievers, under distinct names."""
+    kept: list[Result] = []
+    for result in results:
+        if result.trained or not any(_same_scores(result, other) for other in kept):
+            kept.append(result)
+    runs, models = [one.run for one in kept], [one.model for one in kept]
+    places: list[list[str | None]] = [[one.chain_and_step[1] for one in kept], [*runs]]
+    if with_models:
+        both = [f"{run}, {model}" for run, model in zip(runs, models, strict=True)]
+        places = [places[0], models, places[1], [*both]]
+    names = distinct_names([one.label for one in kept], places)
+    named = [dataclasses.replace(one, name=n) for one, n in zip(kept, names, strict=True)]
     return tuple(sorted(named, key=lambda result: result.rank))
 
 
-def told_apart(labels: Sequence[str], places: Sequence[Sequence[str | None]]) -> list[str]:
-    """The labels; behind those that several share, the first place that tells all of them apart.
+def _same_scores(result: Result, other: Result) -> bool:
+    return all(a == b for a in result.by_seed.values() for b in other.by_seed.values())
+
+
+def distinct_names(labels: Sequence[str], places: Sequence[Sequence[str | None]]) -> list[str]:
+    """The labels; behind those that several share, the first place in which all of them differ.
 
     Args:
         labels: one for each retriever.
         places: lists as long as the labels, the preferred one first.
     """
-    named = list(labels)
+    names = list(labels)
     for label in set(labels):
-        own = [i for i, one in enumerate(labels) if one == label]
+        own = [i for i, other in enumerate(labels) if other == label]
         for place in places if len(own) > 1 else ():
             for i in own:
-                named[i] = f"{label} ({place[i]})"
-            if len({named[i] for i in own}) == len(own):
+                names[i] = f"{label} ({place[i]})"
+            if len({names[i] for i in own}) == len(own):
                 break
-    return named
+    return names
 
 
-def result_tables(results: Sequence[Result]) -> tuple[Table, ...]:
-    """The main table, then other metrics."""
-    if not results:
-        return ()
-    measured = {
-        metric
-        for result in results
-        for scores in result.retriever.sets.values()
-        for metric in scores
-    }
-    further = [score_table(results, metric) for metric in FURTHER_METRICS if metric in measured]
-    if MAIN_METRIC not in measured:  # MKQA counts answers only
-        return tuple(further)
-    return (score_table(results, MAIN_METRIC), *further)
+def baseline_pairs(results: Sequence[Result], baseline: str) -> list[tuple[Result, Result]]:
+    """Each result with what it is compared with: its model's baseline, if there is exactly one.
 
+    The two have a set in common. Of several baselines, the one from the same chain is meant
+    (`demo/top70` and `demo/uniform`). A retriever without training is of any model.
 
-def score_table(results: Sequence[Result], metric: str) -> Table:
-    """A row a retriever: the average over the sets that all share, then a column a set.
+    Args:
+        results: all results, with the baselines.
+        baseline: label, run or step that the baselines go by.
 
-    Scores are times 100. The main metric has one more column: the difference of the averages from
-    the baseline, or from the mean of all baseline rows. Averages stand first, so that they are in
-    sight where a table is wider than its page.
+    Raises:
+        ConfigError: no result goes by that name, which is not the usual one; lists what there is.
     """
-    sets = _sets(results, metric)
-    shared = _shared(results, metric)
-    averages = [_average(result, shared, metric) for result in results]
-    count = len({name.partition("/")[0] for name in shared})
-    titles = [Column("Average", f"{count} set{'' if count == 1 else 's'}")]
-    body = [_score_cells(averages, results)]
-    if metric == MAIN_METRIC and any(result.label.casefold() == BASELINE for result in results):
-        titles.append(Column(f"vs {BASELINE}"))
-        body.append(_difference_cells(averages, results))
-    for name in sets:
-        titles.append(Column(name, _queries(results, name)))
-        body.append(_score_cells([result.score(name, metric) for result in results], results))
-    return Table(
-        TITLES[metric],
-        f"{TITLES[metric]} × 100, higher is better; the best trained value of a column is "
-        f"bold. The average counts every set once{_average_note(sets, shared)}.",
-        (Column("Retriever", numeric=False), *titles),
-        tuple(
-            (Cell(result.name), *(column[i] for column in body)) for i, result in enumerate(results)
-        ),
-    )
+    candidates = baselines(results, baseline)
+    if not candidates and baseline != BASELINE:
+        names = sorted({one.label for one in results} | {one.run for one in results})
+        raise ConfigError(
+            f"report.baseline={baseline}: no retriever has that label or run name; "
+            f"there are {', '.join(names) or 'none'}"
+        )
+    pairs = [(result, _partner(result, candidates)) for result in results]
+    return [(result, other) for result, other in pairs if isinstance(other, Result)]
 
 
-def seed_counts(results: Sequence[Result]) -> dict[str, int]:
-    """Number of different run seeds of each trained label."""
-    seeds: dict[str, set[int | None]] = {}
+def reasons_without_baseline(results: Sequence[Result], baseline: str) -> dict[str, list[Result]]:
+    """The results for which `baseline_pairs` finds no baseline, by the reason.
+
+    The baselines themselves are left out.
+    """
+    candidates = baselines(results, baseline)
+    reasons: dict[str, list[Result]] = {}
     for result in results:
-        if result.trained:
-            seeds.setdefault(result.label, set()).add(result.seed)
-    return {label: len(found) for label, found in seeds.items()}
+        no_baseline = f"no evaluated `{baseline}` in these runs"
+        reason = _partner(result, candidates) if candidates else no_baseline
+        if isinstance(reason, str) and result not in candidates:
+            reasons.setdefault(reason, []).append(result)
+    return reasons
 
 
-def seed_note(results: Sequence[Result]) -> str:
-    """How many seeds stand behind each trained retriever, and what follows from that."""
-    counts = ", ".join(f"{label} ({n})" for label, n in seed_counts(results).items())
-    return (
-        f"Seeds per trained retriever: {counts or 'none'}. A difference seen with one seed is "
-        "within noise and no evidence of a gain unless several seeds agree."
-    )
+def baselines(results: Sequence[Result], baseline: str) -> list[Result]:
+    """The results that have a label, or else those of a run's name or of a step's name."""
+    labelled = [one for one in results if one.label.casefold() == baseline.casefold()]
+    return labelled or [one for one in results if baseline in (one.run, one.chain_and_step[1])]
 
 
-def _sets(results: Sequence[Result], metric: str) -> list[str]:
-    names = dict.fromkeys(name for result in results for name in result.retriever.sets)
-    return [n for n in names if any(result.score(n, metric) is not None for result in results)]
-
-
-def _shared(results: Sequence[Result], metric: str) -> list[str]:
-    return [
-        name
-        for name in _sets(results, metric)
-        if all(result.score(name, metric) is not None for result in results)
-    ]
-
-
-def _average(result: Result, sets: Sequence[str], metric: str) -> float | None:
-    scores = {name: result.score(name, metric) for name in sets}
-    known = {name: score for name, score in scores.items() if score is not None}
-    return mean_over_sets(known) if known else None
-
-
-def _average_note(sets: Sequence[str], shared: Sequence[str]) -> str:
-    grouped = any("/" in name for name in sets)
-    parts = ", and the sets of a group (`group/part`) as one" if grouped else ""
-    if len(sets) == len(shared):
-        return parts
-    return f"{parts}, over the {len(shared)} of {len(sets)} sets that all retrievers have"
-
-
-def _score_cells(values: Sequence[float | None], results: Sequence[Result]) -> list[Cell]:
-    shown = [None if value is None else round(value, 1) for value in values]
-    trained = [
-        value
-        for value, result in zip(shown, results, strict=True)
-        if value is not None and result.trained
-    ]
-    best = max(trained, default=None)
-    return [
-        Cell(NOTHING) if value is None else Cell(f"{value:.1f}", result.trained and value == best)
-        for value, result in zip(shown, results, strict=True)
-    ]
-
-
-def _difference_cells(averages: Sequence[float | None], results: Sequence[Result]) -> list[Cell]:
-    pairs = list(zip(averages, results, strict=True))
-    baseline = [a for a, r in pairs if r.label.casefold() == BASELINE and a is not None]
-    if not baseline:
-        return [Cell(NOTHING) for _ in results]
-    mean = fmean(baseline)
-    return [
-        Cell(NOTHING)
-        if average is None or (len(baseline) == 1 and result.label.casefold() == BASELINE)
-        else Cell(signed(average - mean))
-        for average, result in pairs
-    ]
-
-
-def _queries(results: Sequence[Result], name: str) -> str:
-    counts = {r.retriever.queries[name] for r in results if name in r.retriever.queries}
-    if len(counts) > 1:
-        return f"{min(counts)} to {max(counts)} queries"
-    return f"{min(counts)} queries"
+def _partner(result: Result, candidates: Sequence[Result]) -> Result | str:
+    """What a result is compared with, or the reason why it is compared with nothing."""
+    own = [one for one in candidates if result.model == one.model or not result.trained]
+    usable = [one for one in own if set(one.sets) & set(result.sets)]
+    chain = result.chain_and_step[0]
+    best = [one for one in usable if one.chain_and_step[0] == chain] or usable
+    if len(best) == 1 and best[0] != result:
+        return best[0]
+    if not own:
+        return f"no baseline of the model {result.model}"
+    if not usable:
+        return "no evaluation set in common with the baseline"
+    return f"several baselines fit ({', '.join(one.name for one in best)})"

@@ -16,7 +16,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Retriever:
+class RetrieverScores:
     """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}.
 
     `per_query` says where each set's scores of the queries are; they are read when asked for.
@@ -85,7 +85,7 @@ class Run:
     versions: Mapping[str, str]
     hardware: Mapping[str, str]
     inputs: tuple[Input, ...]
-    retrievers: tuple[Retriever, ...]
+    retrievers: tuple[RetrieverScores, ...]
     weights: tuple[DomainWeight, ...]
     history: Mapping[str, Series]
     usage: tuple[Usage, ...]

@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tdro_lightning.report.comparison import run_table
-from tdro_lightning.report.domains import (
-    concentration_table,
-    usage_table,
-    weight_table,
-)
 from tdro_lightning.report.figures import (
     Figure,
+    gain_figure,
     health_curves,
     loss_panels,
     measurement_panels,
@@ -18,18 +13,22 @@ from tdro_lightning.report.figures import (
     weight_bars,
     weight_trajectories,
 )
-from tdro_lightning.report.gain_figure import gain_figure
-from tdro_lightning.report.gain_tables import gain_tables
-from tdro_lightning.report.gains import Comparison
-from tdro_lightning.report.health import health_table
+from tdro_lightning.report.gains import BaselineComparison
 from tdro_lightning.report.maps import run_map, step_map
-from tdro_lightning.report.results import TITLES, Result, result_tables, seed_note
+from tdro_lightning.report.result_tables import gain_tables, score_tables, seed_note
+from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.runs import Run
-from tdro_lightning.report.speed import speed_table
-from tdro_lightning.report.sweep_plot import sweep_figure, sweep_lines
-from tdro_lightning.report.sweep_table import points, sweep_table
+from tdro_lightning.report.sweep_results import sweep_figure, sweep_lines, sweep_points, sweep_table
 from tdro_lightning.report.sweeps import Sweep
 from tdro_lightning.report.tables import Table, plain_text, terminal_table
+from tdro_lightning.report.training_tables import (
+    concentration_table,
+    health_table,
+    run_table,
+    speed_table,
+    usage_table,
+    weight_table,
+)
 
 OPEN = 2  # so many runs are shown in full; of more, those after the first are folded
 
@@ -55,43 +54,39 @@ class Section:
 
 
 def result_section(
-    results: Sequence[Result], comparisons: Sequence[Comparison], metric: str | None
+    results: Sequence[Result], comparisons: Sequence[BaselineComparison], metric: str | None
 ) -> Section:
     """Scores and gains: the main ones in sight, other metrics and single sets folded."""
     title = TITLES.get(metric or "", "")
-    scores, gains = result_tables(results), gain_tables(comparisons, title)
+    scores, gains = score_tables(results), gain_tables(comparisons, title)
     each_set = [table for table in gains if "each set" in table.title]
     main = [*scores[:1], *(table for table in gains if table not in each_set)]
-    figure = gain_figure(comparisons, title)
-    blocks = [
-        Block("", tuple(main), (figure,) if figure else ()),
-        Block("Other metrics, and the gain on each set", (*scores[1:], *each_set), folded=True),
-    ]
-    return Section("results", "Results", seed_note(results), _filled(blocks) if results else ())
+    folded = "Other metrics, and the gain on each set"
+    blocks = (
+        *_block(main, [gain_figure(comparisons, title)]),
+        *_block([*scores[1:], *each_set], heading=folded),
+    )
+    return Section("results", "Results", seed_note(results), blocks if results else ())
 
 
 def sweep_section(
     number: int,
     sweep: Sweep,
     runs: Sequence[Run],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[BaselineComparison],
     metric: str | None,
 ) -> tuple[Section, str]:
     """A sweep's table and plot, for the page and for the terminal."""
-    found = points(sweep, runs, comparisons, metric)
-    table = sweep_table(sweep, found, metric)
+    points = sweep_points(sweep, runs, comparisons, metric)
+    table = sweep_table(sweep, points, metric)
     # Where gains are over other sets than the averages, these differ, and no line is drawn.
-    baselines = {round(p.score - p.gain[0], 6) for p in found if p.score is not None and p.gain}
+    baselines = {round(p.score - p.gain[0], 6) for p in points if p.score is not None and p.gain}
     baseline = baselines.pop() if len(baselines) == 1 else None
-    figure = sweep_figure(sweep, found, TITLES.get(metric or "", ""), baseline)
-    section = Section(
-        f"sweep-{number}",
-        "Sweep",
-        f"Made by: {sweep.command}",
-        (Block("", (table,), (figure,) if figure else ()),),
-    )
+    figure = sweep_figure(sweep, points, TITLES.get(metric or "", ""), baseline)
+    blocks = _block([table], [figure])
+    section = Section(f"sweep-{number}", "Sweep", f"Made by: {sweep.command}", blocks)
     text = f"{plain_text(table.title)}\n\n{terminal_table(table)}"
-    lines = sweep_lines(found, baseline)
+    lines = sweep_lines(points, baseline)
     return section, f"{text}\n\n{lines}" if lines else text
 
 
@@ -102,47 +97,29 @@ def run_sections(runs: Sequence[Run]) -> list[Section]:
         for run in runs
         if "loss" in run.history and not run.series("weights/")
     }
-    curves = (training_curves(losses, "training"),) if losses else ()
-    usage, speed, differences = usage_table(runs), speed_table(runs), run_table(runs)
     weighted = [run for run in runs if run.weights or run.series("weights/")]
-    measured = [run for run in runs if run.series("measurement/")]
-    health = [(run.name, table) for run in runs if (table := health_table(run))]
+    weights = (*_block([], _weight_map(weighted)), *_folded([_weight_block(r) for r in weighted]))
+    measured = [_curve_block(run) for run in runs if run.series("measurement/")]
+    health = [Block(run.name, (table,)) for run in runs if (table := health_table(run))]
+    curves = [training_curves(losses, "training")] if losses else []
+    usage, speed, settings = usage_table(runs), speed_table(runs), run_table(runs)
     return [
-        Section(
-            "weights",
-            "Domain weights",
-            "",
-            (*_compared_weights(weighted), *_folded([_weight_block(run) for run in weighted])),
-        ),
-        Section(
-            "curves",
-            "Measurement and losses of each domain",
-            "",
-            _folded([_curve_block(run) for run in measured]),
-        ),
-        Section(
-            "reference",
-            "Reference stability",
-            "",
-            _folded([Block(name, (table,)) for name, table in health]),
-        ),
-        Section("training", "Training curves", "", _filled([Block("", (), curves)])),
-        Section(
-            "data",
-            "Data used",
-            "",
-            _filled([Block("", (usage,) if usage else (), _compared_usage(runs))]),
-        ),
-        Section("speed", "Throughput", "", _filled([Block("", (speed,) if speed else ())])),
-        Section(
-            "runs", "Comparison of the runs", "",
-            _filled([Block("", (differences,) if differences else ())]),
-        ),
-    ]  # fmt: skip
+        Section("weights", "Domain weights", "", weights),
+        Section("curves", "Measurement and losses of each domain", "", _folded(measured)),
+        Section("reference", "Reference stability", "", _folded(health)),
+        Section("training", "Training curves", "", _block([], curves)),
+        Section("data", "Data used", "", _block([usage], _usage_map(runs))),
+        Section("speed", "Throughput", "", _block([speed])),
+        Section("runs", "Comparison of the runs", "", _block([settings])),
+    ]
 
 
-def _filled(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block.tables or block.figures)
+def _block(
+    tables: Sequence[Table | None], figures: Sequence[Figure | None] = (), heading: str = ""
+) -> tuple[Block, ...]:
+    """A block of those that there are, folded under its heading; none without any."""
+    shown = tuple(table for table in tables if table), tuple(figure for figure in figures if figure)
+    return (Block(heading, *shown, folded=bool(heading)),) if any(shown) else ()
 
 
 def _folded(blocks: Sequence[Block]) -> tuple[Block, ...]:
@@ -153,34 +130,32 @@ def _folded(blocks: Sequence[Block]) -> tuple[Block, ...]:
     )
 
 
-def _compared_weights(runs: Sequence[Run]) -> tuple[Block, ...]:
+def _weight_map(runs: Sequence[Run]) -> list[Figure]:
     weighted = [run for run in runs if run.weights]
     ratios = {
         name: {weight.domain: weight.last * len(run.weights) for weight in run.weights}
         for name, run in zip(_short_names(weighted), weighted, strict=True)
     }
-    if len(ratios) < 2:
-        return ()
     caption = (
         "Last weight over the uniform weight: blue gained in training, orange lost. The domains "
         "with the largest mean stand on top."
     )
-    return (Block("", (), (run_map(ratios, "Last weights of all tDRO runs", caption),)),)
+    title = "Last weights of all tDRO runs"
+    return [run_map(ratios, title, caption)] if len(ratios) > 1 else []
 
 
-def _compared_usage(runs: Sequence[Run]) -> tuple[Figure, ...]:
+def _usage_map(runs: Sequence[Run]) -> list[Figure]:
     ratios = {}
     for name, run in zip(_short_names(runs), runs, strict=True):
         drawn = {usage.domain: usage.rows * usage.epochs for usage in run.usage}
         if total := sum(drawn.values()):
             ratios[name] = {domain: n * len(drawn) / total for domain, n in drawn.items()}
-    if len(ratios) < 2:
-        return ()
     caption = (
         "Rows drawn from the domain over those that it would have if all domains had equally many. "
         "0: the domain was left out."
     )
-    return (run_map(ratios, "Share of each domain in the data of all runs", caption),)
+    title = "Share of each domain in the data of all runs"
+    return [run_map(ratios, title, caption)] if len(ratios) > 1 else []
 
 
 def _short_names(runs: Sequence[Run]) -> list[str]:

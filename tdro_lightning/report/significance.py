@@ -75,15 +75,16 @@ def seed_test(differences: Sequence[float]) -> PairedTest:
     return PairedTest(mean, *_t_test(mean, [values], [1.0]), None)
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float | None]) -> list[float | None]:
     """p-values adjusted so that the chance of any false finding among them keeps the level.
 
-    Source: Holm (1979), the step-down method.
+    None stays None and does not count. Source: Holm (1979), the step-down method.
     """
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = largest
+    adjusted: list[float | None] = [None] * len(values)
+    ordered = sorted((value, i) for i, value in enumerate(values) if value is not None)
+    largest = 0.0
+    for rank, (value, i) in enumerate(ordered):
+        adjusted[i] = largest = max(largest, min(1.0, (len(ordered) - rank) * value))
     return adjusted
 
 

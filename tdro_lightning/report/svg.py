@@ -1,5 +1,6 @@
 """Matplotlib figures as SVG text that stands inside a page and takes its colours and font."""
 
+import html
 import io
 import math
 import re
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from tdro_lightning.report.tables import plain_text, visible
+from tdro_lightning.report.tables import escape_controls, plain_text
 
 # Drawn with stand-in colours; `inline_svg` turns them into the page's own, light or dark.
 INK = "#010203"
@@ -56,7 +57,7 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def figure_style(salt: str) -> Iterator[None]:
     """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
-    style: Any = {**STYLE, "svg.hashsalt": visible(salt)}
+    style: Any = {**STYLE, "svg.hashsalt": escape_controls(salt)}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Matplotlib's own font lacks some scripts; it only measures here and does not draw.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -83,10 +84,13 @@ def inline_svg(figure: Figure, description: str) -> str:
     svg = re.sub(r" *\n *", "\n", svg).strip().replace('xlink:href="#', 'href="#')
     svg = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font-size: \1", svg)
     svg = re.sub(r" font-family: [^;\"<]*;", "", svg)
-    for old, new in _colours().items():
+    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
+    for old, new in {INK: "currentColor", **hues}.items():
         svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
     end = svg.index(">") + 1
-    return visible(f"{svg[:end]}\n<title>{_escaped(description)}</title>{svg[end:]}")
+    return escape_controls(
+        f"{svg[:end]}\n<title>{html.escape(description, quote=False)}</title>{svg[end:]}"
+    )
 
 
 def standalone_svg(svg: str) -> str:
@@ -111,14 +115,14 @@ def dashes(index: int) -> Dashes:
     return DASHES[index // len(HUES) % len(DASHES)]
 
 
-def short(name: str, length: int = 24) -> str:
+def shorten(name: str, length: int = 24) -> str:
     """A name on one line; from a long one the middle goes, since names often differ at the end."""
     name = plain_text(name)
     head = length // 2
     return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
 
 
-def spread(positions: Mapping[str, float], gap: float) -> dict[str, float]:
+def spread_labels(positions: Mapping[str, float], gap: float) -> dict[str, float]:
     """Move positions in 0..1 apart to at least `gap`, keeping their order and moving little.
 
     Neighbours that are too close form a cluster that is laid out around its own mean.
@@ -141,12 +145,3 @@ def _bottom(cluster: list[str], positions: Mapping[str, float], gap: float) -> f
     mean = math.fsum(positions[name] for name in cluster) / len(cluster)
     height = gap * (len(cluster) - 1)
     return max(0.0, min(mean - height / 2, 1 - height))
-
-
-def _colours() -> dict[str, str]:
-    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
-    return {INK: "currentColor", **hues}
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -60,19 +60,20 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         DataError: a file is broken.
     """
-    record = _content(path)
+    record = _read_record(path)
     jobs = {}
     for place in sorted(path.parent.rglob(JOB)):
-        found = _content(place)
-        swept = {str(key): str(value) for key, value in found["swept"].items()}
-        jobs[_key(swept)] = Job(
-            swept, place.parent, str(found["status"]), found["error"] or "", found["code"]
+        job, swept = _read_record(place), swept_settings(place.parent)
+        jobs[frozenset(swept.items())] = Job(
+            swept, place.parent, str(job["status"]), job["error"] or "", job["code"]
         )
-    planned = ({str(key): str(value) for key, value in job.items()} for job in record["jobs"])
+    planned = [_texts(job) for job in record["jobs"]]
     return Sweep(
         path.parent,
         str(record["command"]),
-        tuple(jobs.get(_key(swept), Job(swept, None, "not started")) for swept in planned),
+        tuple(
+            jobs.get(frozenset(swept.items()), Job(swept, None, "not started")) for swept in planned
+        ),
     )
 
 
@@ -80,17 +81,17 @@ def swept_settings(folder: Path) -> dict[str, str]:
     """The swept settings of the job that a run, or its chain, was; empty outside sweeps."""
     for place in (folder, folder.parent):
         if (place / JOB).is_file():
-            return {str(k): str(v) for k, v in _content(place / JOB)["swept"].items()}
+            return _texts(_read_record(place / JOB)["swept"])
     return {}
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in settings.items()}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
     record = read_checked_json(path)
     keys = {"command", "jobs"} if path.name == SWEEP else {"swept", "status", "error", "code"}
     if not isinstance(record, dict) or not keys <= record.keys():
         raise DataError(f"{path}: must be a JSON object with {', '.join(sorted(keys))}")
     return record
-
-
-def _key(swept: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((str(key), str(value)) for key, value in swept.items()))

@@ -1,17 +1,40 @@
-"""Tables as values, and their Markdown and plain-text forms."""
+"""Tables as values, their Markdown, LaTeX and terminal forms, and templates that hold them."""
 
 import io
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 NOTHING = "–"
+PREAMBLE = "% Needs \\usepackage{booktabs,graphicx}; wide tables are shrunk to the line.\n"
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "*": "$^{*}$",
+    "†": r"$^{\dagger}$",
+    "–": "--",
+}
 
 
 @dataclass(frozen=True)
@@ -50,24 +73,24 @@ def cells(texts: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in texts)
 
 
-def signed(difference: float) -> str:
+def format_difference(difference: float) -> str:
     """A difference with its sign; none where it rounds to nothing."""
     text = f"{difference:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""A text with every control, direction and format character as its escape, such as `\x1b`.
 
     Line ends and spaces of all widths stay. Every text of a report passes here, so that no name can
     control a terminal, hide or reverse what stands around it, or end a file's encoding.
     """
-    return re.sub(r"[^\n -~]", _shown, text)
+    return re.sub(r"[^\n -~]", _escape, text)
 
 
 def plain_text(text: str) -> str:
     """A text on one line, made visible."""
-    return visible(" ".join(text.split()))
+    return escape_controls(" ".join(text.split()))
 
 
 def markdown_text(text: str) -> str:
@@ -77,8 +100,8 @@ def markdown_text(text: str) -> str:
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
-def _shown(found: re.Match[str]) -> str:
-    character = found[0]
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode()
@@ -126,3 +149,80 @@ def terminal_table(table: Table) -> str:
     Console(file=stream, width=10_000, color_system=None, force_terminal=False).print(drawn)
     lines = stream.getvalue().replace(blank, " ").splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def latex_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
+    """The notes as comments, then a `table` environment each, one after the other."""
+    comments = "".join(f"% {plain_text(note)}\n" for note in notes)
+    return PREAMBLE + comments + "".join(f"\n{latex_table(table)}" for table in tables)
+
+
+def latex_table(table: Table) -> str:
+    """The table with its caption; best values are bold and marks are superscripts."""
+    columns = "".join("r" if column.numeric else "l" for column in table.columns)
+    titles = [latex_text(column.title) for column in table.columns]
+    notes = [latex_text(column.note) for column in table.columns]
+    head = [_latex_line(titles)] + ([_latex_line(notes)] if any(notes) else [])
+    body = [_latex_row(row, len(table.columns)) for row in table.rows]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_text(table.title)}. {latex_text(table.caption)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        *head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Escape a text so that LaTeX sets it letter by letter."""
+    return "".join(SPECIAL.get(character, character) for character in plain_text(text))
+
+
+def _latex_row(row: tuple[Cell, ...], width: int) -> str:
+    if len(row) < width:
+        return rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex_text(row[0].text)}}}}} \\"
+    return _latex_line([_latex_cell(cell) for cell in row])
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = latex_text(cell.text)
+    return (rf"\textbf{{{text}}}" if cell.best else text) + latex_text(cell.mark)
+
+
+def _latex_line(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def template_environment(folder: Path) -> Environment:
+    """The templates of a folder: HTML is escaped, and a value that is not given is an error.
+
+    No text gets into a page with a control character in it.
+    """
+    templates = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        finalize=_escape_text,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["markdown"] = markdown_text
+    templates.filters["markdown_table"] = markdown_table
+    return templates
+
+
+def _escape_text(value: Any) -> Any:
+    return (
+        escape_controls(value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from tdro_lightning.export.folder import _name_rotary_base, portable_base, templates, write_merged
+from tdro_lightning.export.folder import (
+    _name_rotary_base,
+    portable_base,
+    prompt_prefixes,
+    write_merged,
+)
 from tdro_lightning.models.loading import load_encoder
 from tests.made_up import tiny_model
 
@@ -59,7 +64,7 @@ def test_a_scaled_rotary_base_has_both_names(tmp_path: Path) -> None:
     assert content(path)["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
 
 
-def test_a_base_is_told_found_on_the_hub_or_relative(tmp_path: Path) -> None:
+def test_a_base_is_named_by_the_user_by_the_hub_or_relative(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     folder = tmp_path / "run/export/adapter"
     assert portable_base(str(tmp_path / "model"), folder, None) == "../../../model"
@@ -68,4 +73,4 @@ def test_a_base_is_told_found_on_the_hub_or_relative(tmp_path: Path) -> None:
 
 
 def test_documents_have_no_prompt() -> None:
-    assert templates({"query": "Find it"})["document"] == ""
+    assert prompt_prefixes({"query": "Find it"})["document"] == ""

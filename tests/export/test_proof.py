@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.export.proof import Sample, _compared, compare
+from tdro_lightning.export.proof import Sample, _check, check_readers
 
 VECTORS = np.eye(3, dtype=np.float32)
 OURS = Sample(
@@ -23,10 +23,10 @@ def turned(cosine: float) -> np.ndarray:
 
 def test_smallest_cosine_and_largest_difference_over_queries_and_documents() -> None:
     theirs = {"x/queries": turned(0.999995), "x/documents": VECTORS[:1], "y/queries": VECTORS}
-    found = _compared("x", OURS, theirs)
+    found = _check("x", OURS, theirs)
     assert found.cosine == pytest.approx(0.999995, abs=1e-7)
     assert found.difference == pytest.approx(np.sqrt(1 - 0.999995**2), rel=1e-3)
-    assert _compared("y", OURS, theirs).cosine == 1
+    assert _check("y", OURS, theirs).cosine == 1
 
 
 @pytest.mark.parametrize("cosine", [0.99998, 0.0, -1.0, np.nan])
@@ -35,9 +35,9 @@ def test_other_embeddings_are_refused_with_the_text(cosine: float) -> None:
     with pytest.raises(
         DataError, match=r"x reads other emb.* one of the queries \('a'\), at least"
     ):
-        _compared("x", OURS, theirs)
+        _check("x", OURS, theirs)
 
 
 def test_a_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read by a fresh process"):
-        compare(OURS, tmp_path, None, None, python="false")
+        check_readers(OURS, tmp_path, None, None, python="false")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.report.page import write_report, write_sweep_report
-from tdro_lightning.report.tables import plain_text, visible
+from tdro_lightning.report.tables import escape_controls, plain_text
 from tests.report.folders import weights, write_evaluated, write_run
 
 CONTROLS = [
@@ -34,12 +34,12 @@ def test_every_control_character_becomes_visible() -> None:
     assert {"\x1b", "\x7f", "\x9b", "\u200b", "\u202e", "\u2066", "\ud800"} <= set(CONTROLS)
     for control in CONTROLS:
         if control != "\n":
-            shown = visible(f"a{control}b")
+            shown = escape_controls(f"a{control}b")
             assert shown.isascii()
             assert shown.startswith("a\\")
-            assert visible(shown) == shown
+            assert escape_controls(shown) == shown
         assert not raw(plain_text(f"a{control}b"))
-    assert visible("a\u00a0百科\u3000🙂\n") == "a\u00a0百科\u3000🙂\n"
+    assert escape_controls("a\u00a0百科\u3000🙂\n") == "a\u00a0百科\u3000🙂\n"
     assert plain_text("\x1b[31m\u202e\x9b") == r"\x1b[31m\u202e\x9b"
 
 

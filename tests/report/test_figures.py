@@ -1,17 +1,23 @@
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.figures import (
     Figure,
+    gain_figure,
     loss_panels,
     measurement_panels,
     training_curves,
     weight_bars,
     weight_trajectories,
 )
+from tdro_lightning.report.gains import compare_with_baselines
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tdro_lightning.report.runs import DomainWeight, Series
+from tests.report.folders import write_evaluated
 
 
 def texts(figure: Figure) -> list[str]:
@@ -94,3 +100,34 @@ def test_a_run_that_starts_with_an_underscore_is_named() -> None:
 
 def test_equal_input_gives_equal_bytes() -> None:
     assert weight_trajectories(curves(5), "x") == weight_trajectories(curves(5), "x")
+
+
+def test_gains_stand_from_largest_to_smallest_without_the_untrained(tmp_path: Path) -> None:
+    base = [0.1 * (i % 5) for i in range(40)]
+    for seed in (1, 2):
+        scores = {
+            "uniform": base,
+            "better": [value + 0.2 for value in base],
+            "same": base,
+            "worse": [value - 0.05 + 0.001 * seed for value in base],
+            "bm25": [0.9] * 40,
+        }
+        for label, values in scores.items():
+            write_evaluated(
+                tmp_path, f"c/{label}", {label: {"nq": values}}, seed=seed, folder=f"{seed}{label}"
+            )
+    pairs = baseline_pairs(results_over_seeds(collect_runs([tmp_path])), "uniform")
+    figure = gain_figure(compare_with_baselines(pairs, "ndcg@10"), "nDCG@10")
+    assert figure is not None
+    root = ElementTree.fromstring(figure.svg)
+    texts = ["".join(e.itertext()) for e in root.iter("text")]
+    places = {text: float(e.attrib["y"]) for e, text in zip(root.iter("text"), texts, strict=True)}
+    names = [text for text in sorted(places, key=lambda t: places[t]) if text in scores]
+    assert names == ["better", "same", "worse"]
+    assert {"+20.0*", "0.0", "−4.9†"} <= set(texts) or {"+20.0*", "0.0", "−4.8†"} <= set(texts)
+    assert "short strokes are single seeds" in figure.caption
+    assert "difference in nDCG@10 × 100 from uniform" in texts
+
+
+def test_without_a_comparison_there_is_no_figure() -> None:
+    assert gain_figure([], "nDCG@10") is None

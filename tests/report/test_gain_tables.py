@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gain_tables import gain_tables, interval, p_value
-from tdro_lightning.report.gains import compared
+from tdro_lightning.report.gains import compare_with_baselines
+from tdro_lightning.report.result_tables import gain_tables, interval, p_value
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tdro_lightning.report.significance import PairedTest
 from tdro_lightning.report.tables import Table
-from tdro_lightning.report.trials import all_trials, baseline_pairs
 from tests.report.folders import write_evaluated
 
 BASE = [0.1 + 0.02 * i for i in range(20)]
@@ -15,8 +15,8 @@ BETTER = [score + 0.1 + 0.01 * (i % 3) for i, score in enumerate(BASE)]
 
 
 def tables(folder: Path) -> tuple[Table, ...]:
-    pairs = baseline_pairs(all_trials(collect_runs([folder])), "uniform")
-    return gain_tables(compared(pairs, "ndcg@10"), "nDCG@10")
+    pairs = baseline_pairs(results_over_seeds(collect_runs([folder])), "uniform")
+    return gain_tables(compare_with_baselines(pairs, "ndcg@10"), "nDCG@10")
 
 
 def rows(table: Table) -> list[list[str]]:

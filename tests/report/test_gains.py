@@ -7,9 +7,15 @@ from scipy import stats
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gains import Comparison, compared, content, groups, query_scores
+from tdro_lightning.report.gains import (
+    BaselineComparison,
+    compare_with_baselines,
+    comparisons_as_json,
+    group_sets,
+    query_scores,
+)
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tdro_lightning.report.significance import holm
-from tdro_lightning.report.trials import all_trials, baseline_pairs
 from tests.report.folders import metrics, write_evaluated, write_run
 
 rng = np.random.default_rng(0)
@@ -20,8 +26,10 @@ BETTER = {
 }
 
 
-def comparisons(folder: Path, metric: str = "ndcg@10") -> list[Comparison]:
-    return compared(baseline_pairs(all_trials(collect_runs([folder])), "uniform"), metric)
+def comparisons(folder: Path, metric: str = "ndcg@10") -> list[BaselineComparison]:
+    return compare_with_baselines(
+        baseline_pairs(results_over_seeds(collect_runs([folder])), "uniform"), metric
+    )
 
 
 def means(scores: dict[str, list[float]]) -> dict[str, float]:
@@ -107,7 +115,7 @@ def test_without_scores_of_queries_there_is_a_gain_and_no_test(tmp_path: Path) -
     write_run(tmp_path, "r", files={"metrics": file})
     (found,) = comparisons(tmp_path)
     assert (found.average.difference, found.average.test, found.average.mark) == (25.0, None, "")
-    assert content([found])[0]["average"]["test"] is None
+    assert comparisons_as_json([found])[0]["average"]["test"] is None
 
 
 def test_other_queries_cannot_be_paired(tmp_path: Path) -> None:
@@ -125,4 +133,4 @@ def test_a_broken_file_of_scores_is_named(tmp_path: Path) -> None:
 
 
 def test_groups_are_named_before_the_slash() -> None:
-    assert groups(["a", "b/x", "c", "b/y"]) == {"a": ["a"], "b": ["b/x", "b/y"], "c": ["c"]}
+    assert group_sets(["a", "b/x", "c", "b/y"]) == {"a": ["a"], "b": ["b/x", "b/y"], "c": ["c"]}

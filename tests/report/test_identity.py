@@ -6,13 +6,13 @@ import pytest
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gains import compared
+from tdro_lightning.report.gains import compare_with_baselines
 from tdro_lightning.report.identity import set_notes
 from tdro_lightning.report.layouts import layout_tables
 from tdro_lightning.report.page import write_report, write_sweep_report
-from tdro_lightning.report.published import published
-from tdro_lightning.report.results import ordered_results, score_table
-from tdro_lightning.report.trials import all_trials, baseline_pairs
+from tdro_lightning.report.paper_tables import read_paper_tables
+from tdro_lightning.report.result_tables import score_table
+from tdro_lightning.report.results import baseline_pairs, results_by_run, results_over_seeds
 from tests.report.folders import write_evaluated, write_run
 
 ONE, TWO = "1a" * 32, "2b" * 32
@@ -25,8 +25,8 @@ def files(name: str, sha256: str) -> dict[str, Any]:
 
 def gained(folder: Path) -> list[str]:
     """The sets on which something is compared with the baseline."""
-    pairs = baseline_pairs(all_trials(collect_runs([folder])), "uniform")
-    return [name for one in compared(pairs, "ndcg@10") for name in one.sets]
+    pairs = baseline_pairs(results_over_seeds(collect_runs([folder])), "uniform")
+    return [name for one in compare_with_baselines(pairs, "ndcg@10") for name in one.sets]
 
 
 def test_queries_of_different_sets_are_never_paired(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_queries_of_different_sets_are_never_paired(tmp_path: Path) -> None:
         tmp_path, "c/x", {"top 70": {"nq": HIGH, "fiqa": HIGH}}, sha256={"nq": TWO, "fiqa": ONE}
     )
     assert gained(tmp_path) == ["fiqa"]
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
+    table = score_table(results_by_run(collect_runs([tmp_path])), "ndcg@10")
     assert [column.title for column in table.columns[3:]] == [
         "nq [1a1a1a1a]", "fiqa", "nq [2b2b2b2b]",
     ]  # fmt: skip
@@ -73,14 +73,14 @@ def test_seeds_on_different_sets_are_not_averaged(tmp_path: Path) -> None:
                 tmp_path, f"s/{label}", {label: {"nq": scores, "fiqa": scores}}, seed=seed,
                 folder=f"{seed}{label}", sha256={"nq": sha256, "fiqa": ONE},
             )  # fmt: skip
-    trial = all_trials(collect_runs([tmp_path]))[0]
-    assert list(trial.by_seed) == [1, 2]
-    assert trial.common_sets("ndcg@10") == ["fiqa"]
+    result = results_over_seeds(collect_runs([tmp_path]))[0]
+    assert list(result.by_seed) == [1, 2]
+    assert result.common_sets("ndcg@10") == ["fiqa"]
     assert gained(tmp_path) == ["fiqa"]
 
 
 def test_the_paper_s_rows_stand_beside_no_other_set(tmp_path: Path) -> None:
-    names = [n for n in published()["tables"]["11"]["sets"] if n != "cqadupstack"]
+    names = [n for n in read_paper_tables()["tables"]["11"]["sets"] if n != "cqadupstack"]
     names.append("cqadupstack/tex")
     for step, label in (("base", "uniform"), ("x", "top 70")):
         write_evaluated(
@@ -88,8 +88,8 @@ def test_the_paper_s_rows_stand_beside_no_other_set(tmp_path: Path) -> None:
             sha256=dict.fromkeys(names, ONE) | {"nq": ONE if label == "uniform" else TWO},
         )  # fmt: skip
     runs = collect_runs([tmp_path])
-    trials = all_trials(runs)
-    tables = layout_tables(trials, baseline_pairs(trials, "uniform"))
+    results = results_over_seeds(runs)
+    tables = layout_tables(results, baseline_pairs(results, "uniform"))
     assert not any("Published" in row[0].text for table in tables for row in table.rows)
 
 
@@ -115,8 +115,8 @@ def test_older_runs_are_distinguished_by_the_files_of_their_sets(tmp_path: Path)
             tmp_path, f"c/{number}", {label: {"nq": LOW}}, inputs=files("nq", sha256)
         )  # fmt: skip
     runs = collect_runs([tmp_path])
-    pairs = baseline_pairs(all_trials(runs), "uniform")
-    assert [trial.name for trial, _ in pairs] == ["a"]
+    pairs = baseline_pairs(results_over_seeds(runs), "uniform")
+    assert [result.name for result, _ in pairs] == ["a"]
     assert "nq [files 1a1a1a1a] in c/0, c/1; nq [files 2b2b2b2b] in c/2" in set_notes(runs)[0]
 
 
@@ -172,7 +172,7 @@ def evaluated_twice(folder: Path, again: list[float]) -> None:
 def test_a_model_that_two_runs_evaluated_is_listed_once(tmp_path: Path) -> None:
     evaluated_twice(tmp_path, HIGH)
     runs = collect_runs([tmp_path])
-    assert [result.name for result in ordered_results(runs)] == ["uniform", "top 70"]
+    assert [result.name for result in results_by_run(runs)] == ["uniform", "top 70"]
     (top,) = (one for run in runs for one in run.retrievers if one.label == "top 70")
     assert list(top.sets) == list(top.per_query) == ["nq", "fiqa"]
     assert top.per_query["nq"].parent.parent.parent.name == "top70"
@@ -181,7 +181,7 @@ def test_a_model_that_two_runs_evaluated_is_listed_once(tmp_path: Path) -> None:
 
 def test_evaluations_that_disagree_both_stay(tmp_path: Path) -> None:
     evaluated_twice(tmp_path, LOW)
-    names = [result.name for result in ordered_results(collect_runs([tmp_path]))]
+    names = [result.name for result in results_by_run(collect_runs([tmp_path]))]
     assert names == ["uniform", "mine", "top 70"]
 
 
@@ -189,4 +189,4 @@ def test_an_encoder_that_is_gone_is_no_other(tmp_path: Path) -> None:
     write_run(tmp_path, "bare")
     for step in ("a", "b"):
         write_evaluated(tmp_path, step, {"mine": {"nq": HIGH}})
-    assert len(ordered_results(collect_runs([tmp_path]))) == 2
+    assert len(results_by_run(collect_runs([tmp_path]))) == 2

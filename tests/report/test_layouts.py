@@ -5,19 +5,19 @@ import pytest
 
 from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.layouts import layout_tables
-from tdro_lightning.report.published import published
+from tdro_lightning.report.paper_tables import read_paper_tables
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tdro_lightning.report.tables import Table
-from tdro_lightning.report.trials import all_trials, baseline_pairs
 from tests.report.folders import write_evaluated
 
-BEIR = [name for name in published()["tables"]["11"]["sets"] if name != "cqadupstack"]
+BEIR = [name for name in read_paper_tables()["tables"]["11"]["sets"] if name != "cqadupstack"]
 FORUMS = [f"cqadupstack/{name}" for name in ("android", "tex")]
-LANGUAGES = published()["tables"]["10"]["sets"]
+LANGUAGES = read_paper_tables()["tables"]["10"]["sets"]
 
 
 def layouts(folder: Path) -> tuple[Table, ...]:
-    trials = all_trials(collect_runs([folder]))
-    return layout_tables(trials, baseline_pairs(trials, "uniform"))
+    results = results_over_seeds(collect_runs([folder]))
+    return layout_tables(results, baseline_pairs(results, "uniform"))
 
 
 def rows(table: Table) -> list[list[str]]:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gains import compared
+from tdro_lightning.report.gains import compare_with_baselines
 from tdro_lightning.report.page import write_report
-from tdro_lightning.report.trials import all_trials, baseline_pairs
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tests.report.folders import write_evaluated, write_run
 
 BASE = [0.01 * (i % 7) for i in range(40)]
@@ -56,8 +56,10 @@ def test_nothing_below_the_untrained_model_has_a_star(tmp_path: Path) -> None:
     """A collapsed baseline makes 1 nDCG a significant gain; the untrained model has more."""
     scores = {"uniform": {"nq": BASE, "fiqa": BASE}, "top 70": {"nq": BETTER, "fiqa": BEST}}
     write_evaluated(tmp_path, "c/x", scores, model="m")
-    trials = all_trials(collect_runs([tmp_path]))
-    (starred,) = compared(baseline_pairs(trials, "uniform"), "ndcg@10", None, trials)
+    results = results_over_seeds(collect_runs([tmp_path]))
+    (starred,) = compare_with_baselines(
+        baseline_pairs(results, "uniform"), "ndcg@10", None, results
+    )
     assert [gain.mark for gain in (starred.average, *starred.sets.values())] == ["*", "*", "*"]
     level = [score + 0.08 for score in BASE]
     for model in ("other", "m"):  # another model's untrained one says nothing
@@ -65,9 +67,9 @@ def test_nothing_below_the_untrained_model_has_a_star(tmp_path: Path) -> None:
         write_evaluated(
             tmp_path, f"bare {model}", {"untrained": {"nq": level, "fiqa": level}}, model=model
         )
-    trials = all_trials(collect_runs([tmp_path]))
-    found = compared(baseline_pairs(trials, "uniform"), "ndcg@10", None, trials)
-    (top,) = [one for one in found if one.trial.trained]
+    results = results_over_seeds(collect_runs([tmp_path]))
+    found = compare_with_baselines(baseline_pairs(results, "uniform"), "ndcg@10", None, results)
+    (top,) = [one for one in found if one.result.trained]
     assert (top.average.randomisation or 1) < 0.05
     assert (top.average.mark, top.average.failed) == ("", True)
     assert {name: gain.mark for name, gain in top.sets.items()} == {"nq": "", "fiqa": "*"}

@@ -1,140 +1,79 @@
 from pathlib import Path
 
+import pytest
+
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.results import (
-    ordered_results,
-    result_tables,
-    score_table,
-    seed_counts,
-    seed_note,
-)
-from tdro_lightning.report.tables import Table
-from tests.report.folders import metrics, write_run
+from tdro_lightning.report.results import baseline_pairs, results_over_seeds
+from tests.report.folders import write_evaluated
+
+A, B = [0.1, 0.2], [0.3, 0.5]
 
 
-def rows(table: Table) -> list[list[str]]:
-    return [[cell.text + "*" * cell.best for cell in row] for row in table.rows]
+def test_seeds_of_a_run_are_one_trial(tmp_path: Path) -> None:
+    for seed, scores in ((2, A), (1, B)):
+        for step, label in (("reference", "uniform"), ("x", "top 70"), ("y", "top 70")):
+            write_evaluated(
+                tmp_path, f"study/{step}", {label: {"nq": scores}}, seed=seed,
+                folder=f"seed{seed}/{step}", model=f"seed{seed}/model",
+            )  # fmt: skip
+    results = results_over_seeds(collect_runs([tmp_path]))
+    assert [result.name for result in results] == ["uniform", "top 70 (x)", "top 70 (y)"]
+    assert [list(result.by_seed) for result in results] == [[1, 2]] * 3
+    assert {result.model for result in results} == {"model"}
+    assert results[0].scores("nq", "ndcg@10") == pytest.approx([40.0, 15.0])
+    assert results[0].score("nq", "ndcg@10") == pytest.approx(27.5)
+    assert results[0].score("nq", "recall@100") is None
 
 
-def ndcg(**scores: float) -> dict[str, dict[str, float]]:
-    return {name: {"ndcg@10": score} for name, score in scores.items()}
+def test_a_seed_that_stands_twice_makes_trials_of_their_own(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_evaluated(tmp_path, "sweep", {"top 70": {"nq": A}}, folder=folder)
+    names = [result.name for result in results_over_seeds(collect_runs([tmp_path]))]
+    assert len(set(names)) == 2
+    assert all(name.startswith("top 70 (sweep [") for name in names)
 
 
-def test_main_table_order_average_difference_and_best(tmp_path: Path) -> None:
-    for share, score in ((100, 0.4), (50, 0.3)):
-        file = metrics(**{f"top_{share}": ndcg(nq=score, fiqa=0.5)})
-        write_run(tmp_path, f"sweep/{share}", files={"metrics": file})
-    file = metrics(
-        uniform=ndcg(nq=0.35, fiqa=0.508),
-        untrained=ndcg(nq=0.1, fiqa=0.9),
-        BM25=ndcg(nq=0.6, fiqa=0.2),
-    )
-    write_run(tmp_path, "base", files={"metrics": file})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert [column.title for column in table.columns] == [
-        "Retriever",
-        "Average",
-        "vs uniform",
-        "nq",
-        "fiqa",
-    ]
-    assert [column.note for column in table.columns] == ["", "2 sets", "", "7 queries", "7 queries"]
-    assert rows(table) == [
-        ["BM25", "40.0", "-2.9", "60.0", "20.0"],
-        ["untrained", "50.0", "+7.1", "10.0", "90.0"],
-        ["uniform", "42.9", "–", "35.0", "50.8*"],
-        ["top 50", "40.0", "-2.9", "30.0", "50.0"],
-        ["top 100", "45.0*", "+2.1", "40.0*", "50.0"],
-    ]
+def test_evaluations_on_other_sets_are_one_trial(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "evaluate", {"mine": {"nq": A}}, folder="a")
+    write_evaluated(tmp_path, "evaluate", {"mine": {"fiqa": B}}, folder="b")
+    (result,) = results_over_seeds(collect_runs([tmp_path]))
+    assert result.common_sets("ndcg@10") == ["nq", "fiqa"]
 
 
-def test_average_is_over_the_sets_that_all_have(tmp_path: Path) -> None:
-    file = metrics(uniform=ndcg(a=0.2, b=0.4, c=0.9), other=ndcg(a=0.3, b=0.5))
-    write_run(tmp_path, "r", files={"metrics": file})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert "over the 2 of 3 sets that all retrievers have" in table.caption
-    assert rows(table)[1] == ["other", "40.0*", "+10.0", "30.0*", "50.0*", "–"]
+def test_untrained_retrievers_with_the_same_scores_stand_once(tmp_path: Path) -> None:
+    for name, scores in (("a", A), ("b", A), ("c", B)):
+        write_evaluated(tmp_path, name, {"bm25": {"nq": scores}})
+    assert [result.run for result in results_over_seeds(collect_runs([tmp_path]))] == ["a", "c"]
 
 
-def test_parts_of_a_group_count_once(tmp_path: Path) -> None:
-    scores = {"cq/tex": 0.2, "cq/gis": 0.4, "nq": 0.5}
-    write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(**scores))})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert rows(table)[0][1] == "40.0*"
-    assert table.columns[1].note == "2 sets"
-    assert "the sets of a group (`group/part`) as one" in table.caption
+def pairs(folder: Path, baseline: str) -> dict[str, str]:
+    found = baseline_pairs(results_over_seeds(collect_runs([folder])), baseline)
+    return {result.name: other.run for result, other in found}
 
 
-def test_answers_alone_make_tables_of_accuracy(tmp_path: Path) -> None:
-    scores = {"mkqa-ar": {"accuracy@10": 0.25, "accuracy@100": 0.5}}
-    write_run(tmp_path, "r", files={"metrics": metrics(uniform=scores)})
-    tables = result_tables(ordered_results(collect_runs([tmp_path])))
-    assert [table.title for table in tables] == ["Accuracy@10", "Accuracy@100"]
+def test_a_trial_meets_the_baseline_of_its_model_and_chain(tmp_path: Path) -> None:
+    for chain, model in (("a", "small"), ("b", "small"), ("c", "large")):
+        write_evaluated(tmp_path, f"{chain}/base", {"uniform": {"nq": A}}, model=model)
+    write_evaluated(tmp_path, "a/x", {"top 70": {"nq": B}}, model="small")
+    write_evaluated(tmp_path, "d/x", {"top 80": {"nq": B}}, model="large")
+    write_evaluated(tmp_path, "d/y", {"top 90": {"nq": B}}, model="small")
+    write_evaluated(tmp_path, "d/z", {"top 60": {"fiqa": B}}, model="large")
+    # `top 90` could be meant against two baselines, and `top 60` has no set in common.
+    assert pairs(tmp_path, "uniform") == {"top 70": "a/base", "top 80": "c/base"}
+    named = pairs(tmp_path, "b/base")
+    assert (named["top 70"], named["top 90"]) == ("b/base", "b/base")
 
 
-def test_no_common_set_gives_no_average(tmp_path: Path) -> None:
-    write_run(tmp_path, "r", files={"metrics": metrics(uniform=ndcg(a=0.2), x=ndcg(b=0.4))})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert [row[1:3] for row in rows(table)] == [["–", "–"], ["–", "–"]]
+def test_untrained_retrievers_meet_any_model_s_baseline(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "a", {"uniform": {"nq": A}}, model="small")
+    write_evaluated(tmp_path, "b", {"bm25": {"nq": B}})
+    assert pairs(tmp_path, "uniform") == {"bm25": "a"}
+    assert pairs(tmp_path, "b") == {}  # what is trained has no baseline of its own model there
 
 
-def test_without_a_baseline_there_is_no_difference(tmp_path: Path) -> None:
-    write_run(tmp_path, "r", files={"metrics": metrics(x=ndcg(a=0.2))})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert [column.title for column in table.columns] == ["Retriever", "Average", "a"]
-
-
-def test_small_differences_have_no_sign(tmp_path: Path) -> None:
-    file = metrics(uniform=ndcg(a=0.2), x=ndcg(a=0.1999), y=ndcg(a=0.2001))
-    write_run(tmp_path, "r", files={"metrics": file})
-    table = score_table(ordered_results(collect_runs([tmp_path])), "ndcg@10")
-    assert [row[2] for row in rows(table)] == ["–", "0.0", "0.0"]
-
-
-def test_seeds_are_counted_and_named(tmp_path: Path) -> None:
-    scores = {1: (0.40, 0.43), 2: (0.44, 0.43), 3: (0.42, 0.45)}
-    for seed, (uniform, tdro) in scores.items():
-        write_run(
-            tmp_path,
-            f"s{seed}",
-            seed=seed,
-            files={
-                "metrics": metrics(BM25=ndcg(a=0.5), uniform=ndcg(a=uniform), tdro=ndcg(a=tdro))
-            },
-        )
-    write_run(tmp_path, "s4", seed=4, files={"metrics": metrics(tdro=ndcg(a=0.6))})
-    results = ordered_results(collect_runs([tmp_path]))
-    assert [result.name for result in results] == [
-        "BM25",
-        *(f"uniform (s{seed})" for seed in (1, 2, 3)),
-        *(f"tdro (s{seed})" for seed in (1, 2, 3, 4)),
-    ]
-    assert seed_counts(results) == {"uniform": 3, "tdro": 4}
-    main = rows(score_table(results, "ndcg@10"))
-    assert [row[2] for row in main[1:4]] == ["-2.0", "+2.0", "0.0"]
-    assert "uniform (3), tdro (4)" in seed_note(results)
-
-
-def test_baselines_that_differ_between_runs_are_all_kept(tmp_path: Path) -> None:
-    for name, score in (("x", 0.5), ("y", 0.4), ("z", 0.5)):
-        write_run(tmp_path, name, files={"metrics": metrics(BM25=ndcg(a=score))})
-    results = ordered_results(collect_runs([tmp_path]))
-    assert [result.name for result in results] == ["BM25 (x)", "BM25 (y)"]
-    assert seed_note(results).startswith("Seeds per trained retriever: none.")
-
-
-def test_further_metrics_only_for_the_sets_that_have_them(tmp_path: Path) -> None:
-    sets = {
-        "a": {"ndcg@10": 0.1, "mrr@10": 0.2},
-        "b": {"ndcg@10": 0.3, "accuracy@10": 0.4},
-    }
-    write_run(tmp_path, "r", files={"metrics": metrics(uniform=sets)})
-    tables = result_tables(ordered_results(collect_runs([tmp_path])))
-    assert [table.title for table in tables] == ["nDCG@10", "MRR@10", "Accuracy@10"]
-    assert [column.title for column in tables[2].columns] == ["Retriever", "Average", "b"]
-    assert "one seed is within noise" in seed_note(ordered_results(collect_runs([tmp_path])))
-
-
-def test_nothing_evaluated_gives_no_tables(tmp_path: Path) -> None:
-    write_run(tmp_path, "r")
-    assert result_tables(ordered_results(collect_runs([tmp_path]))) == ()
+def test_a_baseline_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "chain/x", {"top 70": {"nq": A}})
+    assert pairs(tmp_path, "uniform") == {}
+    with pytest.raises(ConfigError, match=r"report\.baseline=y: .* there are chain/x, top 70"):
+        pairs(tmp_path, "y")

@@ -11,8 +11,8 @@ from tdro_lightning.report.svg import (
     dashes,
     figure_style,
     inline_svg,
-    short,
-    spread,
+    shorten,
+    spread_labels,
 )
 
 HOSTILE = '<script>alert(1)</script> $x_1$ 百科 font: 9px x; fill: #010203 style="'
@@ -83,13 +83,13 @@ def test_twenty_eight_lines_differ_in_hue_or_dashes() -> None:
     ],
 )
 def test_short_names(name: str, expected: str) -> None:
-    assert short(name) == expected
-    assert len(short(name)) <= 24
+    assert shorten(name) == expected
+    assert len(shorten(name)) <= 24
 
 
 def test_spread_keeps_order_and_gap_inside_the_axes() -> None:
     positions = {"d": 0.99, "a": 0.5, "b": 0.5, "c": 0.52, "e": 1.0, "z": 0.0}
-    placed = spread(positions, 0.1)
+    placed = spread_labels(positions, 0.1)
     assert sorted(placed, key=placed.__getitem__) == ["z", "a", "b", "c", "d", "e"]
     ordered = sorted(placed.values())
     assert all(high - low >= 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
@@ -100,4 +100,4 @@ def test_spread_keeps_order_and_gap_inside_the_axes() -> None:
 
 
 def test_spread_leaves_free_positions_alone() -> None:
-    assert spread({"a": 0.2, "b": 0.7}, 0.1) == {"a": 0.2, "b": 0.7}
+    assert spread_labels({"a": 0.2, "b": 0.7}, 0.1) == {"a": 0.2, "b": 0.7}

@@ -3,10 +3,13 @@ from tdro_lightning.report.tables import (
     Column,
     Table,
     cells,
+    format_difference,
+    latex_table,
+    latex_tables,
+    latex_text,
     markdown_table,
     markdown_text,
     plain_text,
-    signed,
     terminal_table,
 )
 
@@ -19,7 +22,12 @@ TABLE = Table(
 
 
 def test_a_difference_has_its_sign_unless_it_is_nothing() -> None:
-    assert [signed(value) for value in (0.04, -0.04, 1.25, -1.0)] == ["0.0", "0.0", "+1.2", "-1.0"]
+    assert [format_difference(value) for value in (0.04, -0.04, 1.25, -1.0)] == [
+        "0.0",
+        "0.0",
+        "+1.2",
+        "-1.0",
+    ]
 
 
 def test_markdown_table_escapes_and_marks_the_best() -> None:
@@ -86,3 +94,47 @@ def test_headings_and_marks_in_the_terminal() -> None:
         ["b", "1.0"],
     ]
     assert lines[-2].index(".5") == lines[-1].index(".0")
+
+
+PRINTED = Table(
+    "Scores & gains",
+    "100 % of them.",
+    (Column("Name", numeric=False), Column("nq_1", "7 queries"), Column("Gain")),
+    (
+        (Cell("Measured here"),),
+        (*cells(["top_70"]), Cell("9.5", best=True, mark="*"), Cell("+0.1")),
+        (*cells(["plain"]), Cell("8.0", mark="†"), Cell("–")),
+    ),
+)
+
+
+def test_table() -> None:
+    assert latex_table(PRINTED).splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Scores \& gains. 100 \% of them.}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"Name & nq\_1 & Gain \\",
+        r" & 7 queries &  \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\textit{Measured here}} \\",
+        r"top\_70 & \textbf{9.5}$^{*}$ & +0.1 \\",
+        r"plain & 8.0$^{\dagger}$ & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+
+
+def test_every_table_is_in_the_file() -> None:
+    text = latex_tables([PRINTED, PRINTED])
+    assert text.startswith("% Needs")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+
+
+def test_special_characters_are_letters() -> None:
+    assert latex_text(r"a\b{c}~^#$<>") == (
+        r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\#\$\textless{}\textgreater{}"
+    )

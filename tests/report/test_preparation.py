@@ -1,4 +1,4 @@
-from tdro_lightning.report.mining import mining_table
+from tdro_lightning.report.preparation import mining_table
 from tdro_lightning.report.tables import markdown_table
 
 CONTENT = {

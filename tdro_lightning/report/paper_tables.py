@@ -14,37 +14,41 @@ Row = tuple[Cell, ...]
 
 
 @cache
-def published() -> Mapping[str, Any]:
+def read_paper_tables() -> Mapping[str, Any]:
     """The content of the file: `tables` by number, `paper`, `note`."""
     content: Mapping[str, Any] = read_json(FILE)
     return content
 
 
 def set_names(table: Mapping[str, Any], known: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The sets that each column of Table 9, 10 or 11 stands for, of those that are known.
+    """The sets that each column of Table 9, 10 or 11 is of, from those that are known.
 
     A column `ar` of MIRACL is a set `ar`, `miracl-ar`, `miracl_ar` or `miracl/ar`; a column whose
-    set has parts stands for all of them. Columns without any are left out.
+    set has parts is of all of them. Columns without any are left out.
     """
-    found = {}
+    sets = {}
     for column, name in zip(table["columns"], table["sets"], strict=True):
         aliases = {name, *(f"{table['prefix']}{sign}{name}" for sign in "-_/")}
         names = tuple(one for one in known if one in aliases or one.rpartition("/")[0] in aliases)
         if names:
-            found[column] = names
-    return found
+            sets[column] = names
+    return sets
 
 
 def full_rows(number: str) -> list[Row]:
     """Rows of Table 9, 10 or 11: every set, the average, the gain."""
     rows: list[Row] = []
-    for section in published()["tables"][number]["sections"]:
+    for section in read_paper_tables()["tables"][number]["sections"]:
         rows.append(_heading(number, section["heading"]))
-        for row in section["rows"]:
-            gain = f"{row['gain']:+.1f}" if "gain" in row else NOTHING
-            average = Cell(f"{row['average']:.1f}", mark="*" * row.get("significant", False))
-            scores = [Cell(f"{score:.1f}") for score in row["scores"]]
-            rows.append((Cell(row["name"]), *scores, average, Cell(gain)))
+        rows += [
+            (
+                Cell(row["name"]),
+                *(Cell(f"{score:.1f}") for score in row["scores"]),
+                Cell(f"{row['average']:.1f}", mark="*" * row.get("significant", False)),
+                Cell(f"{row['gain']:+.1f}" if "gain" in row else NOTHING),
+            )
+            for row in section["rows"]
+        ]
     return rows
 
 
@@ -53,9 +57,9 @@ def summary_rows(number: str, columns: Sequence[tuple[str, str]]) -> list[Row]:
 
     Columns that the paper does not have get a dash.
     """
-    table = published()["tables"][number]
-    known = [(column["title"], column["metric"]) for column in table["columns"]]
-    places = [known.index(column) if column in known else None for column in columns]
+    table = read_paper_tables()["tables"][number]
+    indices = {(column["title"], column["metric"]): i for i, column in enumerate(table["columns"])}
+    places = [indices.get(column) for column in columns]
     rows: list[Row] = []
     for section in table["sections"]:
         rows.append(_heading(number, section["heading"]))

@@ -4,9 +4,9 @@ from statistics import fmean
 
 import pytest
 
-from tdro_lightning.report.published import full_rows, published, set_names, summary_rows
+from tdro_lightning.report.paper_tables import full_rows, read_paper_tables, set_names, summary_rows
 
-TABLES = published()["tables"]
+TABLES = read_paper_tables()["tables"]
 FULL = {"9": 18, "10": 25, "11": 15}
 # Printed cells, from the first set to average and gain.
 QWEN05B_MIRACL = (
@@ -76,7 +76,7 @@ def test_the_one_misprint_is_kept_and_said() -> None:
         if abs(score - theirs - gain) > 0.1001
     ]
     assert wrong == [("Proxy loss minus reference loss", 60.1, 1.2)]
-    assert "1.2 below" in published()["note"]
+    assert "1.2 below" in read_paper_tables()["note"]
 
 
 def test_columns_find_their_sets() -> None:

@@ -104,7 +104,9 @@ class TDROModule(LightningModule):
             return self.losses(reference(batch.chosen(rows).texts), len(rows))
 
         together = reference.sharded
-        losses, share = cache.completed(batch.queries, batch.passages, fresh, together=together)
+        losses, share = cache.get_or_compute(
+            batch.queries, batch.passages, fresh, together=together
+        )
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 

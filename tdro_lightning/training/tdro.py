@@ -124,7 +124,7 @@ class TDROModule(LightningModule):
             "measurement": measurement,
             "loss/proxy": domain_means(proxy, everyone, count),
             "loss/reference": domain_means(reference, everyone, count),
-            "guarded": self.measurement.guarded(reference, everyone, count),
+            "guarded": self.measurement.guarded_share(reference, everyone, count),
         }
         self.watches.look_at_floor(curves["loss/reference"])
         logged = by_domain(curves, names)

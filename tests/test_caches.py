@@ -88,7 +88,7 @@ def losses(cache: Path, variant: int) -> Any:
     queries = Tokens.of([row[0] for row in given])
     passages = Tokens.of([text for row in given for text in row[1:]])
     known = ReferenceLosses(cache, "1f" * 32, 0.02)
-    found, _ = known.completed(queries, passages, lambda chosen: chosen / 7)
+    found, _ = known.get_or_compute(queries, passages, lambda chosen: chosen / 7)
     return found.tolist()
 
 

@@ -19,7 +19,7 @@ from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.losses.contrastive import hard_negative_losses
 from tdro_lightning.models.adapter import Lora, attach_lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.loading import chosen_attention
+from tdro_lightning.models.loading import select_attention
 from tdro_lightning.models.pooling import pool
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.training.modules import TDROModule
@@ -170,7 +170,7 @@ def sentence_transformer(settings: Settings, folder: Path) -> SentenceTransforme
     transformer = Transformer(
         str(folder),
         max_seq_length=settings.passage_tokens,
-        model_kwargs={"attn_implementation": chosen_attention("auto")},
+        model_kwargs={"attn_implementation": select_attention("auto")},
     )
     width = transformer.model.config.hidden_size
     modules = [transformer, Pooling(width, "lasttoken"), Normalize()]

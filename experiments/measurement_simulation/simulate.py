@@ -24,7 +24,7 @@ from toy import (
 )
 
 from tdro_lightning.dro.diagnostics import concentration
-from tdro_lightning.dro.transfer import selected
+from tdro_lightning.dro.transfer import select_domains
 from tdro_lightning.files import write_json, write_text
 from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
 
@@ -123,7 +123,7 @@ def content_of(settings: Mapping[str, Any], results: Results) -> dict[str, Any]:
 
 def results_table(results: Results) -> Table:
     """A row for each measurement and proxy."""
-    kept = len(selected(DOMAIN_WEIGHTS, TOP_SHARE, largest=True))
+    kept = len(select_domains(DOMAIN_WEIGHTS, TOP_SHARE, largest=True))
     columns = (
         Column("measurement", numeric=False),
         Column("proxy", numeric=False),

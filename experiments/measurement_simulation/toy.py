@@ -22,7 +22,7 @@ from torch.nn.functional import softplus
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.dro.diagnostics import concentration
 from tdro_lightning.dro.measurement import MEASURES, Measurement, domain_means
-from tdro_lightning.dro.transfer import selected
+from tdro_lightning.dro.transfer import select_domains
 from tdro_lightning.dro.weights import DomainWeights, GradientNorm
 from tdro_lightning.errors import ConfigError
 
@@ -210,8 +210,8 @@ def compare_weights(
     names = list(published)
     logs = torch.tensor([[seed[name] for name in names] for seed in seeds], dtype=torch.float64)
     weights = logs.softmax(1)
-    top = set(selected(published, TOP_SHARE, largest=True))
-    tops = [set(selected(seed, TOP_SHARE, largest=True)) for seed in seeds]
+    top = set(select_domains(published, TOP_SHARE, largest=True))
+    tops = [set(select_domains(seed, TOP_SHARE, largest=True)) for seed in seeds]
     return WeightsComparison(
         spearman=[rank_correlation(row.tolist(), list(published.values())) for row in logs],
         log10_max_over_min=((logs.amax(1) - logs.amin(1)) / math.log(10)).tolist(),

@@ -7,7 +7,7 @@ from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.loading import load_beside, load_encoder
+from tdro_lightning.models.loading import load_encoder, load_on_shared_base
 from tdro_lightning.training.strategies import checkpoint_activations
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
     Raises:
         ConfigError: no such model, or its tokenizer, pooling or token limits are not the proxy's.
     """
-    shared = None if config.strategy.kind == "fsdp" else load_beside(proxy, path)
+    shared = None if config.strategy.kind == "fsdp" else load_on_shared_base(proxy, path)
     if shared is not None:
         logger.info("%s: an adapter on the proxy's base model, which is held once", path)
     reference = shared or configured_encoder(config, path)

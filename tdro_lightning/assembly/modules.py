@@ -12,7 +12,7 @@ from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import Mixture, check_domains, perturbed, transfer
+from tdro_lightning.dro.transfer import Mixture, check_domains, perturb_weights, transfer
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.losses.reference_cache import ReferenceLosses
@@ -87,22 +87,22 @@ def configured_mixture(
         ConfigError: weights of other domains, or a share that keeps none.
         DataError: the weights file is missing or broken, or was learned on other rows.
     """
-    given = config.transfer
+    settings = config.transfer
     weights: dict[str, float] = {}
-    lineage: dict[str, Any] = {"transfer": asdict(given)}
-    if given.rule not in WITHOUT_WEIGHTS:
-        assert given.weights is not None
-        recorded = require_intact(Path(given.weights))
-        file = read_weights(Path(given.weights))
+    lineage: dict[str, Any] = {"transfer": asdict(settings)}
+    if settings.rule not in WITHOUT_WEIGHTS:
+        assert settings.weights is not None
+        recorded = require_intact(Path(settings.weights))
+        file = read_weights(Path(settings.weights))
         if not recorded and not file.has_checksum:
-            tell(f"  {given.weights}: has no checksum, so nothing says that it is unchanged")
-        weights = perturbed(file.weights(given.kind), given.noise, given.noise_seed)  # type: ignore[arg-type]
+            tell(f"  {settings.weights}: has no checksum, so nothing says that it is unchanged")
+        weights = perturb_weights(file.weights(settings.kind), settings.noise, settings.noise_seed)  # type: ignore[arg-type]
         check_domains(names, weights)
-        if given.same_data:
+        if settings.same_data:
             sizes = {domain.name: len(domain) for domain in domains}
             file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
         lineage["weights"] = file.lineage
-    return transfer(given.rule, names, weights, given.share, given.noise_seed), lineage
+    return transfer(settings.rule, names, weights, settings.share, settings.noise_seed), lineage
 
 
 def data_module(

@@ -33,7 +33,7 @@ class Batch:
     @property
     def texts(self) -> Tokens:
         """All B + B * N token sequences, queries first."""
-        return self.queries.followed_by(self.passages)
+        return self.queries.concatenate(self.passages)
 
     @property
     def lengths(self) -> Tensor:

@@ -9,7 +9,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Example, Row, passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw
-from tdro_lightning.models.tokenizer import prompted
+from tdro_lightning.models.tokenizer import format_query
 
 
 class RetrievalDataset(torch.utils.data.Dataset[Example]):
@@ -58,8 +58,8 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
         return Example(
             domain=draw.domain,
             query_id=row["query_id"],
-            query=prompted(row["query"], prompt),
-            passages=tuple(prompted(passage_text(p), passage_prompt) for p in chosen),
+            query=format_query(row["query"], prompt),
+            passages=tuple(format_query(passage_text(p), passage_prompt) for p in chosen),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tdro_lightning.console.output import note_warning, withdraw_warning
 from tdro_lightning.dro.measurement import Measurement
 
-WITHOUT_FLOOR = 10  # steps in which the measurement has lost its floor, before the warning
+WITHOUT_FLOOR = 10  # steps in which the measurement's floor is ineffective, before the warning
 AT_CHANCE = 20  # steps of the loss at chance, before the warning
 WATCHES = "watches"  # in a checkpoint
 NEAR_CHANCE = 0.02  # of ln(candidates), on either side, for means over ten steps
@@ -84,7 +84,7 @@ class Watches:
 
     def look_at_floor(self, means: Tensor) -> None:
         """Count the step, from its mean reference loss of each domain, [K]; NaN where absent."""
-        if self.measurement is None or not self.measurement.has_lost_floor(means):
+        if self.measurement is None or not self.measurement.floor_is_ineffective(means):
             return
         self.without_floor += 1
         if self.without_floor == WITHOUT_FLOOR:

@@ -59,7 +59,7 @@ class Measurement:
         """Whether the reference losses are looked at; where not, no reference model is needed."""
         return self.name != "plain"
 
-    def guarded(self, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
+    def guarded_share(self, reference: Tensor, domain: Tensor, domains: int) -> Tensor:
         """Share of each domain's samples on which the guard acts, [K] float64; NaN where absent.
 
         For `ratio` a domain is floored as a whole; for `released` samples are replaced one by one.
@@ -72,8 +72,8 @@ class Measurement:
             return domain_means((_scaled(reference) < RELEASED_THRESHOLD).double(), domain, domains)
         return torch.zeros(domains, dtype=torch.float64)
 
-    def has_lost_floor(self, means: Tensor) -> bool:
-        """Whether the floor guards nothing, as the reference has solved half of the domains.
+    def floor_is_ineffective(self, means: Tensor) -> bool:
+        """Whether the floor has no effect, as the reference has solved half of the domains.
 
         Then all weight can go to one domain (experiments/robustness_tdro_mini, imbalanced domains).
 
@@ -131,7 +131,7 @@ def _ratio_of(headroom: Tensor, divisor: Tensor) -> Tensor:
     return torch.where(solved, torch.ones_like(headroom), headroom / divisor)
 
 
-def released(
+def released_ratio(
     proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
 ) -> Tensor:
     """The authors' released rule: domain mean of each sample's proxy / scaled reference loss.
@@ -152,14 +152,14 @@ def _scaled(reference: Tensor) -> Tensor:
     return losses / total if total > 0 else losses
 
 
-def difference(
+def excess_loss(
     proxy: Tensor, reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
 ) -> Tensor:
     """Group excess loss: mean of proxy - reference loss, each sample clamped at 0 (Table 5)."""
     return domain_means((proxy.double() - reference.double()).clamp(min=0), domain, domains)
 
 
-def plain(
+def proxy_loss(
     proxy: Tensor, _reference: Tensor, domain: Tensor, domains: int, _floor: float = 0
 ) -> Tensor:
     """Mean proxy loss, as GroupDRO uses it; the reference is not looked at (Table 5)."""
@@ -169,7 +169,7 @@ def plain(
 MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, int, float], Tensor]] = {
     "ratio": ratio,
     "smooth_ratio": smooth_ratio,
-    "released": released,
-    "difference": difference,
-    "plain": plain,
+    "released": released_ratio,
+    "difference": excess_loss,
+    "plain": proxy_loss,
 }

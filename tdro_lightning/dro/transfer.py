@@ -57,17 +57,17 @@ def transfer(
         return _uniform_over(names, names)
     if name == "random_share":
         drawn = {domain: generator(seed, f"keep {domain}").random() for domain in names}
-        return _uniform_over(names, selected(drawn, share, largest=True))
+        return _uniform_over(names, select_domains(drawn, share, largest=True))
     check_domains(names, weights)
     if name == "reweight":
         return Mixture(dict(weights), dict.fromkeys(names, 1.0))
     if name == "loss_reweight":
         uniform = _uniform_over(names, names).probability
         return Mixture(uniform, {domain: len(names) * weights[domain] for domain in names})
-    return _uniform_over(names, selected(weights, share, largest=name == "top_share"))
+    return _uniform_over(names, select_domains(weights, share, largest=name == "top_share"))
 
 
-def perturbed(weights: Mapping[str, float], noise: float, seed: int) -> dict[str, float]:
+def perturb_weights(weights: Mapping[str, float], noise: float, seed: int) -> dict[str, float]:
     """Weights times log-normal noise, summing to 1 again: is the mixture robust to its weights?
 
     Args:
@@ -90,7 +90,7 @@ def perturbed(weights: Mapping[str, float], noise: float, seed: int) -> dict[str
     return {name: weight / total for name, weight in moved.items()}
 
 
-def selected(weights: Mapping[str, float], share: float, *, largest: bool) -> list[str]:
+def select_domains(weights: Mapping[str, float], share: float, *, largest: bool) -> list[str]:
     """The floor(k * share / 100) domains of largest (or smallest) weight; ties go by name.
 
     Raises:
@@ -117,16 +117,19 @@ def check_domains(names: Sequence[str], weights: Mapping[str, float]) -> None:
     missing = [name for name in names if name not in weights]
     unknown = [name for name in weights if name not in set(names)]
     if missing or unknown:
-        near = [(n, m) for n in missing for m in difflib.get_close_matches(n, unknown, n=1)]
-        hint = "; is " + ", ".join(f"{one} the file's {other}" for one, other in near) + "?"
+        near = [
+            f"{name} the file's {match}"
+            for name in missing
+            for match in difflib.get_close_matches(name, unknown, n=1)
+        ]
+        hint = f"; is {', '.join(near)}?" if near else ""
         raise ConfigError(
             "transfer.weights does not match the configured domains: "
             f"without a weight: {missing or 'none'}; unknown in the file: {unknown or 'none'}"
-            f"{hint if near else ''}"
+            f"{hint}"
         )
 
 
 def _uniform_over(names: Sequence[str], kept: Sequence[str]) -> Mixture:
-    chosen = set(kept)
-    probability = {name: 1 / len(chosen) if name in chosen else 0.0 for name in names}
+    probability = {name: 1 / len(kept) if name in kept else 0.0 for name in names}
     return Mixture(probability, dict.fromkeys(names, 1.0))

@@ -79,10 +79,11 @@ class DomainWeights:
             FloatingPointError: a measurement is infinite, or every domain is absent.
         """
         current = measurement.detach().double().cpu()
-        self.last_measurement = carried_over(current, self.last_measurement)
+        self.last_measurement = fill_absent(current, self.last_measurement)
         if not torch.isfinite(self.last_measurement).all():
-            raise FloatingPointError(f"measurement is not finite: {self._named(current)}")
-        gradient = normalised(self.last_measurement, self.gradient_norm)
+            values = dict(zip(self.names, current.tolist(), strict=True))
+            raise FloatingPointError(f"measurement is not finite: {values}")
+        gradient = normalise_gradient(self.last_measurement, self.gradient_norm)
         moved = (self.log_weights + self.learning_rate * gradient).log_softmax(0)
         if self.smoothing:
             floor = self.smoothing / len(self.names)
@@ -123,11 +124,8 @@ class DomainWeights:
         self.absences = state["absences"].cpu()[order]
         self.updates = int(state["updates"])
 
-    def _named(self, values: Tensor) -> dict[str, float]:
-        return dict(zip(self.names, values.tolist(), strict=True))
 
-
-def normalised(gradient: Tensor, how: GradientNorm) -> Tensor:
+def normalise_gradient(gradient: Tensor, how: GradientNorm) -> Tensor:
     """Gradient [K] with its L2 norm over all domains clipped to 1, set to 1, or left."""
     norm = gradient.norm()
     if how == "none" or norm == 0 or (how == "clip" and norm <= 1):
@@ -135,7 +133,7 @@ def normalised(gradient: Tensor, how: GradientNorm) -> Tensor:
     return gradient / norm
 
 
-def carried_over(measurement: Tensor, previous: Tensor) -> Tensor:
+def fill_absent(measurement: Tensor, previous: Tensor) -> Tensor:
     """Measurement [K] whose NaNs (absent domains) are filled from `previous`, else from the mean.
 
     Counting an absent domain as 0 would drive it down for no reason of its own.

@@ -84,13 +84,10 @@ def write_weights(path: Path, content: WeightsFile) -> None:
         "size": content.size,
         "epoch": _epochs(content.last, content.size),
     }
-    if content.mean is not None:
-        value["mean_weights"] = content.mean
-    if content.ema is not None:
-        value["ema_weights"] = content.ema
+    averages = {"mean_weights": content.mean, "ema_weights": content.ema}
+    value |= {key: weights for key, weights in averages.items() if weights is not None}
     if content.lineage:
-        value["lineage"] = content.lineage
-        value["format"] = FORMAT
+        value |= {"lineage": content.lineage, "format": FORMAT}
     write_checked_json(path, value)
 
 
@@ -112,17 +109,13 @@ def read_weights(path: Path) -> WeightsFile:
     if not isinstance(value, dict) or "domain_weights" not in value:
         raise DataError(f"{path}: not a domain-weights file; it has no key `domain_weights`")
     if value.get("format", FORMAT) != FORMAT:
-        found = str(value["format"])[:20]
-        raise DataError(f"{path}: has format {found}; this version reads format {FORMAT}")
+        number = str(value["format"])[:20]
+        raise DataError(f"{path}: has format {number}; this version reads format {FORMAT}")
     checked = require_checksum(path, value)
-    last = _simplex(value, "domain_weights", path)
-    kinds = {
-        kind: _simplex(value, key, path) if key in value else None
-        for kind, key in _KEYS.items()
-        if kind != "last"
-    }
+    kinds = {kind: _simplex(value, key, path) for kind, key in _KEYS.items() if key in value}
+    last = kinds["last"]
     for kind, weights in kinds.items():
-        if weights is not None and set(weights) != set(last):
+        if set(weights) != set(last):
             raise DataError(f"{path}: `{_KEYS[kind]}` names other domains than `domain_weights`")
     size, lineage = value.get("size", {}), value.get("lineage", {})
     if not isinstance(size, dict):
@@ -133,7 +126,7 @@ def read_weights(path: Path) -> WeightsFile:
     if not isinstance(lineage, dict) or not isinstance(lineage.get("domains", {}), dict):
         raise DataError(f"{path}: `lineage` and its `domains` must be JSON objects")
     _require_agreement(value, last, size, path)
-    return WeightsFile(last=last, size=size, lineage=lineage, has_checksum=checked, **kinds)
+    return WeightsFile(size=size, lineage=lineage, has_checksum=checked, **kinds)
 
 
 def _require_agreement(
@@ -149,16 +142,17 @@ def _require_agreement(
     epochs = value.get("epoch", {})
     if not isinstance(epochs, dict):
         raise DataError(f"{path}: `epoch` must map domain to epochs, is {type(epochs).__name__}")
-    for key, named in (("domain_ids", ids), ("size", size), ("epoch", epochs)):
-        if set(named) - set(last) or (key == "domain_ids" and len(named) != len(last)):
+    for key, values in (("domain_ids", ids), ("size", size), ("epoch", epochs)):
+        if set(values) - set(last) or (key == "domain_ids" and len(values) != len(last)):
             raise DataError(f"{path}: `{key}` names other domains than `domain_weights`")
     expected_epochs = _epochs(last, size) if set(size) == set(last) else {}
     for name in (name for name in expected_epochs if name in epochs):
-        found, expected = epochs[name], expected_epochs[name]
-        number = isinstance(found, int | float) and not isinstance(found, bool)
-        if not number or not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-6):
+        epoch, expected = epochs[name], expected_epochs[name]
+        if type(epoch) not in (int, float) or not math.isclose(
+            epoch, expected, rel_tol=1e-3, abs_tol=1e-6
+        ):
             raise DataError(
-                f"{path}: `epoch.{name}` is {found!r}, but its weight and the sizes give "
+                f"{path}: `epoch.{name}` is {epoch!r}, but its weight and the sizes give "
                 f"{expected:.6g}"[:300]
             )
 
@@ -168,10 +162,10 @@ def _simplex(value: Mapping[str, Any], key: str, path: Path) -> dict[str, float]
     if not isinstance(weights, dict) or not weights:
         raise DataError(f"{path}: `{key}` must map domain to weight, is {weights!r}"[:200])
     for name, weight in weights.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 <= weight <= sys.float_info.max:
-            message = f"{path}: `{key}.{name}` must be a weight of 0 or more, is {weight!r}"
-            raise DataError(message[:300])
+        if type(weight) not in (int, float) or not 0 <= weight <= sys.float_info.max:
+            raise DataError(
+                f"{path}: `{key}.{name}` must be a weight of 0 or more, is {weight!r}"[:300]
+            )
     total = math.fsum(weights.values())
     if abs(total - 1) > 1e-4:
         raise DataError(f"{path}: `{key}` must sum to 1, sums to {total:.6g}")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import ADAPTER
-from tdro_lightning.models.tokenizer import prompted
+from tdro_lightning.models.tokenizer import format_query
 
 ADAPTER_FOLDER = "adapter"
 FORMAT = "5.1.0"  # of sentence-transformers: a reader that is older than this warns
@@ -80,7 +80,7 @@ def portable_base(base: str, folder: Path, name: str | None) -> str:
 
 def prompt_prefixes(prompts: Mapping[str, str | None]) -> dict[str, str]:
     """The prefix of a text, by prompt name; that of documents is empty."""
-    return {name: prompted("", prompt) for name, prompt in prompts.items()} | {"document": ""}
+    return {name: format_query("", prompt) for name, prompt in prompts.items()} | {"document": ""}
 
 
 def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:

@@ -13,7 +13,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.export import reader
 from tdro_lightning.files import write_json
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.tokenizer import prompted
+from tdro_lightning.models.tokenizer import format_query
 
 LEAST = 0.99999  # cosine
 TEXTS = (
@@ -92,7 +92,7 @@ def check_readers(
             "pooling": ours.pooling,
             "query_tokens": ours.query_tokens,
             "passage_tokens": ours.passage_tokens,
-            "prompt": prompted("", ours.prompt),
+            "prompt": format_query("", ours.prompt),
             "queries": ours.queries,
             "documents": ours.documents,
         },

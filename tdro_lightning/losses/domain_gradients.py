@@ -94,7 +94,7 @@ class OnePass:
             cache.backward(backward)
             values.append(graph.detach())
             row = first.setdefault(int(domain[rows[0]]), int(rows[0]))
-            self._sums[row] = self._sums.get(row, 0) + self._taken()
+            self._sums[row] = self._sums.get(row, 0) + self._take_gradients()
         self.losses = torch.cat(values)[torch.cat(groups).argsort()]
 
     def backward(self, coefficients: Tensor) -> None:
@@ -110,12 +110,14 @@ class OnePass:
         for parameter, part in zip(self._parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def _taken(self) -> Tensor:
+    def _take_gradients(self) -> Tensor:
         """All gradients in one vector; the parameters have none afterwards."""
-        found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        gradients = [
+            p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters
+        ]
         for parameter in self._parameters:
             parameter.grad = None
-        return torch.cat([gradient.flatten() for gradient in found])
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def row_gradients(

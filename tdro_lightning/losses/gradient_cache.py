@@ -5,12 +5,13 @@ steps: first with respect to the embeddings, for the whole batch at once, then t
 chunk by chunk (Gao et al. 2021, arXiv 2101.06983).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tdro_lightning.losses.replay import seeded
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
 
@@ -63,5 +64,24 @@ class CachedEmbeddings:
             backward((vectors * share).sum())
 
     def _embed(self, number: int) -> Tensor:
-        with seeded(*self._seed, number):
+        with seed_generators(*self._seed, number):
             return self._encoder.embed_rows(self._tokens, self._chunks[number])
+
+
+@contextmanager
+def seed_generators(*key: int) -> Iterator[None]:
+    """Seed torch's generators with a key for a block, and restore their states after it.
+
+    Dropout is a function of the key and of the shapes in the block, so it needs no saved state to
+    be repeated, neither in a second pass nor in a resumed run.
+
+    Args:
+        key: integers of at least 0, for instance seed, step, rank and chunk.
+    """
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed notes a stack for each GPU
+        if gpus:
+            torch.cuda.manual_seed(seed)
+        yield

@@ -10,10 +10,11 @@ import json
 import logging
 import math
 import os
-import struct
+import sqlite3
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tdro_lightning.distributed.collectives import gather_rows, largest
 from tdro_lightning.distributed.processes import rank
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, ResourceError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
 from tdro_lightning.models.tokens import Tokens
@@ -30,8 +31,8 @@ from tdro_lightning.models.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 16
-CONTENT = struct.Struct(f"<{KEY_BYTES}sd")  # key and loss
-RECORD = struct.Struct(f"<{KEY_BYTES}sdI")  # and the CRC-32 of both
+# A loss is kept as text, which keeps all its bits, also the sign of a zero.
+CREATE = "CREATE TABLE IF NOT EXISTS losses (key BLOB, loss TEXT, checksum INTEGER)"
 
 
 def loss_fingerprint(reference: Encoder, temperature: float, precision: str) -> str:
@@ -74,8 +75,10 @@ def row_keys(queries: Tokens, passages: Tokens, fingerprint: str) -> list[bytes]
         _slices(passages.ids, lengths[:, 1:].sum(1)),
         strict=True,
     )
-    empty = hashlib.blake2b(digest_size=KEY_BYTES, key=bytes.fromhex(fingerprint))
-    return [_digest(empty.copy(), row) for row in parts]
+    key = bytes.fromhex(fingerprint)
+    return [
+        hashlib.blake2b(b"".join(row), digest_size=KEY_BYTES, key=key).digest() for row in parts
+    ]
 
 
 def _slices(values: Tensor, sizes: Tensor) -> Iterator[memoryview]:
@@ -84,14 +87,8 @@ def _slices(values: Tensor, sizes: Tensor) -> Iterator[memoryview]:
     return (view[start:end] for start, end in pairwise(accumulate(sizes.tolist(), initial=0)))
 
 
-def _digest(started: "hashlib.blake2b", parts: Iterable[memoryview]) -> bytes:
-    for part in parts:
-        started.update(part)
-    return started.digest()
-
-
 def largest_loss(temperature: float) -> float:
-    """More than a row's loss can be: a wrong writer's records have valid checksums too.
+    """More than a row's loss can be: what a wrong program writes has valid checksums too.
 
     The scores of unit vectors differ by 2 at most (a little more where they are rounded to half
     precision), and the logarithm of the number of passages is below 24.
@@ -102,8 +99,8 @@ def largest_loss(temperature: float) -> float:
 class ReferenceLosses:
     """Known losses by key: those found on disk at the start, and those that this process adds.
 
-    Each process appends to a file of its own, so that runs may share a folder at the same time.
-    A loss takes about 150 bytes of memory and 28 on disk.
+    Each process writes an SQLite database of its own, so that runs may share a folder at the same
+    time and none waits for another. A loss takes about 150 bytes of memory and 50 on disk.
 
     Args:
         folder: of all references; made where it is missing.
@@ -124,7 +121,7 @@ class ReferenceLosses:
             ) from None
         self.fingerprint = fingerprint
         self.largest = largest_loss(temperature)
-        # Random, since a number of an ended process may come again after a record cut short.
+        # Random, since the number of an ended process may come again, and its file be damaged.
         self._own = self.folder / f"rank{rank()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.losses"
         self._known: dict[bytes, float] = {}
         for path in sorted(self.folder.glob("*.losses")):
@@ -134,7 +131,7 @@ class ReferenceLosses:
     def __len__(self) -> int:
         return len(self._known)
 
-    def lookup(self, keys: Sequence[bytes]) -> tuple[Tensor, Tensor]:
+    def look_up(self, keys: Sequence[bytes]) -> tuple[Tensor, Tensor]:
         """Losses [B] float64, NaN where unknown, and the unknown rows' indices."""
         known = self._known
         losses = torch.tensor([known.get(key, math.nan) for key in keys], dtype=torch.float64)
@@ -146,18 +143,26 @@ class ReferenceLosses:
         Args:
             keys: R keys; those known already are passed over.
             losses: [R].
+
+        Raises:
+            ResourceError: the disk is full, or the folder cannot be written to.
         """
-        content = bytearray()
+        rows = []
         for key, loss in zip(keys, losses.tolist(), strict=True):
             if 0 <= loss <= self.largest and key not in self._known:
                 self._known[key] = loss
-                record = CONTENT.pack(key, loss)
-                content += record + zlib.crc32(record).to_bytes(4, "little")
-        if content:
-            with self._own.open("ab") as stream:
-                stream.write(content)
+                rows.append((key, str(loss), _checksum(key, str(loss))))
+        if not rows:
+            return
+        try:
+            with closing(sqlite3.connect(self._own)) as database, database:
+                database.execute("PRAGMA synchronous=OFF")  # a checksum tells what was lost
+                database.execute(CREATE)
+                database.executemany("INSERT INTO losses VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise ResourceError(f"{self._own}: cannot be written ({error})") from None
 
-    def completed(
+    def get_or_compute(
         self,
         queries: Tokens,
         passages: Tokens,
@@ -179,34 +184,34 @@ class ReferenceLosses:
             known before.
         """
         keys = row_keys(queries, passages, self.fingerprint)
-        losses, missing = self.lookup(keys)
-        found = ~losses.isnan()
+        losses, missing = self.look_up(keys)
+        present = ~losses.isnan()
         count = largest(len(missing)) if together else len(missing)
         if count:
-            rows = found.int().argsort(stable=True)[:count]  # the missing ones first, in order
+            rows = present.int().argsort(stable=True)[:count]  # the missing ones first, in order
             losses[missing] = fresh(rows)[: len(missing)].double().cpu()
             self.add([keys[row] for row in missing.tolist()], losses[missing])
-        return losses, float(gather_rows(found.double()).mean())
+        return losses, float(gather_rows(present.double()).mean())
 
     def _load(self, path: Path) -> None:
-        """Read another process's records, and leave out those that cannot be right."""
-        content = memoryview(path.read_bytes())
-        count, rest = divmod(len(content), RECORD.size)
-        damaged, absurd = int(rest > 0), 0
-        for number, (key, loss, check) in enumerate(
-            RECORD.iter_unpack(content[: count * RECORD.size])
-        ):
-            start = number * RECORD.size
-            if zlib.crc32(content[start : start + CONTENT.size]) != check:
-                damaged += 1
-            elif 0 <= loss <= self.largest:
-                self._known[key] = loss
-            else:
-                absurd += 1
-        if damaged:
-            logger.warning("%s: %d damaged records, which are not used", path, damaged)
-        if absurd:
+        """Read a process's losses, and leave out those that cannot be right."""
+        unusable = 0
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                for key, loss, checksum in database.execute("SELECT * FROM losses"):
+                    if checksum == _checksum(key, loss) and 0 <= float(loss) <= self.largest:
+                        self._known[key] = float(loss)
+                    else:
+                        unusable += 1
+        except (sqlite3.DatabaseError, ValueError) as error:
+            logger.warning("%s: damaged, or of an earlier version, and not used (%s)", path, error)
+        if unusable:
             logger.warning(
-                "%s: %d losses outside 0 to %.0f, the largest at this temperature, are not used",
-                *(path, absurd, self.largest),
+                "%s: %d losses that are damaged, or outside 0 to %.0f, the largest at this "
+                "temperature, are not used",
+                *(path, unusable, self.largest),
             )
+
+
+def _checksum(key: object, loss: object) -> int:
+    return zlib.crc32(repr((key, loss)).encode())

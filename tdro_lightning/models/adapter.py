@@ -70,19 +70,19 @@ def _require_whole(model: PeftModel, path: str, name: str) -> None:
     weights = model_file(path, ADAPTER_WEIGHTS)
     assert weights is not None, "`base_model` has seen that it is there"
     with safe_open(weights, framework="pt") as file:
-        given = set(file.keys())
+        present = set(file.keys())
     wanted = set(get_peft_model_state_dict(model, adapter_name=name))
-    if given != wanted:
-        example = min(given ^ wanted)
+    if present != wanted:
         raise ConfigError(
-            f"model.path={path}: the adapter does not fit its base model: {len(wanted - given)} "
-            f"weights are missing from it, {len(given - wanted)} have no place; one is {example}"
+            f"model.path={path}: the adapter does not fit its base model: {len(wanted - present)} "
+            f"weights are missing from it, {len(present - wanted)} have no place; one is "
+            f"{min(present ^ wanted)}"
         )
 
 
 @contextmanager
-def switched(backbone: PreTrainedModel | PeftModel, adapter: str | None) -> Iterator[None]:
-    """Use another adapter in a block, in eval mode, then go on as before; None changes nothing."""
+def use_adapter(backbone: PreTrainedModel | PeftModel, adapter: str | None) -> Iterator[None]:
+    """Use another adapter in a block, in eval mode, and restore the state; None changes nothing."""
     if adapter is None:
         yield
         return

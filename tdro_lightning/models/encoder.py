@@ -19,14 +19,12 @@ from transformers import PreTrainedModel
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
-from tdro_lightning.models.adapter import (
-    switched,
-)
+from tdro_lightning.models.adapter import use_adapter
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import Pooling, last_positions, pool
-from tdro_lightning.models.tokenizer import TextTokenizer, prompted
-from tdro_lightning.models.tokens import Tokens, divided, length_chunks, padded_tokens
+from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ class Encoder(nn.Module):
         Texts are run in chunks of like length, so that a vector depends on its own text only.
         """
         chunks = self.chunks(tokens.lengths)
-        with switched(self.backbone, self.adapter):
+        with use_adapter(self.backbone, self.adapter):
             vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[torch.cat(chunks).argsort()]
 
@@ -108,7 +106,7 @@ class Encoder(nn.Module):
         A forward pass of a sharded backbone is a collective, so then all ranks make equally many.
         """
         chunks = length_chunks(lengths, self.chunk_tokens)
-        return divided(chunks, largest(len(chunks))) if self.sharded else chunks
+        return split_chunks(chunks, largest(len(chunks))) if self.sharded else chunks
 
     def kept_chunks(self, lengths: Tensor, chunks: list[Tensor]) -> int:
         """How many of a batch's chunks keep their graph, from the first on; at least the one."""
@@ -159,7 +157,7 @@ class Encoder(nn.Module):
 
     def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
         """Vectors [N, D] of queries under one prompt, without gradient."""
-        return self._embed_texts([prompted(text, prompt) for text in texts], self.query_tokens)
+        return self._embed_texts([format_query(text, prompt) for text in texts], self.query_tokens)
 
     def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [N, D] of passages, without gradient."""
@@ -179,8 +177,10 @@ class Encoder(nn.Module):
             blocks.append(self(tokens.to(device)).float().cpu())
         self.train(was_training)
         if full:
-            found = "%d of %d texts have the %d tokens allowed; all but those that just fit are cut"
-            logger.info(found, full, len(texts), max_tokens)
+            logger.info(
+                "%d of %d texts have the %d tokens allowed; all but those that just fit are cut",
+                *(full, len(texts), max_tokens),
+            )
         order = torch.tensor(by_length).argsort()
         return torch.cat(blocks)[order].numpy()
 

@@ -8,7 +8,7 @@ feed-forward work goes, forwards and backwards, and its activations with it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,7 @@ def last_layer(backbone: nn.Module) -> LastLayer | None:
     layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers or {name for name, _ in layers[-1].named_children()} != PARTS:
         return None
-    known = layers[-1].__dict__  # two encoders may share the backbone
-    if "pooled" not in known:
-        known["pooled"] = LastLayer(layers[-1])
-    found: LastLayer = known["pooled"]
-    return found
+    layer = layers[-1]
+    if "pooled" not in layer.__dict__:  # two encoders may share the backbone
+        layer.__dict__["pooled"] = LastLayer(layer)
+    return cast(LastLayer, layer.__dict__["pooled"])

@@ -79,7 +79,7 @@ def load_encoder(
     try:
         refuse_model_code(path)
         tokenizer = TextTokenizer.load(path, pooling)
-        backbone = _load_backbone(path, getattr(torch, dtype), chosen_attention(attention))
+        backbone = _load_backbone(path, getattr(torch, dtype), select_attention(attention))
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
     except InputError:
@@ -90,8 +90,8 @@ def load_encoder(
     if lora is not None:
         if isinstance(backbone, PeftModel):
             raise ConfigError(
-                f"model.path={path} is an adapter already; train it on with model.lora=null, "
-                "or name its base model"
+                f"model.path={path} is an adapter already; continue to train it with "
+                "model.lora=null, or name its base model"
             )
         backbone = attach_lora(backbone, lora)
     return Encoder(
@@ -99,7 +99,7 @@ def load_encoder(
     )
 
 
-def load_beside(encoder: Encoder, path: str) -> Encoder | None:
+def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     """Load an adapter folder onto the base model that another encoder holds already.
 
     Both then share the base; the new one is frozen, and in eval mode whatever mode the other is in.
@@ -150,7 +150,7 @@ def _description(path: Path) -> tuple[Pooling, int, int]:
     return pooling, query_tokens, passage_tokens
 
 
-def chosen_attention(attention: Attention) -> str:
+def select_attention(attention: Attention) -> str:
     """The attention implementation to load: the one demanded, or the fastest that can run here.
 
     Raises:

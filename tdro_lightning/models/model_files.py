@@ -6,6 +6,7 @@ Local folders are read without transformers, so that a folder is refused before 
 import logging
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,9 @@ def refuse_model_code(path: str) -> None:
 def attentions(path: str) -> list[str]:
     """The attention implementations that a model's own config names."""
     keys = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
-    found = [value for key, value in _leaves(_settings(path, CONFIG)) if key in keys and value]
-    return [str(one) for v in found for one in (v.values() if isinstance(v, dict) else [v]) if one]
+    values = [value for key, value in _leaves(_settings(path, CONFIG)) if key in keys and value]
+    parts = [value.values() if isinstance(value, dict) else [value] for value in values]
+    return [str(name) for name in chain.from_iterable(parts) if name]
 
 
 def own_config(path: str, attention: str | None) -> "PretrainedConfig":
@@ -146,18 +148,18 @@ def base_model(path: str) -> str | None:
 def model_file(path: str, name: str) -> Path | None:
     """A file of a model folder or of a hub model; None where it has none of this name."""
     if Path(path).is_dir():
-        found: str | Path | None = Path(path) / name
+        file: str | Path | None = Path(path) / name
     else:
         from transformers.utils.hub import cached_file
 
-        found = cached_file(
+        file = cached_file(
             path,
             name,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    return Path(found) if found is not None and Path(found).is_file() else None
+    return Path(file) if file is not None and Path(file).is_file() else None
 
 
 def deciding_files(folder: Path) -> dict[str, str]:
@@ -172,11 +174,11 @@ def require_deciding_files(folder: Path, known: Any) -> None:
     Raises:
         DataError: names a file that was changed, added or removed.
     """
-    found = deciding_files(folder)
-    if found == known:
+    present = deciding_files(folder)
+    if present == known:
         return
     known = known if isinstance(known, dict) else {}
-    names = sorted(n for n in found.keys() | known.keys() if found.get(n) != known.get(n))
+    names = sorted(n for n in present.keys() | known.keys() if present.get(n) != known.get(n))
     raise DataError(
         f"{folder}/{names[0] if names else CONFIG}: is not the file that the encoder was saved "
         "with, as the `sha256` in its encoder.json says; restore it, or take `sha256` out if the "
@@ -215,7 +217,7 @@ def _refuse_links(folder: Path) -> None:
     if folder.resolve().parent.name == "snapshots":
         inside.append(folder.resolve().parents[1] / "blobs")
     for file in folder.rglob("*"):
-        if file.is_symlink() and not any(file.resolve().is_relative_to(one) for one in inside):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in inside):
             raise ConfigError(
                 f"model.path={folder}: {file.name} is a link that leads out of it; copy the file"
             )
@@ -232,7 +234,7 @@ def _settings(path: str, name: str) -> dict[str, Any]:
     file = model_file(path, name)
     if file is None:
         return {}
-    found = read_json(file)
-    if not isinstance(found, dict):
+    settings = read_json(file)
+    if not isinstance(settings, dict):
         raise ConfigError(f"model.path={path}: its {name} must be a JSON object")
-    return found
+    return settings

@@ -18,7 +18,7 @@ from tdro_lightning.models.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 
-def prompted(text: str, prompt: str | None) -> str:
+def format_query(text: str, prompt: str | None) -> str:
     """The query as the encoder reads it: the paper's instruction template, or the bare text."""
     return f"Instruct: {prompt}\nQuery: {text}" if prompt else text
 
@@ -152,12 +152,12 @@ def _declared_ids(path: str) -> Iterator[tuple[str, str, Any]]:
     vocabulary = model.get("vocab", {})
     for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
         yield TOKENIZER, token, number
-    for one in content.get("added_tokens", ()):
-        yield TOKENIZER, one["content"], one["id"]
+    for entry in content.get("added_tokens", ()):
+        yield TOKENIZER, entry["content"], entry["id"]
     settings = model_file(path, TOKENIZER_CONFIG)
     added = read_json(settings).get("added_tokens_decoder", {}) if settings else {}
-    for number, one in added.items():
-        yield TOKENIZER_CONFIG, one["content"], int(number)
+    for number, entry in added.items():
+        yield TOKENIZER_CONFIG, entry["content"], int(number)
 
 
 def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:

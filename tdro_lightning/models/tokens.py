@@ -32,7 +32,7 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def followed_by(self, others: "Tokens") -> "Tokens":
+    def concatenate(self, others: "Tokens") -> "Tokens":
         """These sequences, then the others."""
         return Tokens(torch.cat([self.ids, others.ids]), torch.cat([self.lengths, others.lengths]))
 
@@ -105,7 +105,7 @@ def padded_tokens(lengths: Tensor, chunks: Iterable[Tensor]) -> int:
     return sum(len(rows) * int(lengths[rows].max()) for rows in chunks)
 
 
-def divided(chunks: list[Tensor], count: int) -> list[Tensor]:
+def split_chunks(chunks: list[Tensor], count: int) -> list[Tensor]:
     """The chunks, those with the most rows cut in two until there are `count` of them.
 
     Args:

@@ -210,7 +210,9 @@ class TDROModule(EncoderModule):
             return self.losses(reference(batch.select(rows).texts), len(rows))
 
         together = reference.sharded
-        losses, share = cache.completed(batch.queries, batch.passages, fresh, together=together)
+        losses, share = cache.get_or_compute(
+            batch.queries, batch.passages, fresh, together=together
+        )
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 
@@ -228,7 +230,7 @@ class TDROModule(EncoderModule):
             "measurement": measurement,
             "loss/proxy": domain_means(proxy, everyone, count),
             "loss/reference": domain_means(reference, everyone, count),
-            "guarded": self.measurement.guarded(reference, everyone, count),
+            "guarded": self.measurement.guarded_share(reference, everyone, count),
         }
         self.watches.look_at_floor(curves["loss/reference"])
         logged = by_domain(curves, names)

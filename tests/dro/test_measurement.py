@@ -129,7 +129,7 @@ def test_eq_5_as_written_is_infinite_on_a_solved_reference() -> None:
 
 def test_a_floor_is_lost_where_half_of_the_domains_are_solved() -> None:
     def lost(name: str, floor: float, *reference: float) -> bool:
-        return Measurement(name, floor).has_lost_floor(torch.tensor(reference))
+        return Measurement(name, floor).floor_is_ineffective(torch.tensor(reference))
 
     for name in ("ratio", "smooth_ratio"):
         assert lost(name, 0.5, 0.0, 0.01, 0.03, 2.0)  # median 0.02, mean 0.51
@@ -144,8 +144,8 @@ def test_a_floor_is_lost_where_half_of_the_domains_are_solved() -> None:
 def test_guards_are_counted() -> None:
     domain = torch.tensor([0, 0, 1, 1, 2, 2])
     reference = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.5, 0.5])
-    assert Measurement("ratio").guarded(reference, domain, 4)[:3].tolist() == [0.0, 0.0, 1.0]
-    assert Measurement("ratio").guarded(reference, domain, 4)[3].isnan()
+    assert Measurement("ratio").guarded_share(reference, domain, 4)[:3].tolist() == [0.0, 0.0, 1.0]
+    assert Measurement("ratio").guarded_share(reference, domain, 4)[3].isnan()
     solved = torch.tensor([2.0, 2.0, 2.0, 0.0, 0.0, 0.0])
-    assert Measurement("released").guarded(solved, domain, 3).tolist() == [0.0, 0.5, 1.0]
-    assert Measurement("plain").guarded(reference, domain, 3).tolist() == [0.0] * 3
+    assert Measurement("released").guarded_share(solved, domain, 3).tolist() == [0.0, 0.5, 1.0]
+    assert Measurement("plain").guarded_share(reference, domain, 3).tolist() == [0.0] * 3

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdro_lightning.data.samplers import HomogeneousBatches
-from tdro_lightning.dro.transfer import check_domains, perturbed, selected, transfer
+from tdro_lightning.dro.transfer import check_domains, perturb_weights, select_domains, transfer
 from tdro_lightning.errors import ConfigError
 
 # Table 8 of the paper, column tDRO, in the paper's order: largest first.
@@ -86,18 +86,22 @@ def test_loss_reweight_scales_by_k_times_the_weight() -> None:
 
 def test_ties_go_by_name() -> None:
     weights = {"d": 0.2, "b": 0.2, "a": 0.1, "c": 0.2, "e": 0.3}
-    assert selected(weights, 60, largest=True) == ["e", "b", "c"]
-    assert selected(weights, 60, largest=False) == ["a", "b", "c"]
+    assert select_domains(weights, 60, largest=True) == ["e", "b", "c"]
+    assert select_domains(weights, 60, largest=False) == ["a", "b", "c"]
     even = dict.fromkeys("dbca", 0.25)
-    assert selected(even, 50, largest=True) == selected(even, 50, largest=False) == ["a", "b"]
+    assert (
+        select_domains(even, 50, largest=True)
+        == select_domains(even, 50, largest=False)
+        == ["a", "b"]
+    )
 
 
 @pytest.mark.parametrize(
     ("share", "count"), [(4, 1), (7.9, 1), (8, 2), (28, 7), (50, 12), (70, 17), (99, 24), (100, 25)]
 )
 def test_share_rounds_down(share: float, count: int) -> None:
-    assert selected(PAPER, share, largest=True) == list(PAPER)[:count]
-    assert set(selected(PAPER, share, largest=False)) == set(list(PAPER)[25 - count :])
+    assert select_domains(PAPER, share, largest=True) == list(PAPER)[:count]
+    assert set(select_domains(PAPER, share, largest=False)) == set(list(PAPER)[25 - count :])
 
 
 @pytest.mark.parametrize("share", [0, -1, 100.1, 700, math.nan, math.inf])
@@ -151,7 +155,7 @@ def test_shares_split_the_domains(weights: dict[str, float], share: int) -> None
     count = len(weights) * share // 100
     if count == 0:
         with pytest.raises(ConfigError, match="keeps none"):
-            selected(weights, share, largest=True)
+            select_domains(weights, share, largest=True)
         return
     for rule, better in (("top_share", 1), ("bottom_share", -1)):
         mixture = transfer(rule, list(weights), weights, share)  # type: ignore[arg-type]
@@ -173,24 +177,24 @@ def test_mixtures_are_on_average_a_full_loss(weights: dict[str, float]) -> None:
 def test_noise_is_log_normal_repeatable_and_of_the_given_size() -> None:
     names = [f"d{i}" for i in range(2000)]
     weights = dict.fromkeys(names, 1 / 2000)
-    moved = perturbed(weights, 0.5, seed=1)
+    moved = perturb_weights(weights, 0.5, seed=1)
     assert sum(moved.values()) == pytest.approx(1, abs=1e-12)
     logs = np.log([moved[name] for name in names])
     assert logs.std() == pytest.approx(0.5, rel=0.05)
-    assert perturbed(weights, 0.5, seed=1) == moved
-    assert perturbed(weights, 0.5, seed=2) != moved
-    assert perturbed(weights, 0.0, seed=1) == weights
+    assert perturb_weights(weights, 0.5, seed=1) == moved
+    assert perturb_weights(weights, 0.5, seed=2) != moved
+    assert perturb_weights(weights, 0.0, seed=1) == weights
 
 
 def test_a_domain_s_noise_does_not_depend_on_the_others() -> None:
-    few = perturbed({"a": 0.5, "b": 0.5}, 1.0, seed=3)
-    many = perturbed({"c": 0.2, "b": 0.4, "a": 0.4}, 1.0, seed=3)
+    few = perturb_weights({"a": 0.5, "b": 0.5}, 1.0, seed=3)
+    many = perturb_weights({"c": 0.2, "b": 0.4, "a": 0.4}, 1.0, seed=3)
     assert few["a"] / few["b"] == pytest.approx(many["a"] / many["b"])
 
 
 def test_negative_noise_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"transfer\.noise=-1 must be 0 or more"):
-        perturbed({"a": 1.0}, -1, seed=0)
+        perturb_weights({"a": 1.0}, -1, seed=0)
 
 
 def test_a_random_share_has_the_size_of_the_selection_and_needs_no_weights() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdro_lightning.dro.weights import DomainWeights, carried_over, normalised
+from tdro_lightning.dro.weights import DomainWeights, fill_absent, normalise_gradient
 from tdro_lightning.errors import ConfigError
 
 NAMES = ["a", "b", "c", "d"]
@@ -72,18 +72,18 @@ def test_equal_measurements_move_nothing() -> None:
 
 def test_clipping_only_ever_scales_down() -> None:
     small, large = torch.tensor([0.3, 0.4]), torch.tensor([3.0, 4.0])
-    assert normalised(small, "clip").tolist() == small.tolist()
-    torch.testing.assert_close(normalised(large, "clip"), torch.tensor([0.6, 0.8]))
-    torch.testing.assert_close(normalised(small, "unit"), torch.tensor([0.6, 0.8]))
-    assert normalised(torch.zeros(2), "unit").tolist() == [0.0, 0.0]
-    assert normalised(large, "none").tolist() == large.tolist()
+    assert normalise_gradient(small, "clip").tolist() == small.tolist()
+    torch.testing.assert_close(normalise_gradient(large, "clip"), torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(normalise_gradient(small, "unit"), torch.tensor([0.6, 0.8]))
+    assert normalise_gradient(torch.zeros(2), "unit").tolist() == [0.0, 0.0]
+    assert normalise_gradient(large, "none").tolist() == large.tolist()
 
 
 def test_an_absent_domain_keeps_its_last_measurement() -> None:
     nan = float("nan")
-    first = carried_over(torch.tensor([1.0, nan, 3.0]), torch.tensor([nan, nan, nan]))
+    first = fill_absent(torch.tensor([1.0, nan, 3.0]), torch.tensor([nan, nan, nan]))
     assert first.tolist() == [1.0, 2.0, 3.0]
-    assert carried_over(torch.tensor([5.0, nan, 3.0]), first).tolist() == [5.0, 2.0, 3.0]
+    assert fill_absent(torch.tensor([5.0, nan, 3.0]), first).tolist() == [5.0, 2.0, 3.0]
 
 
 def test_an_infinite_measurement_stops_before_the_update() -> None:

@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from tdro_lightning.losses.gradient_cache import CachedEmbeddings
+from tdro_lightning.losses.gradient_cache import CachedEmbeddings, seed_generators
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.strategies import checkpoint_activations
@@ -113,3 +113,39 @@ def test_activations_are_kept_for_one_chunk_at_a_time(load: Load, texts: list[st
 
     assert held(8, kept_tokens=0) == held(2, kept_tokens=0)
     assert held(8, kept_tokens=10_000) > 3 * held(2, kept_tokens=10_000)
+
+
+def test_the_same_key_gives_the_same_dropout() -> None:
+    dropout, ones = nn.Dropout(0.5), torch.ones(64)
+    drawn = []
+    for key in ((42, 0, 1), (42, 0, 1), (42, 1, 1), (42, 0), (0, 42, 1)):
+        with seed_generators(*key):
+            drawn.append(torch.stack([dropout(ones), dropout(ones)]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+    for other in drawn[2:]:
+        assert not torch.equal(drawn[0], other)
+
+
+def test_the_generators_continue_from_where_they_were() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        undisturbed = torch.rand(8)
+        torch.manual_seed(11)
+        first = torch.rand(4)
+        with seed_generators(3):
+            torch.rand(100)
+        assert torch.equal(torch.cat([first, torch.rand(4)]), undisturbed)
+
+
+def test_the_generators_continue_after_an_exception_too() -> None:
+    now = torch.get_rng_state()
+
+    def draw_and_fail() -> None:
+        with seed_generators(1):
+            torch.rand(100)
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        draw_and_fail()
+    assert torch.equal(torch.get_rng_state(), now)

@@ -13,7 +13,7 @@ from transformers import AutoModel
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.loading import chosen_attention, load_encoder
+from tdro_lightning.models.loading import load_encoder, select_attention
 
 Load = Callable[..., Encoder]
 
@@ -128,12 +128,12 @@ def test_flash_attention_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match="flash_attention_2 needs a CUDA GPU"):
-        chosen_attention("flash_attention_2")
+        select_attention("flash_attention_2")
 
 
 def test_attention_without_flash(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [chosen_attention(name) for name in ("auto", "sdpa", "eager")] == [
+    assert [select_attention(name) for name in ("auto", "sdpa", "eager")] == [
         "sdpa",
         "sdpa",
         "eager",

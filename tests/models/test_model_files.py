@@ -15,7 +15,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.cross_encoder import load_cross_encoder
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.loading import load_beside
+from tdro_lightning.models.loading import load_on_shared_base
 from tdro_lightning.models.model_files import base_model, refuse_model_code
 from tests.made_up import cross_encoder_model
 from tests.malformed.models import Touch, set_in, without_hashes
@@ -168,7 +168,7 @@ def test_a_field_of_an_adapter_is_refused(folder, load, tmp_path, changes) -> No
     with pytest.raises(ConfigError, match=r"its adapter_config\.json "):
         load("qwen2", tmp_path / "adapter")
     with pytest.raises(ConfigError, match=r"its adapter_config\.json "):
-        load_beside(encoder, str(tmp_path / "adapter"))
+        load_on_shared_base(encoder, str(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("changes", IGNORED_ADAPTERS, ids=lambda changes: ", ".join(changes))

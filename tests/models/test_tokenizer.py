@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer, LlamaTokenizer
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.models.tokenizer import TextTokenizer, prompted
+from tdro_lightning.models.tokenizer import TextTokenizer, format_query
 from tdro_lightning.models.tokens import Tokens
 
 POOLING = {"qwen2": "last", "llama": "last", "bert": "mean"}
@@ -26,9 +26,9 @@ def bare_ids(folder: Path, text: str) -> list[int]:
 
 
 def test_prompt_template() -> None:
-    assert prompted("a b", "Find it") == "Instruct: Find it\nQuery: a b"
-    assert prompted("a b", None) == "a b"
-    assert prompted("a b", "") == "a b"
+    assert format_query("a b", "Find it") == "Instruct: Find it\nQuery: a b"
+    assert format_query("a b", None) == "a b"
+    assert format_query("a b", "") == "a b"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"], indirect=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.loading import load_beside, load_encoder
+from tdro_lightning.models.loading import load_encoder, load_on_shared_base
 from tdro_lightning.models.model_files import DECIDING
 from tests.malformed.models import permuted, set_in, token
 
@@ -129,7 +129,7 @@ def test_a_permuted_vocabulary_is_noticed(load: Load, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"adapter/tokenizer\.json: is not the file"):
         load("qwen2", tmp_path / "adapter")
     with pytest.raises(DataError, match=r"adapter/tokenizer\.json: is not the file"):
-        load_beside(encoder, str(tmp_path / "adapter"))
+        load_on_shared_base(encoder, str(tmp_path / "adapter"))
 
 
 def test_a_folder_of_an_earlier_version_is_read(load: Load, tmp_path: Path, texts) -> None:

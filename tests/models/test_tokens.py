@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro_lightning.models.tokens import Tokens, divided, length_chunks
+from tdro_lightning.models.tokens import Tokens, length_chunks, split_chunks
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=12)
 
@@ -24,7 +24,7 @@ def test_padded_rows_are_the_sequences(sequences: list[list[int]], data: st.Data
 
 @given(SEQUENCES, SEQUENCES)
 def test_one_after_the_other(first: list[list[int]], second: list[list[int]]) -> None:
-    joined = Tokens.of(first).followed_by(Tokens.of(second))
+    joined = Tokens.of(first).concatenate(Tokens.of(second))
     assert joined.lengths.tolist() == [len(s) for s in first + second]
     assert joined.ids.tolist() == [token for s in first + second for token in s]
 
@@ -73,7 +73,7 @@ def test_chunks_by_hand() -> None:
 def test_divided_chunks_hold_the_same_rows(lengths: list[int], budget: int, data) -> None:
     chunks = length_chunks(torch.tensor(lengths), budget)
     count = data.draw(st.integers(len(chunks), len(lengths)))
-    pieces = divided(chunks, count)
+    pieces = split_chunks(chunks, count)
     assert len(pieces) == count
     assert all(len(piece) for piece in pieces)
     assert torch.cat(pieces).tolist() == torch.cat(chunks).tolist()

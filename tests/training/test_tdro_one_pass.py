@@ -13,7 +13,7 @@ from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
-from tdro_lightning.models.loading import load_beside
+from tdro_lightning.models.loading import load_on_shared_base
 from tdro_lightning.training.checkpoint import read_checkpoint
 from tdro_lightning.training.history import History
 from tdro_lightning.training.modules import TDROModule
@@ -76,7 +76,7 @@ def alone(parts: Parts, adapter: str) -> Encoder:
 
 
 def beside(proxy: Encoder, adapter: str) -> Encoder:
-    loaded = load_beside(proxy, adapter)
+    loaded = load_on_shared_base(proxy, adapter)
     assert loaded is not None
     return loaded.freeze()
 
@@ -126,13 +126,15 @@ def test_only_an_adapter_of_the_same_base_is_put_beside(
     parts: Parts, adapter: str, tmp_path: Path
 ) -> None:
     proxy = parts.encoder(parts.proxy_path, lora=LORA)
-    assert load_beside(proxy, parts.reference_path) is None  # a whole model
+    assert load_on_shared_base(proxy, parts.reference_path) is None  # a whole model
     other = parts.encoder(tiny_model(tmp_path / "other", seed=5), lora=LORA)
-    assert load_beside(other, adapter) is None
-    assert load_beside(parts.encoder(parts.proxy_path), adapter) is None  # no adapter to change
+    assert load_on_shared_base(other, adapter) is None
+    assert (
+        load_on_shared_base(parts.encoder(parts.proxy_path), adapter) is None
+    )  # no adapter to change
     texts = ["red stone", "a longer text of seven words"]
     before = proxy.embed_passages(texts)
-    reference = load_beside(proxy, adapter)
+    reference = load_on_shared_base(proxy, adapter)
     assert reference is not None
     expected = parts.encoder(adapter).embed_passages(texts)
     assert (reference.embed_passages(texts) == expected).all()

@@ -193,7 +193,7 @@ def test_two_processes_that_know_different_rows(fit, tmp_path: Path) -> None:
         part = cache(tmp_path / kind)
         for step, rows in KEPT.items():
             keys = row_keys(batches[step].queries, batches[step].passages, KNOWN)
-            losses, missing = alone.reference_cache.lookup(keys)
+            losses, missing = alone.reference_cache.look_up(keys)
             assert len(missing) == 0
             part.add([keys[row] for row in rows], losses[list(rows)])
     in_two_processes(spread, tmp_path)

@@ -68,7 +68,7 @@ def test_the_steps_of_a_chain_are_found_and_the_chain_itself_left_out(tmp_path: 
     assert [run.name for run in collect_runs([tmp_path / "demo"])] == ["demo/tdro"]
 
 
-def test_equal_run_names_are_told_apart_by_folder(tmp_path: Path) -> None:
+def test_equal_run_names_get_their_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "x", "r")
     write_run(tmp_path / "y", "r")
     names = [run.name for run in collect_runs([tmp_path])]

@@ -73,7 +73,7 @@ def test_a_loss_is_marked_and_noise_is_not(tmp_path: Path) -> None:
     assert [gain.mark for gain in (same.average, *same.sets.values())] == ["", "", ""]
 
 
-def test_averages_are_adjusted_over_the_trials(tmp_path: Path) -> None:
+def test_averages_are_adjusted_over_the_results(tmp_path: Path) -> None:
     noise = {name: list(np.roll(scores, 3)) for name, scores in BASE.items()}
     write_evaluated(tmp_path, "run", {"uniform": BASE, "a": BETTER, "b": noise})
     found = comparisons(tmp_path)

@@ -156,7 +156,7 @@ def test_a_model_from_the_hub_has_no_fingerprint(tmp_path: Path) -> None:
     assert "model: Qwen/Qwen1.5-1.8B, SHA-256 –" in (tmp_path / "out" / "report.md").read_text()
 
 
-def evaluated_twice(folder: Path, again: list[float]) -> None:
+def write_two_evaluations(folder: Path, again: list[float]) -> None:
     """A run that evaluated its own encoder, and stage `evaluate` on that and another."""
     for step, label in (("top70", "top 70"), ("uniform", "uniform")):
         run = write_evaluated(folder, step, {label: {"nq": HIGH}}, model="m")
@@ -170,7 +170,7 @@ def evaluated_twice(folder: Path, again: list[float]) -> None:
 
 
 def test_a_model_that_two_runs_evaluated_is_listed_once(tmp_path: Path) -> None:
-    evaluated_twice(tmp_path, HIGH)
+    write_two_evaluations(tmp_path, HIGH)
     runs = collect_runs([tmp_path])
     assert [result.name for result in results_by_run(runs)] == ["uniform", "top 70"]
     (top,) = (one for run in runs for one in run.retrievers if one.label == "top 70")
@@ -180,7 +180,7 @@ def test_a_model_that_two_runs_evaluated_is_listed_once(tmp_path: Path) -> None:
 
 
 def test_evaluations_that_disagree_both_stay(tmp_path: Path) -> None:
-    evaluated_twice(tmp_path, LOW)
+    write_two_evaluations(tmp_path, LOW)
     names = [result.name for result in results_by_run(collect_runs([tmp_path]))]
     assert names == ["uniform", "mine", "top 70"]
 

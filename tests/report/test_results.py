@@ -10,7 +10,7 @@ from tests.report.folders import write_evaluated
 A, B = [0.1, 0.2], [0.3, 0.5]
 
 
-def test_seeds_of_a_run_are_one_trial(tmp_path: Path) -> None:
+def test_seeds_of_a_run_are_one_result(tmp_path: Path) -> None:
     for seed, scores in ((2, A), (1, B)):
         for step, label in (("reference", "uniform"), ("x", "top 70"), ("y", "top 70")):
             write_evaluated(
@@ -26,7 +26,7 @@ def test_seeds_of_a_run_are_one_trial(tmp_path: Path) -> None:
     assert results[0].score("nq", "recall@100") is None
 
 
-def test_a_seed_that_stands_twice_makes_trials_of_their_own(tmp_path: Path) -> None:
+def test_a_duplicate_seed_makes_results_of_their_own(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         write_evaluated(tmp_path, "sweep", {"top 70": {"nq": A}}, folder=folder)
     names = [result.name for result in results_over_seeds(collect_runs([tmp_path]))]
@@ -34,7 +34,7 @@ def test_a_seed_that_stands_twice_makes_trials_of_their_own(tmp_path: Path) -> N
     assert all(name.startswith("top 70 (sweep [") for name in names)
 
 
-def test_evaluations_on_other_sets_are_one_trial(tmp_path: Path) -> None:
+def test_evaluations_on_other_sets_are_one_result(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "evaluate", {"mine": {"nq": A}}, folder="a")
     write_evaluated(tmp_path, "evaluate", {"mine": {"fiqa": B}}, folder="b")
     (result,) = results_over_seeds(collect_runs([tmp_path]))
@@ -52,7 +52,7 @@ def pairs(folder: Path, baseline: str) -> dict[str, str]:
     return {result.name: other.run for result, other in found}
 
 
-def test_a_trial_meets_the_baseline_of_its_model_and_chain(tmp_path: Path) -> None:
+def test_a_result_meets_the_baseline_of_its_model_and_chain(tmp_path: Path) -> None:
     for chain, model in (("a", "small"), ("b", "small"), ("c", "large")):
         write_evaluated(tmp_path, f"{chain}/base", {"uniform": {"nq": A}}, model=model)
     write_evaluated(tmp_path, "a/x", {"top 70": {"nq": B}}, model="small")

@@ -87,7 +87,7 @@ def test_scores_of_seeds_and_values_share_a_plot(tmp_path: Path) -> None:
     assert "nDCG@10 by transfer.share" in (sweep / "report.html").read_text()
 
 
-def test_a_sweep_of_which_no_job_began_is_told(tmp_path: Path) -> None:
+def test_a_sweep_of_which_no_job_began_is_reported(tmp_path: Path) -> None:
     plan(tmp_path, [{"seed": "1"}, {"seed": "2"}])
     text = write_sweep_report(tmp_path)
     assert text.count("not started") == 2

@@ -89,7 +89,7 @@ def is_secret(name: str, value: str, here: list[str]) -> bool:
 
 def environment_secrets() -> list[str]:
     """Values of this process's environment that are secrets by their name, longest first."""
-    found = {
+    secrets = {
         value
         for name, value in os.environ.items()
         if SECRET_VARIABLE.search(name)
@@ -97,7 +97,7 @@ def environment_secrets() -> list[str]:
         and not value.startswith(("/", "~", "."))
         and not value.isdecimal()
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(secrets, key=len, reverse=True)
 
 
 def mask_secrets(text: str) -> str:

@@ -44,8 +44,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     A sum, not a mean: losses are divided by counts of the global batch. Gradients of sharded
     parameters have been summed in the backward pass.
     """
-    found = (p.grad for p in parameters if p.grad is not None)
-    gradients = [gradient for gradient in found if not isinstance(gradient, DTensor)]
+    present = (p.grad for p in parameters if p.grad is not None)
+    gradients = [gradient for gradient in present if not isinstance(gradient, DTensor)]
     if world_size() == 1 or not gradients:
         return
     for bucket in _buckets(gradients):

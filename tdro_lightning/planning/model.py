@@ -130,8 +130,8 @@ def model_shape(backbone: PreTrainedModel | PeftModel) -> Model:
 
 def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
     """Each strategy with and without activation checkpointing."""
-    named = config.trainer.devices or 1
-    many = named if named > 1 else DEVICES
+    devices = config.trainer.devices or 1
+    many = devices if devices > 1 else DEVICES
     for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
         tokens, vectors = _held(config, devices)
         sharded = strategy == "fsdp"

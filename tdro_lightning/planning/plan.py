@@ -202,15 +202,15 @@ def plan_training(config: Config) -> dict[str, Any]:
     require_intact_training(config)
     encoder = planned_encoder(config, random_model(config.model, "meta"), None)
     model = model_shape(encoder.backbone)
-    found = find_local_data(config)
-    domains = domain_shares(config, found)
+    local = find_local_data(config)
+    domains = domain_shares(config, local)
     flops = useful_flops(encoder, references=int(reference_path(config) is not None))
     cost = estimate_cost(config, model.layers, flops, step_tokens(config, domains))
     memory = list(memory_cases(config, model))
     probability = {part.name: part.probability for part in domains}
-    trial = run_trial(config, found, flops * cost.tokens, probability)
+    trial = run_trial(config, local, flops * cost.tokens, probability)
     here = _here(config, cost, trial)
-    notes = found.notes + _not_here(config)
+    notes = local.notes + _not_here(config)
     tell(headline(config, model))
     tell(terminal_table(data_table(config, domains)) + "\n")
     tell(terminal_table(memory_table(memory)))
@@ -231,7 +231,7 @@ def plan_training(config: Config) -> dict[str, Any]:
                 "drawn": part.drawn,
                 "epochs": part.epochs,
                 "probability": part.probability,
-                "passage_lengths": histogram(part.texts, limit) if found.domains else None,
+                "passage_lengths": histogram(part.texts, limit) if local.domains else None,
             }
             for part in domains
         },

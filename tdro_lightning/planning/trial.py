@@ -89,26 +89,26 @@ class Clock(Callback):
 
 
 def run_trial(
-    config: Config, found: LocalData, step_flops: float, probability: dict[str, float]
+    config: Config, local: LocalData, step_flops: float, probability: dict[str, float]
 ) -> TrialRun:
     """Run the planned steps on this machine, whole where they are small, else a part of them.
 
     Args:
         config: a training stage.
-        found: of its data and tokenizer.
+        local: of its data and tokenizer.
         step_flops: useful FLOPs of a step.
         probability: of each domain, in fine-tuning.
     """
-    whole = step_flops <= WHOLE and bool(found.domains) and found.tokenizer is not None
+    whole = step_flops <= WHOLE and bool(local.domains) and local.tokenizer is not None
     show_status("trial: building the model")
     reset_process_peak()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        proxy = _encoder(config, found, whole)
-        reference = _encoder(config, found, whole) if reference_path(config) else None
-    names = found.names if whole else ["first", "second"]
+        proxy = _encoder(config, local, whole)
+        reference = _encoder(config, local, whole) if reference_path(config) else None
+    names = local.names if whole else ["first", "second"]
     module = _module(config, names, proxy, reference)
-    data = data_module(config, found.domains, proxy, probability) if whole else _made_up(config)
+    data = data_module(config, local.domains, proxy, probability) if whole else _made_up(config)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -138,10 +138,10 @@ def run_trial(
     )
 
 
-def _encoder(config: Config, found: LocalData, whole: bool) -> Encoder:
+def _encoder(config: Config, local: LocalData, whole: bool) -> Encoder:
     model = config.model
     backbone = random_model(model, "cpu") if whole else resized_model(model, SMALL, "cpu")
-    return planned_encoder(config, backbone, found.tokenizer)  # a small trial makes up its tokens
+    return planned_encoder(config, backbone, local.tokenizer)  # a small trial makes up its tokens
 
 
 def _module(

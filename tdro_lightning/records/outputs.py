@@ -49,14 +49,14 @@ def clear_outputs(folder: Path, record: Mapping[str, Any], *, resume: bool) -> N
         resume: leave the history in place, since a training will continue it.
     """
     kept = folder / PREVIOUS
-    found = [folder / name for name in _results(record) if (folder / name).exists()]
-    if not found:
+    results = [folder / name for name in _results(record) if (folder / name).exists()]
+    if not results:
         return
     if record["status"] == "finished":
         _remove(kept)
         kept.mkdir()
         shutil.copy2(folder / RECORD, kept / "record.json")  # another name: this is no run folder
-    for path in found:
+    for path in results:
         stays = resume and path.name == HISTORY
         if record["status"] != "finished":
             if not stays:
@@ -84,10 +84,10 @@ def require_intact(path: Path) -> bool:
     Raises:
         DataError: names the file, and says how to get the right one.
     """
-    found = _run_of(path)
-    if found is None:
+    owner = _run_of(path)
+    if owner is None:
         return False
-    folder, record = found
+    folder, record = owner
     if record.get("status") != "finished":
         raise DataError(
             f"{path}: its run is not finished (status: {record.get('status')}). To finish it, give "
@@ -164,9 +164,7 @@ def _results(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _files(folder: Path, names: Iterable[str]) -> list[Path]:
-    found = []
-    for name in names:
-        path = folder / name
-        inside = path.rglob("*") if path.is_dir() else [path]
-        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
-    return sorted(found)
+    files: list[Path] = []
+    for path in (folder / name for name in names):
+        files += path.rglob("*") if path.is_dir() else [path]
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))

@@ -24,11 +24,13 @@ def describe_inputs(stage: Stage, config: Config) -> dict[str, Described]:
         DataError: a file or folder is missing, or is a result of a run that is not finished or was
             changed since.
     """
-    given = stage.inputs(config)
-    known = {label: {**value} for label, value in given.items() if not isinstance(value, str)}
-    paths = {label: value for label, value in given.items() if isinstance(value, str)}
+    inputs = stage.inputs(config)
+    described_already = {
+        label: {**value} for label, value in inputs.items() if not isinstance(value, str)
+    }
+    paths = {label: value for label, value in inputs.items() if isinstance(value, str)}
     described = {label: _described(label, path) for label, path in _with_bases(paths).items()}
-    return with_commits(described | known)
+    return with_commits(described | described_already)
 
 
 def require_intact_training(config: Config) -> None:
@@ -47,13 +49,13 @@ def require_intact_training(config: Config) -> None:
 def _with_bases(paths: dict[str, str]) -> dict[str, str]:
     """The base models of adapters too: they are read with them, and lie in folders of their own."""
     known = {Path(path).resolve() for path in paths.values()}
-    found = dict(paths)
+    extended = dict(paths)
     for label, path in paths.items():
         if label.startswith(("model", "encoder", "reference")) and Path(path).is_dir():
             base = base_model(path)
             if base is not None and Path(base).resolve() not in known:
-                found[f"{BASE}{label}"] = base
-    return found
+                extended[f"{BASE}{label}"] = base
+    return extended
 
 
 def with_commits(described: Mapping[str, Described]) -> dict[str, Described]:
@@ -61,15 +63,15 @@ def with_commits(described: Mapping[str, Described]) -> dict[str, Described]:
 
     A commit says what each file is; a file of the cache that differs is refused where it is read.
     """
-    found = {}
-    for label, one in described.items():
-        # Behind owner and name, a set says the part of the dataset, and a source its file.
-        name = "/".join((one["path"] or "").partition(":")[0].split("/")[:2])
-        kind = "dataset" if label.startswith(("hub", "source")) else "model"
-        known = one["sha256"] or one.get("commit")
-        commit = None if known else cached_commit(name, kind)
-        found[label] = {**one, "commit": commit} if commit else dict(one)
-    return found
+    inputs = {label: dict(place) for label, place in described.items()}
+    for label, place in inputs.items():
+        if not place["sha256"] and not place.get("commit"):
+            # Behind owner and name, a set says the part of the dataset, and a source its file.
+            name = "/".join((place["path"] or "").partition(":")[0].split("/")[:2])
+            kind = "dataset" if label.startswith(("hub", "source")) else "model"
+            if commit := cached_commit(name, kind):
+                place["commit"] = commit
+    return inputs
 
 
 def _described(label: str, path: str) -> Described:
@@ -106,9 +108,10 @@ def domains(config: Config) -> dict[str, Input]:
     if not _is_on_hub(config):
         return {**domain_paths(config)}
     assert config.domains.hub is not None
-    found = hub_content(config.domains.hub, _domain_files(config))
+    content = hub_content(config.domains.hub, _domain_files(config))
     return {
-        label: {"path": name, "sha256": fingerprint(path)} for label, (name, path) in found.items()
+        label: {"path": name, "sha256": fingerprint(path)}
+        for label, (name, path) in content.items()
     }
 
 

@@ -56,7 +56,7 @@ def run_record(
     folder = Path(config.run_dir)
     began, busy = time.monotonic(), time.process_time()
     remove_orphans(folder)
-    found = describe_inputs(stage, config)
+    inputs = describe_inputs(stage, config)
     before = read_checked_json(folder / RECORD) if (folder / RECORD).is_file() else None
     if before is not None and not (stage.replaces_own and before["stage"] == stage.name):
         unfinished = before["status"] != "finished"
@@ -74,7 +74,7 @@ def run_record(
         "versions": {"tdro-lightning": __version__, **{p: version(p) for p in PACKAGES}},
         "hardware": hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": found,
+        "inputs": inputs,
         "config": asdict(config),
         "results": list(stage.outputs),
         "outputs": {},
@@ -91,7 +91,7 @@ def run_record(
             raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {
             "status": status,
-            "inputs": with_commits(found),
+            "inputs": with_commits(inputs),
             "warnings": [*warnings],
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - busy, 1),
@@ -122,13 +122,13 @@ def reason_to_run(stage: Stage, config: Config) -> str | None:
         if then.get(key) != now.get(key):
             return f"{key} changed from {then.get(key)} to {now.get(key)}"
     try:
-        known, found = record["inputs"], describe_inputs(stage, config)
+        recorded, inputs = record["inputs"], describe_inputs(stage, config)
     except DataError as error:
         return str(error)
     if CHECKSUM not in record:  # as version 0.1.0 wrote it, without the bases of adapters
-        found = {k: v for k, v in found.items() if k in known or not k.startswith(BASE)}
-    for label in sorted(known.keys() | found.keys()):
-        then, now = known.get(label, {}), found.get(label, {})
+        inputs = {k: v for k, v in inputs.items() if k in recorded or not k.startswith(BASE)}
+    for label in sorted(recorded.keys() | inputs.keys()):
+        then, now = recorded.get(label, {}), inputs.get(label, {})
         if "commit" not in then:  # it was not in the cache yet, or the record is of version 0.1.0
             now = {key: value for key, value in now.items() if key != "commit"}
         if then != now:
@@ -158,8 +158,8 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    return described.stdout.strip() or None
 
 
 def hardware() -> dict[str, Any]:

@@ -55,10 +55,10 @@ def result_dependencies(config: Config, inputs: Mapping[str, Described]) -> dict
         values[f"domains.{name}.symmetric"] = entry.symmetric
         values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
     evaluated = ("set ", "corpus ", "hub ")
-    for label, one in with_commits(inputs).items():
+    for label, place in with_commits(inputs).items():
         if not label.startswith(evaluated):
-            named = filter(None, (one["path"], one.get("commit")))
-            values[f"content of {label}"] = one["sha256"] or "@".join(named)
+            parts = filter(None, (place["path"], place.get("commit")))
+            values[f"content of {label}"] = place["sha256"] or "@".join(parts)
     here = hardware()
     return values | {STEPS: config.trainer.steps} | {key: here[key] for key in MACHINE}
 

@@ -18,26 +18,20 @@ def run_stage(stage: Stage, config: Config, command: str) -> None:
         ConfigError: another run is at work in the folder.
     """
     with run_title(config.name):
-        _run(stage, config, command)
-    barrier()
+        show_status("loading libraries")
+        if config.trainer.threads is not None:
+            import torch
 
-
-def _run(stage: Stage, config: Config, command: str) -> None:
-    show_status("loading libraries")
-    if config.trainer.threads is not None:
-        import torch
-
-        torch.set_num_threads(config.trainer.threads)
-    if not stage.is_run:
-        stage.run(config)
-    elif is_first_process():
-        with (
-            run_lock(config),
-            collect_warnings() as warnings,
-            status_file(config, warnings),
-            run_record(stage, config, command, warnings),
-            peer_errors(),
-        ):
+            torch.set_num_threads(config.trainer.threads)
+        if is_first_process() and stage.is_run:
+            with (
+                run_lock(config),
+                collect_warnings() as warnings,
+                status_file(config, warnings),
+                run_record(stage, config, command, warnings),
+                peer_errors(),
+            ):
+                stage.run(config)
+        elif stage.all_processes or not stage.is_run:
             stage.run(config)
-    elif stage.all_processes:
-        stage.run(config)
+    barrier()

@@ -74,14 +74,14 @@ def job_record(job: HydraConf) -> Iterator[None]:
 
 def failures(sweep: Path) -> list[InputError]:
     """An error, with its exit code, for each job of the sweep that has not finished."""
-    found = []
+    errors = []
     for job in read_sweep(sweep / SWEEP).jobs:
         if job.status != "finished":
-            named = ", ".join(f"{key}={value}" for key, value in job.swept.items())
-            error = InputError(f"job {named}: {job.error or job.status}")
+            settings = ", ".join(f"{key}={value}" for key, value in job.swept.items())
+            error = InputError(f"job {settings}: {job.error or job.status}")
             error.code = job.code or 1
-            found.append(error)
-    return found
+            errors.append(error)
+    return errors
 
 
 def summarise(sweep: Path) -> None:

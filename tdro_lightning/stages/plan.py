@@ -43,9 +43,9 @@ def _run(config: Config) -> None:
 
 def _own_stage() -> str:
     """The stage that the experiment runs without `stage=plan`."""
-    given = HydraConfig.get().overrides.task
-    overrides = [one for one in given if one.lstrip("+").partition("=")[0] != "stage"]
-    return str(compose("config", overrides).stage)
+    overrides = HydraConfig.get().overrides.task
+    others = [o for o in overrides if o.lstrip("+").partition("=")[0] != "stage"]
+    return str(compose("config", others).stage)
 
 
 def _chain(config: Config) -> dict[str, Any]:

@@ -80,10 +80,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             path / STATE, map_location="cpu", mmap=True, weights_only=True
         )
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError) as error:
-        found = re.search(r"(?i)unsupported .*", str(error)) or re.match(r".*", str(error))
+        reason = re.search(r"(?i)unsupported .*", str(error)) or re.match(r".*", str(error))
         raise CheckpointError(
             f"{path / STATE} is not loaded: it holds something else than tensors and plain values "
-            f"({found[0] if found else error}). If the run did not write that itself, remove it"
+            f"({reason[0] if reason else error}). If the run did not write that itself, remove it"
         ) from None
     return state
 
@@ -98,15 +98,15 @@ def newest_valid(folder: Path) -> Path | None:
     """
     for orphan in folder.glob(".*.tmp"):
         shutil.rmtree(orphan, ignore_errors=True)
-    damage: list[str] = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
-        found = damage_of(path)
-        if found is None:
+        damage = damage_of(path)
+        if damage is None:
             return path
-        damage.append(f"{path}: {found}")
-        logger.warning("checkpoint passed over: %s", damage[-1])
-    if damage:
-        raise CheckpointError(f"no usable checkpoint: {'; '.join(damage)}")
+        damaged.append(f"{path}: {damage}")
+        logger.warning("checkpoint passed over: %s", damaged[-1])
+    if damaged:
+        raise CheckpointError(f"no usable checkpoint: {'; '.join(damaged)}")
     return None
 
 
@@ -177,8 +177,8 @@ def step_of(path: Path) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a folder, damaged or not, by step."""
-    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
-    return sorted(found, key=step_of)
+    folders = (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name))
+    return sorted(folders, key=step_of)
 
 
 def remove_checkpoint(path: Path) -> None:

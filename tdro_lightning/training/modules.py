@@ -52,7 +52,11 @@ class EncoderModule(LightningModule):
         self.temperature = temperature
         self.optimisation = optimisation
         self.seed = seed
-        causes = optimisation.causes | {"module.temperature": temperature}
+        causes = {
+            "optimiser.lr": optimisation.lr,
+            "optimiser.warmup_steps": optimisation.warmup_steps,
+            "module.temperature": temperature,
+        }
         self.watches = Watches(causes, measurement)
 
     def encoders(self) -> tuple[Encoder, Encoder | None]:

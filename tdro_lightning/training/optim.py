@@ -32,11 +32,6 @@ class Optimisation:
     weight_decay: float
     clip_norm: float
 
-    @property
-    def causes(self) -> dict[str, float]:
-        """What a training that fails may be due to: values by key."""
-        return {"optimiser.lr": self.lr, "optimiser.warmup_steps": self.warmup_steps}
-
     def lr_at(self, step: int) -> float:
         """Learning rate of a step (from 0): linear warm-up, then cosine to the minimum ratio.
 

@@ -94,8 +94,7 @@ class Throughput(Callback):
                     figures["mfu"] = self.flops / seconds / gpu.half
         elif peak := process_peak():
             figures["peak_process_gb"] = peak / GIGA
-        named = {f"speed/{name}": value for name, value in figures.items()}
-        log_now(pl_module, named, trainer.global_step - 1)
+        log_now(pl_module, {f"speed/{n}": v for n, v in figures.items()}, trainer.global_step - 1)
         self._ended = time.perf_counter()
 
     def _count(self, reference: nn.Module, given: tuple[Tokens]) -> None:
@@ -113,8 +112,8 @@ def process_peak() -> int | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
-    return 1024 * int(found[1]) if found else None
+    line = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
+    return 1024 * int(line[1]) if line else None
 
 
 def useful_flops(trained: Encoder, references: int) -> int:

@@ -94,7 +94,7 @@ def test_every_job_has_its_process(tmp_path: Path) -> None:
 def test_a_failed_job_elsewhere_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
     ended = simulated(tmp_path, "simulate.proxy_noise=-1,1", "hydra/launcher=submitit_local")
     assert ended.returncode == 2
-    message = "simulate.proxy_noise=-1.0 must be 0 or more"
+    message = "simulate.proxy_noise=-1.0 must be from 0 to 1"
     assert f"error: job simulate.proxy_noise=-1: {message}" in ended.stderr
     assert f"failed: {message}" in ended.stdout
     (record,) = tmp_path.rglob("run.json")

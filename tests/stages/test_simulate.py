@@ -46,8 +46,8 @@ def test_the_same_settings_give_the_same_bytes(
     ("override", "message"),
     [
         ("simulate.seeds=[1]", "simulate.seeds=[1] must be two different seeds or more"),
-        ("simulate.rows=0", "simulate.rows=0 must be above 0"),
-        ("simulate.proxy_noise=-1", "simulate.proxy_noise=-1.0 must be 0 or more"),
+        ("simulate.rows=0", "simulate.rows=0 must be from 1"),
+        ("simulate.proxy_noise=-1", "simulate.proxy_noise=-1.0 must be from 0 to 1"),
         ("simulate.measurements.plain.name=raw", "simulate.measurements.plain: name='raw' is unk"),
         ("simulate=null", "stage=simulate needs the section `simulate`"),
     ],

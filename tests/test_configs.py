@@ -228,8 +228,8 @@ def test_wrong_benchmark_settings_come_in_one_message() -> None:
         composed("+experiment=evaluate", "benchmark=beir_fast", *wrong)
     assert str(error.value).splitlines() == [
         "benchmark.layout='trec' must be one of beir, miracl, mkqa",
-        "benchmark.depth=0 must be above 0",
-        "benchmark.sets.scifact.relevant=0 must be 1 or more",
+        "benchmark.depth=0 must be from 1 to 1,000,000",
+        "benchmark.sets.scifact.relevant=0 must be from 1 to 1,000",
     ]
 
 

@@ -6,6 +6,7 @@ Secrets are refused where they come in.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -159,6 +160,17 @@ def refuse_unsafe_name(key: str, name: str) -> str | None:
         f"{key}: the name {shown!r} becomes a file's name; it must be 1 to 80 letters (A-Z, a-z), "
         "digits, `.`, `_` and `-`, and begin with a letter or digit"
     )
+
+
+def find_unsafe_names(key: str, names: list[str]) -> list[str]:
+    """What is wrong with names that become files' names, each by itself and together."""
+    wrong = [fault for name in names if (fault := refuse_unsafe_name(key, name))]
+    counts = Counter(name.lower() for name in names)
+    return wrong + [
+        f"{key}: duplicate name {name!r}, as file systems may not tell upper from lower case"
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:

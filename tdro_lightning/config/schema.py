@@ -1,6 +1,7 @@
 """The configuration's shape: what `conf/` composes is checked against these dataclasses.
 
 Plain data: nothing here knows Hydra, and nothing below the stages ever sees a configuration object.
+The sections of a training run are in `training`.
 """
 
 from dataclasses import dataclass, field
@@ -8,156 +9,27 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tdro_lightning import evaluation
+from tdro_lightning.config.keys import GREATEST_SEED, MOST_COUNT, key
+from tdro_lightning.config.safety import find_unsafe_names
+from tdro_lightning.config.training import (
+    MODULES,
+    DataConfig,
+    DomainConfig,
+    DomainsConfig,
+    FinetuneConfig,
+    LoggerConfig,
+    ModelConfig,
+    OptimiserConfig,
+    StrategyConfig,
+    TDROConfig,
+    TrainerConfig,
+    TransferConfig,
+    find_split_prompt,
+)
+from tdro_lightning.data import imports
 
-@dataclass
-class LoraConfig:
-    """Sizes of a fresh adapter."""
-
-    r: int = MISSING
-    alpha: int = MISSING
-    dropout: float = MISSING
-
-
-@dataclass
-class TinyModelConfig:
-    """Sizes of the small model that stage=init_model makes."""
-
-    vocabulary: int = MISSING
-    width: int = MISSING
-    layers: int = MISSING
-    heads: int = MISSING
-
-
-@dataclass
-class ModelConfig:
-    """Which encoder."""
-
-    path: str = MISSING
-    pooling: str = MISSING
-    dtype: str = MISSING
-    attention: str = MISSING
-    lora: LoraConfig | None = None
-    tiny: TinyModelConfig | None = None
-    architecture: dict[str, Any] | None = None
-
-
-@dataclass
-class DomainConfig:
-    """One training dataset."""
-
-    file: str = MISSING
-    language: str = MISSING
-    category: str = MISSING
-    size: int | None = None
-    symmetric: bool = MISSING
-    prompts: list[str] = MISSING
-
-
-@dataclass
-class DomainsConfig:
-    """The catalogue of training datasets, in index order."""
-
-    root: str | None = None
-    hub: str | None = None
-    only: list[str] | None = None
-    rows: dict[str, int] | None = None
-    catalogue: dict[str, DomainConfig] = MISSING
-
-
-@dataclass
-class DataConfig:
-    """What a batch is."""
-
-    batch_size: int = MISSING
-    negatives: int = MISSING
-    query_tokens: int = MISSING
-    passage_tokens: int = MISSING
-    prompt_symmetric_passages: bool = MISSING
-    on_bad_row: str = MISSING
-    max_bad_rows: int = MISSING
-    workers: int = MISSING
-
-
-@dataclass
-class TDROConfig:
-    """The tDRO stage."""
-
-    kind: str = "tdro"
-    reference: str | None = MISSING
-    temperature: float = MISSING
-    weights_lr: float = MISSING
-    measurement: str = MISSING
-    reference_floor: float = MISSING
-    gradient_norm: str = MISSING
-    smoothing: float = MISSING
-    ema: float = MISSING
-    reference_cache: str | None = None
-
-
-@dataclass
-class FinetuneConfig:
-    """The fine-tuning stage."""
-
-    kind: str = "finetune"
-    temperature: float = MISSING
-
-
-@dataclass
-class TransferConfig:
-    """From a weights file to the fine-tuning mixture."""
-
-    rule: str = MISSING
-    weights: str | None = None
-    kind: str = MISSING
-    share: float = MISSING
-    noise: float = MISSING
-    noise_seed: int = MISSING
-    same_data: bool = MISSING
-
-
-@dataclass
-class OptimiserConfig:
-    """AdamW and its schedule."""
-
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    warmup_steps: int = MISSING
-    min_lr_ratio: float = MISSING
-    clip_norm: float = MISSING
-
-
-@dataclass
-class TrainerConfig:
-    """Length, precision and devices of a training run."""
-
-    steps: int = MISSING
-    precision: str = MISSING
-    devices: int | None = None
-    threads: int | None = None
-    chunk_tokens: int = MISSING
-    kept_tokens: int = MISSING
-    log_every: int = MISSING
-    checkpoint_every: int | None = None
-    resume: str = MISSING
-    max_hours: float | None = None
-
-
-@dataclass
-class StrategyConfig:
-    """How a training run is spread over processes."""
-
-    kind: str = MISSING
-    activation_checkpointing: bool = MISSING
-    cpu_offload: bool = MISSING
-
-
-@dataclass
-class LoggerConfig:
-    """Trackers beside our own history.csv."""
-
-    wandb: str = MISSING
-    project: str = MISSING
-    tensorboard: bool = MISSING
+__all__ = ["MODULES", "Config", "DomainConfig", "FinetuneConfig", "ModelConfig", "TDROConfig"]
 
 
 @dataclass
@@ -177,9 +49,9 @@ class PlanConfig:
     """
 
     gpu: str = MISSING
-    mfu: float | None = None
-    tokens_per_second: float | None = None
-    price: float = MISSING
+    mfu: float | None = key(None, above=0, at_most=1)
+    tokens_per_second: float | None = key(None, above=0, at_most=1e12)
+    price: float = key(above=0, at_most=1e6)
 
 
 @dataclass
@@ -192,7 +64,7 @@ class BenchmarkSetConfig:
     prompt: str | None = None
     hub: str | None = None
     revision: str | None = None
-    relevant: int = 1
+    relevant: int = key(1, at_least=1, at_most=1000)
     skip_own_id: bool = False
 
 
@@ -201,8 +73,8 @@ class BenchmarkConfig:
     """Evaluation sets."""
 
     root: str | None = None
-    layout: str = "beir"
-    depth: int = 100
+    layout: str = key("beir", choices=evaluation.LAYOUTS)
+    depth: int = key(100, at_least=1, at_most=1_000_000)
     sets: dict[str, BenchmarkSetConfig] = MISSING
 
 
@@ -219,14 +91,14 @@ class EvaluateConfig:
 class HarvestConfig:
     """How much python_docs takes from this Python."""
 
-    max_rows: int = MISSING
+    max_rows: int = key(at_least=1, at_most=MOST_COUNT)
 
 
 @dataclass
 class SourceConfig:
     """Training data of another project, and the domain it becomes."""
 
-    layout: str = MISSING
+    layout: str = key(choices=imports.LAYOUTS)
     path: str | None = None
     corpus: str | None = None
     columns: dict[str, str] | None = None
@@ -237,6 +109,10 @@ class SourceConfig:
     symmetric: bool = MISSING
     prompts: list[str] = MISSING
 
+    def rules(self, place: str) -> list[str]:
+        """Its prompts are whole."""
+        return find_split_prompt(f"{place}prompts", self.prompts)
+
 
 @dataclass
 class MineConfig:
@@ -245,13 +121,13 @@ class MineConfig:
     input: str = MISSING
     corpus: str | None = MISSING
     encoder: str | None = MISSING
-    index: str = MISSING
-    negatives: int = MISSING
-    depth: int = MISSING
-    skip: int = MISSING
-    margin: float | None = MISSING
-    ratio: float | None = MISSING
-    max_score: float | None = MISSING
+    index: str = key(choices=("exact", "ivf"))
+    negatives: int = key(at_least=1, at_most=10_000)
+    depth: int = key(at_least=1, at_most=1_000_000)
+    skip: int = key(at_least=0, at_most=1_000_000)
+    margin: float | None = key(at_least=0, at_most=1e6)
+    ratio: float | None = key(above=0, at_most=1)
+    max_score: float | None = key(at_least=-1e6, at_most=1e6)
     teacher: str | None = MISSING
 
 
@@ -259,9 +135,9 @@ class MineConfig:
 class DecontaminateConfig:
     """What counts as a repetition of an evaluation text."""
 
-    documents: str = MISSING
-    simhash_distance: int = MISSING
-    jaccard: float = MISSING
+    documents: str = key(choices=("all", "relevant"))
+    simhash_distance: int = key(at_least=0, at_most=7)
+    jaccard: float = key(at_least=0.6, at_most=1)
 
 
 @dataclass
@@ -297,6 +173,10 @@ class ChainConfig:
     steps: dict[str, list[str]] = MISSING
     next: dict[str, str] = field(default_factory=dict)
 
+    def rules(self, place: str) -> list[str]:
+        """Names that become folders' names."""
+        return find_unsafe_names(f"{place}steps", list(self.steps))
+
 
 @dataclass
 class Config:
@@ -307,7 +187,7 @@ class Config:
     name: str = MISSING
     run_dir: str = MISSING
     chain_dir: str | None = None
-    seed: int = MISSING
+    seed: int = key(at_least=0, at_most=GREATEST_SEED)
     model: ModelConfig = MISSING
     domains: DomainsConfig = MISSING
     data: DataConfig = MISSING
@@ -329,5 +209,12 @@ class Config:
     workspace: WorkspaceConfig | None = None
     plan: PlanConfig = MISSING
 
-
-MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}
+    def rules(self, place: str) -> list[str]:
+        """Several devices need a strategy that spreads the run."""
+        devices = self.trainer.devices or 1
+        if self.strategy.kind != "single" or devices == 1 or self.stage == "plan":
+            return []
+        return [
+            f"trainer.devices={devices} needs strategy=ddp or strategy=fsdp; "
+            "strategy=single is one process on one device"
+        ]

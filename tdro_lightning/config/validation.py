@@ -41,6 +41,7 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
     if kind is not None:
         schema.module = OmegaConf.structured(MODULES[kind])
     try:
+        _list_prompts(composed)
         merged = OmegaConf.merge(schema, composed)
         OmegaConf.resolve(merged)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -69,6 +70,15 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
         if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
             refuse_model_code(path)
     return config
+
+
+def _list_prompts(composed: DictConfig) -> None:
+    """Write a single prompt as a list of one, which is what prompts are everywhere else."""
+    catalogue = OmegaConf.select(composed, "domains.catalogue")
+    entries = catalogue.values() if isinstance(catalogue, DictConfig) else []
+    for section in (OmegaConf.select(composed, "source"), *entries):
+        if isinstance(section, DictConfig) and isinstance(section.get("prompts"), str):
+            section.prompts = [section.prompts]
 
 
 def _unresolved(merged: Any) -> str:

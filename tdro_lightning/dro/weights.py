@@ -47,9 +47,9 @@ class DomainWeights:
         if learning_rate <= 0:
             raise ConfigError(f"module.weights_lr={learning_rate} must be above 0")
         if not 0 <= smoothing < 1:
-            raise ConfigError(f"module.smoothing={smoothing} must be in [0, 1)")
+            raise ConfigError(f"module.smoothing={smoothing} must be at least 0 and below 1")
         if not 0 < ema <= 1:
-            raise ConfigError(f"module.ema={ema} must be in (0, 1]")
+            raise ConfigError(f"module.ema={ema} must be above 0 and at most 1")
         self.names = tuple(names)
         self.learning_rate = learning_rate
         self.gradient_norm = gradient_norm

@@ -119,7 +119,7 @@ def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
 
 
 def main() -> None:
-    """Entry point; what a user can mend ends with one message and the exit code of its kind."""
+    """Entry point; what a user can fix ends with one message and the exit code of its kind."""
     accept_any_output()
     mask_output()
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]

@@ -99,7 +99,7 @@ def test_every_job_has_its_process(tmp_path: Path) -> None:
 def test_a_failed_job_elsewhere_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
     ended = cheap_sweep(tmp_path, "data.negatives=-1,1", "hydra/launcher=submitit_local")
     assert ended.returncode == 2
-    message = "data.negatives=-1 must be 0 or more"
+    message = "data.negatives=-1 must be from 0 to 10,000"
     assert f"error: job data.negatives=-1: {message}" in ended.stderr
     assert f"failed: {message}" in ended.stdout
     (record,) = tmp_path.rglob("run.json")

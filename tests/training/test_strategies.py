@@ -23,7 +23,7 @@ from tdro_lightning.distributed.processes import process_group
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.loading import load_encoder
-from tdro_lightning.training import modules
+from tdro_lightning.training import finetune
 from tdro_lightning.training.strategies import (
     DataParallel,
     FullyShardedParallel,
@@ -119,10 +119,10 @@ def five_hundred_batches(folder: Path) -> list[tuple[list[int], tuple[str, ...]]
 def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
     """What the first step's loss compares: queries, all passages, index of each positive."""
     seen: list[tuple[torch.Tensor, ...]] = []
-    losses = modules.all_passage_losses
+    losses = finetune.all_passage_losses
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            modules,
+            finetune,
             "all_passage_losses",
             lambda q, p, positive, t: seen.append((q, p, positive)) or losses(q, p, positive, t),
         )

@@ -14,7 +14,7 @@ from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.errors import DataError
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")
-PASSAGE_REASONS = ("no text", "stands twice", "negative is a positive")
+PASSAGE_REASONS = ("no text", "duplicate", "negative is a positive")
 
 
 @dataclass
@@ -125,7 +125,7 @@ def _is_new(
     if key in positives:
         result.counts["negative is a positive"] += 1
     elif key in seen:
-        result.counts["stands twice"] += 1
+        result.counts["duplicate"] += 1
     else:
         seen.add(key)
         return True

@@ -59,7 +59,7 @@ def test_what_can_be_a_row_becomes_one(tmp_path: Path) -> None:
         "negatives": 2,
         "rows_without_negatives": 1,
         "dropped_rows": {"empty query": 2, "no positive": 1, "query_id twice": 1},
-        "dropped_passages": {"no text": 3, "stands twice": 2, "negative is a positive": 1},
+        "dropped_passages": {"no text": 3, "duplicate": 2, "negative is a positive": 1},
         "ignored_fields": {"lang": 1, "source": 2},
     }
 

@@ -6,7 +6,6 @@ Hydra is imported once there is something to compose, so that help comes at once
 import difflib
 import logging
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -16,7 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tdro_lightning import __version__
 from tdro_lightning.config.safety import refuse_secret_arguments
+from tdro_lightning.config.shipped import (
+    conf_folder,
+    experiments,
+    list_experiments,
+    unknown_experiment,
+)
 from tdro_lightning.console.output import accept_any_output, flush_output, live_output, tell
 from tdro_lightning.distributed.launcher import STARTED_BY
 from tdro_lightning.distributed.processes import (
@@ -27,12 +33,11 @@ from tdro_lightning.distributed.processes import (
     world_size,
 )
 from tdro_lightning.errors import ConfigError, InputError, PeerError, RunStopped
-from tdro_lightning.runs.outcome import UNEXPECTED, run_outcome
-from tdro_lightning.secrets import mask_output, mask_secrets
+from tdro_lightning.runs.outcome import UNEXPECTED, RunOutcome
+from tdro_lightning.secrets import mask_output
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
-    from hydra.errors import HydraException
     from omegaconf import DictConfig
 
 USAGE = """\
@@ -44,29 +49,11 @@ usage: python -m tdro_lightning +experiment=NAME [key=value ...]
 
 to begin with: python -m tdro_lightning +experiment=demo
 """
-
-
-def conf_folder() -> Path:
-    """The configuration folder: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    found = [folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir()]
-    return found[0]
-
-
-def experiments() -> dict[str, str]:
-    """Name and description of every shipped experiment."""
-    root = conf_folder() / "experiment"
-    return {
-        path.relative_to(root).with_suffix("").as_posix(): _description(path)
-        for path in sorted(root.rglob("*.yaml"))
-        if not path.name.startswith("_")
-    }
-
-
-def _description(path: Path) -> str:
-    """The description of an experiment file, a line of its own."""
-    text = path.read_text(encoding="utf-8")
-    return str(re.findall(r'^description: "(.*)"$', text, re.MULTILINE)[0])
+OPTIONS = (
+    *("--help", "-h", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
+    *("--multirun", "-m", "--run", "-r", "--config-dir", "-cd", "--info", "-i"),
+    *("--hydra-help", "--shell-completion", "-sc", "--experimental-rerun"),
+)
 
 
 def run(composed: "DictConfig", command: str) -> None:
@@ -123,46 +110,51 @@ def main() -> None:
     accept_any_output()
     mask_output()
     arguments = [_with_plus(argument) for argument in sys.argv[1:]]
-    try:
-        refuse_secret_arguments(arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
     if "--help" in arguments or "-h" in arguments:
-        tell(USAGE + "\n" + _listing())
+        tell(USAGE + "\n" + list_experiments())
         return
-    if refused := _refused_at_once(arguments):
-        print(mask_secrets(refused), file=sys.stderr)
-        sys.exit(2)
-    from hydra.errors import HydraException
-
-    signal.signal(signal.SIGTERM, _stop)
+    if "--version" in arguments:
+        tell(f"tdro_lightning {__version__}")
+        return
+    previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        wrong = [run_outcome(error) for error in _start(arguments)]
-        flush_output()
-    except HydraException as error:
-        wrong = [run_outcome(ConfigError(_explained(error, arguments)))]
-    except BaseException as error:
-        if "Config group override must be a string" in str(error):  # Hydra's ValueError
-            nulls = [a.removesuffix("=null") for a in arguments if re.fullmatch(r"\w+=null", a)]
-            names = " ".join(f"~{name}" for name in nulls)
-            error = ConfigError(f"a group cannot be null; write {names}")
-        elif type(error).__module__ == "omegaconf.errors":  # of a value that Hydra itself needs
-            error = ConfigError(str(error).splitlines()[0])
-        wrong = [run_outcome(error, _run_dir(arguments))]
-        if wrong[0].hint == UNEXPECTED:
-            logging.getLogger(__name__).exception("failed")
-            if world_size() > 1:
-                print(f"error: rank {rank()} failed, which ends all ranks", file=sys.stderr)
-            raise
+        outcomes = _outcomes(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     prefix = f"rank {rank()}: " if world_size() > 1 else ""
-    for ended in wrong:
+    for ended in outcomes:
         if ended.status == "failed":
             print(mask_secrets(f"error: {prefix}{ended.reason}"), file=sys.stderr)
         elif is_first_process():
             print(mask_secrets(ended.reason), file=sys.stderr)
-    if wrong:
-        sys.exit(wrong[-1].code)
+    if outcomes:
+        sys.exit(outcomes[-1].code)
+
+
+def _outcomes(arguments: list[str]) -> list[RunOutcome]:
+    """Run the command; how it ended where it did not finish, for a sweep once for each such job."""
+    try:
+        refuse_secret_arguments(arguments)
+        _refuse_options(arguments)
+        if refused := _refused_at_once(arguments):
+            print(mask_secrets(refused), file=sys.stderr)
+            sys.exit(2)
+        outcomes = [run_outcome(error) for error in _start(arguments)]
+        flush_output()
+        return outcomes
+    except SystemExit:
+        raise
+    except BaseException as error:
+        module = type(error).__module__  # an error of Hydra itself, or of a value that it needs
+        if module in ("hydra.errors", "omegaconf.errors"):
+            error = ConfigError(str(error).splitlines()[0])
+        ended = run_outcome(error, _run_dir(arguments))
+        if ended.hint == UNEXPECTED:
+            logging.getLogger(__name__).exception("failed")
+            if world_size() > 1:
+                print(f"error: rank {rank()} failed, which ends all ranks", file=sys.stderr)
+            raise
+        return [ended]
 
 
 def _run_dir(arguments: Sequence[str]) -> str:
@@ -184,7 +176,6 @@ def _start(arguments: list[str]) -> list[InputError]:
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
@@ -203,16 +194,15 @@ def _start(arguments: list[str]) -> list[InputError]:
             return
         try:
             run(composed, command)
-        except (InputError, HydraException) as error:
+        except InputError as error:
             if world_size() > 1:  # the others may be waiting
                 raise
-            # Hydra would print a headline of its own above what goes through it.
-            wrong.append(error if isinstance(error, InputError) else ConfigError(str(error)))
+            wrong.append(error)  # Hydra would print a headline above what it passes on
 
     if not is_first_process():
         arguments += [f"hydra/{kind}_logging=none" for kind in ("job", "hydra")]
         arguments += [f"hydra.{kind}.dir={tempfile.gettempdir()}" for kind in ("run", "sweep")]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of exiting with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of exiting with 1
     sys.argv[1:] = arguments
     with process_group():
         try:
@@ -239,6 +229,25 @@ def _with_plus(argument: str) -> str:
     return f"+{argument}" if argument.startswith("experiment=") else argument
 
 
+def _refuse_options(arguments: list[str]) -> None:
+    """Refuse an option that Hydra does not have, and a second folder, of which it would take one.
+
+    Raises:
+        ConfigError: names the option, and the nearest one.
+    """
+    names = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
+    for name in names:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unknown option {name}{hint} Known: {', '.join(OPTIONS)}")
+    if sum(name in ("--config-dir", "-cd") for name in names) > 1:
+        raise ConfigError(
+            "--config-dir can be given once; give further folders as "
+            "'hydra.searchpath=[file://FOLDER]'"
+        )
+
+
 def _refused_at_once(arguments: list[str]) -> str | None:
     """What to say where no experiment is named, or one that is not shipped, in the only folder."""
     known = experiments()
@@ -247,46 +256,10 @@ def _refused_at_once(arguments: list[str]) -> str | None:
     if named and (named[0] in known or more or "," in named[0]):
         return None
     if named:
-        return f"error: {_unknown_experiment(named[0])}"
+        return f"error: {unknown_experiment(named[0])}"
     for argument in arguments:
         key, _, value = argument.lstrip("+-").partition("=")
         near = difflib.get_close_matches(value or key, known, n=1)
         if near and (not value or difflib.get_close_matches(key, ["experiment"])):
             return f"error: {argument}: did you mean +experiment={near[0]}?\n\n{USAGE}"
-    return USAGE + "\n" + _listing()
-
-
-def _unknown_experiment(name: str) -> str:
-    near = difflib.get_close_matches(name, experiments(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no experiment {name}{hint}\n\n{_listing()}"
-
-
-def _unknown_option(group: str, name: str) -> str:
-    root = conf_folder() / group
-    known = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {group}={near[0]}?" if near else ""
-    return f"no {group}/{name}{hint} There are: {', '.join(known)}"
-
-
-def _listing() -> str:
-    known = experiments()
-    width = max(map(len, known))
-    return "experiments:\n" + "\n".join(f"  {n:{width}}  {line}" for n, line in known.items())
-
-
-def _explained(error: "HydraException", arguments: list[str]) -> str:
-    """Hydra's first line, or the nearest name where an experiment, option or key was misspelt."""
-    from tdro_lightning.config.validation import unknown_key
-
-    named = next(a for a in arguments if a.startswith("+experiment=")).partition("=")[2]
-    missing = "Could not find" in str(error) and f"experiment/{named}" in str(error)
-    if missing and named not in experiments():
-        return _unknown_experiment(named)
-    option = re.search(r"Could not find '(\w+)/([^']+)'", str(error))
-    if option and (conf_folder() / option[1]).is_dir():
-        return _unknown_option(*option.groups())
-    key = re.match(r"Could not override '([\w.]+)'", str(error))
-    lines = str(error).strip().splitlines()
-    return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return USAGE + "\n" + list_experiments()

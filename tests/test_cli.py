@@ -1,16 +1,21 @@
 """The command before a run begins: help, what is listed, what is answered at once."""
 
 import os
+import re
 import resource
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from tdro_lightning import __version__
 from tdro_lightning.cli import conf_folder, experiments
-from tests.command import assert_one_message, run
+from tests.command import Ended, assert_one_message, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,3 +107,86 @@ def test_the_listed_descriptions_are_the_experiments_own() -> None:
     for name, description in experiments().items():
         file = conf_folder() / "experiment" / f"{name}.yaml"
         assert OmegaConf.load(file).description == description
+
+
+def one_line(ended: Ended) -> str:
+    """What the command said, which is one line."""
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert ended.err.startswith("error: ")
+    return ended.err.removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("description", "Français"),
+        ("description", "What's it?"),
+        ("description", 'She said "yes", twice'),
+        ("model.path", "/data/a=b"),
+        ("model.path", "C:\\models\\"),
+        ("source.prompts", "Given a question, retrieve its answer"),
+    ],
+)
+def test_a_value_that_must_be_quoted_is_shown_quoted(key, value, capfd, tmp_path) -> None:
+    """And what is shown is read as the value, once a shell has taken it."""
+    said = one_line(run(capfd, tmp_path, "+experiment=import", f"{key}={value}"))
+    assert said.startswith(f"{key}: ")
+    shown = said[said.index(f"'{key}=\"") :].partition(", for a list")[0]
+    (override,) = shlex.split(shown)
+    parsed = OverridesParser.create().parse_override(override)
+    assert parsed.value() == value
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a:\n\t- b\n", r"theirs\.yaml:2: not valid YAML \(found character"),
+        (b"a: {b: [}\n", r"theirs\.yaml:1: not valid YAML \(expected"),
+        (b"a: 1\na: 2\n", r"theirs\.yaml:2: not valid YAML \(found duplicate key a"),
+        (b"5\n", "a configuration file must hold keys and values"),
+        (b'description: "\xff"\n', "a configuration file is not UTF-8"),
+        (b"trainer: {steps: 3}\n", "must begin with the line `# @package _global_`"),
+    ],
+)
+def test_a_broken_experiment_file_is_named(content: bytes, said: str, capfd, tmp_path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/theirs.yaml").write_bytes(content)
+    ended = run(capfd, tmp_path, "--config-dir=conf", "+experiment=theirs", "run_dir=run")
+    assert re.search(said, one_line(ended))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--hepl"], r"unknown option --hepl; did you mean --help\?"),
+        (["--config-dri=x"], r"unknown option --config-dri; did you mean --config-dir\?"),
+        (["--config-dir=a", "--config-dir=b"], "--config-dir can be given once"),
+        (["--config-dir", "a", "-cd", "b"], "--config-dir can be given once"),
+        (["run_dir=" + "a" * 300], "run_dir: the name 'a+'... has 300 bytes"),
+        (["run_dir=runs/" + "a" * 300 + "/x"], "run_dir: the name 'a+'... has 300 bytes"),
+        (["trainer.steps=1,2"], "trainer.steps: a comma outside of quotes; .* add -m"),
+        (["model=null"], "a group cannot be null; write ~model"),
+        (["steps"], "steps: is not understood; a setting is written key=value"),
+        (["+evaluate.encoders.bge-v1.5=x"], r"evaluate.encoders=\{bge-v1.5: x\}"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_refused(arguments, said, capfd, tmp_path) -> None:
+    given = ["+experiment=evaluate", "benchmark=beir_fast", *arguments]
+    assert re.search(said, one_line(run(capfd, tmp_path, *given)))
+
+
+def test_a_label_with_a_dot_can_be_written() -> None:
+    parsed = OverridesParser.create().parse_override("+evaluate.encoders={bge-v1.5: x}")
+    assert parsed.value() == {"bge-v1.5": "x"}
+
+
+def test_the_version_is_printed(capfd, tmp_path) -> None:
+    ended = run(capfd, tmp_path, "--version")
+    assert (ended.code, ended.out) == (0, f"tdro_lightning {__version__}\n")
+
+
+def test_the_handler_of_sigterm_is_put_back(capfd, tmp_path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(capfd, tmp_path, "+experiment=evaluate").code == 2
+    assert signal.getsignal(signal.SIGTERM) is before

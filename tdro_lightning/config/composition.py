@@ -1,34 +1,117 @@
 """Everything that Hydra composes is checked before anything is built of it or written down.
 
 Hydra builds callbacks, loggers and launchers itself, before a job starts, and writes the composed
-configuration beside the results. So the check stands where configurations come from; importing
-this module puts it there, also in the processes that a launcher starts.
+configuration beside the results; no public hook runs before that. So a private method of its config
+loader is replaced, here only. Importing this module does it, also in the processes that a launcher
+starts.
 """
 
+import re
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
+from yaml import MarkedYAMLError, YAMLError
 
 from tdro_lightning.config.safety import (
     refuse_code,
     refuse_environment,
+    refuse_long_folder,
     refuse_secrets,
     require_path,
 )
+from tdro_lightning.config.shipped import (
+    conf_folder,
+    unknown_experiment,
+    unknown_option,
+)
+from tdro_lightning.config.validation import unknown_key
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.secrets import mask_output
 
 _compose = ConfigLoaderImpl._load_configuration_impl
 
 
-def _composed_and_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
-    composed = _compose(self, *args, **kwargs)
+def _compose_and_check(
+    self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **more: Any
+) -> DictConfig:
+    try:
+        composed = _compose(self, config_name, overrides, *args, **more)
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        reason = explain(error, overrides)
+        if reason is None:
+            raise
+        raise ConfigError(reason) from None
     tree = OmegaConf.to_container(composed, resolve=False, throw_on_missing=False)
     refuse_code(tree)
     refuse_secrets(tree)
     refuse_environment(tree)
+    refuse_long_folder(tree)
     return composed
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str | None:
+    """What is wrong with a file or an override that cannot be used, in one line.
+
+    Args:
+        error: what Hydra, OmegaConf or the YAML reader raised.
+        overrides: those of the composition.
+
+    Returns:
+        The line; None for an error of the system.
+    """
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark
+        place = f"{mark.name}:{mark.line + 1}" if mark else "a configuration file"
+        return f"{place}: not valid YAML ({error.problem})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a configuration file is not UTF-8 ({error})"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    text = str(error).strip()
+    if "Invalid loaded object type" in text:
+        return "a configuration file must hold keys and values"
+    if "Config group override must be a string" in text:
+        nulls = [o.removesuffix("=null") for o in overrides if re.fullmatch(r"\w+=null", o)]
+        return f"a group cannot be null; write {' '.join(f'~{name}' for name in nulls)}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE):
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{key}: a comma outside of quotes; for one text write {_quote(key, value)}, for a "
+            f"list {shlex.quote(f'{key}=[{value}]')}, and for a run of each value add -m"
+        )
+    named = [o.partition("=")[2] for o in overrides if o.startswith("+experiment=")]
+    missing = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if missing and missing[1] == "experiment" and missing[2] in named:
+        return unknown_experiment(missing[2])
+    if missing and (conf_folder() / missing[1]).is_dir():
+        return unknown_option(*missing.groups())
+    key = re.match(r"Could not override '([\w.]+)'", text)
+    lines = text.splitlines()
+    return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def _unreadable(override: str) -> str:
+    """The message for an override that Hydra's grammar does not read, and how to quote it."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: is not understood; a setting is written key=value"
+    return f"{key}: the value {value!r} cannot be read as it is; quote it: {_quote(key, value)}"
+
+
+def _quote(key: str, value: str) -> str:
+    """An override as one types it in a shell, whose value is a text as it stands."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', value.strip("'\""))
+    return shlex.quote(f'{key}="{text}"')
 
 
 def _environment(name: str, *default: Any, _node_: Node) -> str | None:
@@ -38,6 +121,6 @@ def _environment(name: str, *default: Any, _node_: Node) -> str | None:
     return value
 
 
-ConfigLoaderImpl._load_configuration_impl = _composed_and_checked  # type: ignore[method-assign]
+ConfigLoaderImpl._load_configuration_impl = _compose_and_check  # type: ignore[method-assign]
 OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 mask_output()

@@ -34,6 +34,7 @@ LOGGING = {  # in the logging sections, whose values Python can call as well
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     "()": ("colorlog.ColoredFormatter",),
 }
+LONGEST_NAME = 255  # bytes of a file's name
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
@@ -160,6 +161,20 @@ def refuse_unsafe_name(key: str, name: str) -> str | None:
         f"{key}: the name {shown!r} becomes a file's name; it must be 1 to 80 letters (A-Z, a-z), "
         "digits, `.`, `_` and `-`, and begin with a letter or digit"
     )
+
+
+def refuse_long_folder(tree: Any) -> None:
+    """Refuse a run folder with a name that no file system takes, before Hydra makes it.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    for part in str(tree.get("run_dir", "")).split("/"):
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise ConfigError(
+                f"run_dir: the name {part[:60]!r}... has {len(os.fsencode(part))} bytes; a file "
+                f"system takes {LONGEST_NAME} at most"
+            )
 
 
 def find_unsafe_names(key: str, names: list[str]) -> list[str]:

@@ -94,6 +94,8 @@ def _unresolved(merged: Any) -> str:
 
 def unknown_key(key: str) -> str:
     """The message for a key that no dataclass here has, with the nearest one that exists."""
+    if key == "experiment":  # where Hydra puts a file that does not say where it belongs
+        return "the experiment file must begin with the line `# @package _global_`"
     *parents, last = key.split(".")
     sections: list[Any] = [Config]
     for part in parents:

@@ -5,14 +5,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import tdro_lightning.config.composition  # noqa: F401
-from tdro_lightning.cli import _explained, conf_folder
+from tdro_lightning.cli import conf_folder
 from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.validation import package_folder
-from tdro_lightning.errors import ConfigError
 from tdro_lightning.runs.inputs import describe_inputs
 from tdro_lightning.stages import check_config, stages
 from tests.malformed import Case
@@ -25,11 +23,8 @@ def given(*overrides: str, experiment: str = "tdro_qwen05b") -> Callable[[Path],
     def use(folder: Path) -> None:
         GlobalHydra.instance().clear()
         OmegaConf.register_new_resolver("package_folder", package_folder, replace=True)
-        try:
-            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-                config = check_config(compose("config", arguments))
-        except HydraException as error:  # as in __main__
-            raise ConfigError(_explained(error, arguments)) from None
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = check_config(compose("config", arguments))
         if config.benchmark is not None and config.stage == "evaluate":
             benchmark_sets(config.benchmark)
         describe_inputs(stages()[config.stage], config)

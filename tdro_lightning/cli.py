@@ -33,8 +33,8 @@ from tdro_lightning.distributed.processes import (
     world_size,
 )
 from tdro_lightning.errors import ConfigError, InputError, PeerError, RunStopped
-from tdro_lightning.runs.outcome import UNEXPECTED, RunOutcome
-from tdro_lightning.secrets import mask_output
+from tdro_lightning.runs.outcome import UNEXPECTED, RunOutcome, run_outcome
+from tdro_lightning.secrets import mask_output, mask_secrets
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf

@@ -103,10 +103,8 @@ class TDROModule(LightningModule):
         def fresh(rows: Tensor) -> Tensor:
             return self.losses(reference(batch.chosen(rows).texts), len(rows))
 
-        together = reference.sharded
-        losses, share = cache.get_or_compute(
-            batch.queries, batch.passages, fresh, together=together
-        )
+        sharded = reference.sharded
+        losses, share = cache.get_or_compute(batch.queries, batch.passages, fresh, together=sharded)
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 

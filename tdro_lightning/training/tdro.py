@@ -94,10 +94,8 @@ class TDROModule(EncoderModule):
         def fresh(rows: Tensor) -> Tensor:
             return self.losses(reference(batch.select(rows).texts), len(rows))
 
-        together = reference.sharded
-        losses, share = cache.get_or_compute(
-            batch.queries, batch.passages, fresh, together=together
-        )
+        sharded = reference.sharded
+        losses, share = cache.get_or_compute(batch.queries, batch.passages, fresh, together=sharded)
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 

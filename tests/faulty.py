@@ -14,7 +14,7 @@ from typing import Any
 
 from tdro_lightning.cli import main
 from tdro_lightning.distributed import processes
-from tdro_lightning.training import modules, optim
+from tdro_lightning.training import optim, tdro
 
 
 def met(kind: str) -> None:
@@ -40,7 +40,7 @@ def install() -> None:
     ranks, at, kind = os.environ["FAULT"].split(":")
     if str(processes.rank()) not in ranks.split(","):
         return
-    update, losses = optim.Optimisation.update, modules.TDROModule.reference_losses
+    update, losses = optim.Optimisation.update, tdro.TDROModule.reference_losses
 
     def faulty_update(self: Any, optimiser: Any, parameters: Any, step: int) -> Any:
         if step == int(at):
@@ -53,7 +53,7 @@ def install() -> None:
 
     optim.Optimisation.update = faulty_update  # type: ignore[method-assign]
     if kind == "nan":
-        modules.TDROModule.reference_losses = faulty_losses  # type: ignore[method-assign]
+        tdro.TDROModule.reference_losses = faulty_losses  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

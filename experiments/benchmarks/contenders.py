@@ -17,7 +17,7 @@ from tdro_lightning.losses.contrastive import all_passage_losses, hard_negative_
 from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens, length_chunks
-from tdro_lightning.training.modules import FinetuneModule
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.strategies import checkpoint_activations
 
 TDRO, TDRO_FLOOR, PADDED = "tDRO step", "tDRO floor", "padded tDRO step"

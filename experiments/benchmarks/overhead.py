@@ -20,7 +20,7 @@ from workbench import Choice, Workbench
 
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.training import checkpoint, modules
+from tdro_lightning.training import checkpoint, tdro
 from tdro_lightning.training.callbacks import throughput as throughput_module
 from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopRequests
 from tdro_lightning.training.callbacks.throughput import Throughput
@@ -95,9 +95,9 @@ def measured(batch_size: int, pairs: int) -> dict[str, float]:
         throughput = Throughput(module.proxy, module.reference)
         callbacks: Sequence[Callback] = (throughput, saves, StopRequests(saves))
         switch = Switch()
-        for place in (modules, throughput_module):
+        for place in (tdro, throughput_module):
             switch.wrap(place, "log_now")
-        switch.wrap(modules, "require_finite_losses")
+        switch.wrap(tdro, "require_finite_losses")
         for name in ("look_at_floor", "look_at_loss"):
             switch.wrap(module.watches, name)
         for callback in callbacks:

@@ -22,8 +22,8 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import chosen_attention
 from tdro_lightning.models.pooling import pool
 from tdro_lightning.models.tokens import Tokens
-from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.tdro import TDROModule
 
 Padded = tuple[Tensor, Tensor]  # ids and mask, each [N, longest]
 

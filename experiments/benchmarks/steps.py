@@ -26,9 +26,10 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.shapes import from_architecture
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.models.tokens import Tokens
-from tdro_lightning.training.modules import FinetuneModule, TDROModule
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.strategies import checkpoint_activations
+from tdro_lightning.training.tdro import TDROModule
 
 MODELS = Path(__file__).resolve().parents[2] / "conf" / "model"
 DOMAINS = 25

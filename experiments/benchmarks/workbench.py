@@ -17,8 +17,9 @@ from tdro_lightning.data.collator import Batch, Collator
 from tdro_lightning.data.example import Example
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.callbacks.throughput import Throughput
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.history import History
-from tdro_lightning.training.modules import FinetuneModule, TDROModule
+from tdro_lightning.training.tdro import TDROModule
 
 Stage = Literal["tdro", "finetune"]
 Module = TDROModule | FinetuneModule

@@ -14,7 +14,7 @@ from tdro_lightning.losses import domain_gradients as gradients
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
-from tdro_lightning.training.modules import TDROModule
+from tdro_lightning.training.tdro import TDROModule
 
 ARCHITECTURE = {
     "model_type": "qwen2",

@@ -54,7 +54,7 @@ from tdro_lightning.training.callbacks.progress import Progress
 from tdro_lightning.training.callbacks.throughput import Throughput
 from tdro_lightning.training.checkpoint import require_room, step_of
 from tdro_lightning.training.datamodules import RetrievalDataModule
-from tdro_lightning.training.modules import FinetuneModule
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 
 

@@ -19,8 +19,8 @@ from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.records.outputs import require_intact
 from tdro_lightning.training.datamodules import RetrievalDataModule
-from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.tdro import TDROModule
 
 
 def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:

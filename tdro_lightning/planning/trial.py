@@ -25,7 +25,7 @@ from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.planning.data import LocalData
 from tdro_lightning.planning.model import planned_encoder, random_model, resized_model
 from tdro_lightning.training.callbacks.throughput import process_peak, reset_process_peak
-from tdro_lightning.training.modules import FinetuneModule
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 
 WHOLE = 2e11  # FLOPs of a step up to which it is run as it is: seconds on a CPU

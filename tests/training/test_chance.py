@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 
 from tdro_lightning.console.output import collect_warnings
 from tdro_lightning.data.domains import load_domains
-from tdro_lightning.training.modules import FinetuneModule
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.strategies import strategy
 from tests.fixtures.evaluation import in_two_processes
 from tests.fixtures.training import OPTIMISATION, Parts

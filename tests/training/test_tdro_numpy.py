@@ -16,8 +16,8 @@ from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens
-from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.training import NAMES
 
 STEPS, WIDTH, VOCABULARY, TEMPERATURE = 50, 6, 300, 0.05

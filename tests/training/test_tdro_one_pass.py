@@ -16,7 +16,7 @@ from tdro_lightning.models.fingerprint import encoder_fingerprint
 from tdro_lightning.models.loading import load_beside
 from tdro_lightning.training.checkpoint import read_checkpoint
 from tdro_lightning.training.history import History
-from tdro_lightning.training.modules import TDROModule
+from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.training import Parts
 from tests.made_up import tiny_model
 from tests.training.test_tdro import assert_equal_runs

@@ -17,8 +17,8 @@ from tdro_lightning.losses.reference_cache import ReferenceLosses, row_keys
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.history import History
-from tdro_lightning.training.modules import TDROModule
 from tdro_lightning.training.strategies import strategy
+from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.evaluation import in_two_processes
 from tests.fixtures.training import NAMES, Parts
 from tests.made_up import tiny_model, write_domains

@@ -15,7 +15,7 @@ from tdro_lightning.console.durations import format_duration
 from tdro_lightning.console.output import QUIET, WIDTH, is_live, show, show_status, tell
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.training.history import History
-from tdro_lightning.training.modules import TDROModule
+from tdro_lightning.training.tdro import TDROModule
 
 IN_LINE, IN_TABLE = 3, 8  # domains shown, largest weights first
 AT_SPACES: Any = {"break_long_words": False, "break_on_hyphens": False}

@@ -1,148 +1,29 @@
-"""The two modules that train: tDRO, which moves domain weights, and contrastive fine-tuning."""
+"""The tDRO stage: a proxy trains against a frozen reference while the domain weights move."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.distributed.collectives import gather_rows, require_equal_on_all_ranks
-from tdro_lightning.distributed.processes import rank, world_size
-from tdro_lightning.dro.diagnostics import Watches, by_domain, concentration
+from tdro_lightning.distributed.processes import rank
+from tdro_lightning.dro.diagnostics import by_domain, concentration
 from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.contrastive import (
-    all_passage_losses,
     hard_negative_losses,
     require_finite_losses,
 )
 from tdro_lightning.losses.domain_gradients import OnePass, row_gradients
-from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.training.encoder_module import EncoderModule
 from tdro_lightning.training.history import log_now
 from tdro_lightning.training.optim import Optimisation
-from tdro_lightning.training.strategies import shard
 
 CHECK_EVERY = 50  # steps between two checks that all ranks hold the same domain weights
-
-
-class EncoderModule(LightningModule):
-    """What both modules share: one encoder that trains, its optimiser, and the watches.
-
-    Args:
-        temperature: softmax temperature of the contrastive loss.
-        optimisation: how the encoder trains.
-        seed: what dropout depends on besides step and rank.
-        measurement: the one of a tDRO run.
-    """
-
-    def __init__(
-        self,
-        temperature: float,
-        optimisation: Optimisation,
-        seed: int,
-        measurement: Measurement | None = None,
-    ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.temperature = temperature
-        self.optimisation = optimisation
-        self.seed = seed
-        causes = {
-            "optimiser.lr": optimisation.lr,
-            "optimiser.warmup_steps": optimisation.warmup_steps,
-            "module.temperature": temperature,
-        }
-        self.watches = Watches(causes, measurement)
-
-    def encoders(self) -> tuple[Encoder, Encoder | None]:
-        """The encoder that trains, and the frozen reference where there is one."""
-        raise NotImplementedError
-
-    def configure_model(self) -> None:
-        """Spread the encoders over devices where the strategy does that."""
-        shard(self.trainer, *self.encoders())
-
-    def on_train_start(self) -> None:
-        """Models arrive in eval mode and the Trainer leaves them there."""
-        trained, reference = self.encoders()
-        trained.train()
-        if reference is not None:
-            reference.eval()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the encoder that trains; the domain weights step themselves."""
-        return self.optimisation.optimiser(self.encoders()[0])
-
-    def update(self, step: int) -> dict[str, float]:
-        """Update the encoder with its gradients; the gradient's norm and the learning rate."""
-        parameters = self.encoders()[0].parameters()
-        return self.optimisation.update(self.optimizers(), parameters, step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the watches have counted."""
-        self.watches.save(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the watches continue to count."""
-        self.watches.load(checkpoint)
-
-
-class FinetuneModule(EncoderModule):
-    """InfoNCE against all passages of a global batch of one domain (Eq. 7).
-
-    With uniform weights it makes the reference.
-
-    Args:
-        encoder: the encoder that trains.
-        names: domain names, in index order.
-        loss_scale: factor on the loss of each domain's batches (1 except under loss reweighting).
-        temperature: softmax temperature.
-        optimisation: how the encoder trains.
-        seed: what dropout depends on besides step and rank.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        names: Sequence[str],
-        loss_scale: Sequence[float],
-        temperature: float,
-        optimisation: Optimisation,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(temperature, optimisation, seed)
-        self.encoder = encoder
-        self.names = tuple(names)
-        self.loss_scale = tuple(loss_scale)
-
-    def encoders(self) -> tuple[Encoder, None]:
-        """The encoder."""
-        return self.encoder, None
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One update on one global batch of one domain."""
-        step = self.global_step  # the update increases it
-        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, step, rank()))
-        queries, passages = cache.vectors.tensor_split([len(batch)])
-        each = len(passages) // len(batch)
-        passages = gather_rows(passages)
-        first = rank() * len(batch)
-        positive = torch.arange(first, first + len(batch), device=queries.device) * each
-        losses = all_passage_losses(queries, passages, positive, self.temperature)
-        require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
-        domain = int(batch.domain[0])
-        self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
-        cache.backward(self.manual_backward)
-        loss = float(gather_rows(losses.detach()).mean())
-        self.watches.look_at_loss([loss], len(passages), step)
-        updated = self.update(step)
-        log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
-        self.log_dict({"loss": loss} | updated, logger=False)
 
 
 class TDROModule(EncoderModule):

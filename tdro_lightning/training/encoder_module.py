@@ -1,0 +1,74 @@
+"""What the tDRO and the fine-tuning module share."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from tdro_lightning.dro.diagnostics import Watches
+from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.training.optim import Optimisation
+from tdro_lightning.training.strategies import shard
+
+
+class EncoderModule(LightningModule):
+    """What both modules share: one encoder that trains, its optimiser, and the watches.
+
+    Args:
+        temperature: softmax temperature of the contrastive loss.
+        optimisation: how the encoder trains.
+        seed: what dropout depends on besides step and rank.
+        measurement: the one of a tDRO run.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        optimisation: Optimisation,
+        seed: int,
+        measurement: Measurement | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.temperature = temperature
+        self.optimisation = optimisation
+        self.seed = seed
+        causes = {
+            "optimiser.lr": optimisation.lr,
+            "optimiser.warmup_steps": optimisation.warmup_steps,
+            "module.temperature": temperature,
+        }
+        self.watches = Watches(causes, measurement)
+
+    def encoders(self) -> tuple[Encoder, Encoder | None]:
+        """The encoder that trains, and the frozen reference where there is one."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Spread the encoders over devices where the strategy does that."""
+        shard(self.trainer, *self.encoders())
+
+    def on_train_start(self) -> None:
+        """Models arrive in eval mode and the Trainer leaves them there."""
+        trained, reference = self.encoders()
+        trained.train()
+        if reference is not None:
+            reference.eval()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the encoder that trains; the domain weights step themselves."""
+        return self.optimisation.optimiser(self.encoders()[0])
+
+    def update(self, step: int) -> dict[str, float]:
+        """Update the encoder with its gradients; the gradient's norm and the learning rate."""
+        parameters = self.encoders()[0].parameters()
+        return self.optimisation.update(self.optimizers(), parameters, step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the watches have counted."""
+        self.watches.save(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the watches continue to count."""
+        self.watches.load(checkpoint)

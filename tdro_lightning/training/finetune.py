@@ -1,0 +1,71 @@
+"""Contrastive fine-tuning on batches of one domain; with uniform weights it makes the reference."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tdro_lightning.data.collator import Batch
+from tdro_lightning.distributed.collectives import gather_rows
+from tdro_lightning.distributed.processes import rank, world_size
+from tdro_lightning.losses.contrastive import (
+    all_passage_losses,
+    require_finite_losses,
+)
+from tdro_lightning.losses.gradient_cache import CachedEmbeddings
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.training.encoder_module import EncoderModule
+from tdro_lightning.training.history import log_now
+from tdro_lightning.training.optim import Optimisation
+
+
+class FinetuneModule(EncoderModule):
+    """InfoNCE against all passages of a global batch of one domain (Eq. 7).
+
+    With uniform weights it makes the reference.
+
+    Args:
+        encoder: the encoder that trains.
+        names: domain names, in index order.
+        loss_scale: factor on the loss of each domain's batches (1 except under loss reweighting).
+        temperature: softmax temperature.
+        optimisation: how the encoder trains.
+        seed: what dropout depends on besides step and rank.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Sequence[str],
+        loss_scale: Sequence[float],
+        temperature: float,
+        optimisation: Optimisation,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(temperature, optimisation, seed)
+        self.encoder = encoder
+        self.names = tuple(names)
+        self.loss_scale = tuple(loss_scale)
+
+    def encoders(self) -> tuple[Encoder, None]:
+        """The encoder."""
+        return self.encoder, None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update on one global batch of one domain."""
+        step = self.global_step  # the update increases it
+        cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, step, rank()))
+        queries, passages = cache.vectors.tensor_split([len(batch)])
+        each = len(passages) // len(batch)
+        passages = gather_rows(passages)
+        first = rank() * len(batch)
+        positive = torch.arange(first, first + len(batch), device=queries.device) * each
+        losses = all_passage_losses(queries, passages, positive, self.temperature)
+        require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
+        domain = int(batch.domain[0])
+        self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
+        cache.backward(self.manual_backward)
+        loss = float(gather_rows(losses.detach()).mean())
+        self.watches.look_at_loss([loss], len(passages), step)
+        updated = self.update(step)
+        log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
+        self.log_dict({"loss": loss} | updated, logger=False)

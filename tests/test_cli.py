@@ -87,7 +87,7 @@ def test_an_unknown_experiment_gets_the_nearest_name(capfd, tmp_path) -> None:
         (["+experiment=dmo"], "did you mean demo?"),
         (["+experiment=demo/tdro", "trainer.stepz=3"], "did you mean trainer.steps?"),
         (["+experiment=demo", "model=tinny"], "did you mean model=tiny?"),
-        (["+experiment=demo", "stage=plam"], "must be one of import"),
+        (["+experiment=demo", "stage=plam"], "must be one of chain"),
     ],
 )
 def test_the_first_answers_take_no_two_seconds(arguments: list[str], said: str, tmp_path) -> None:

@@ -16,7 +16,7 @@ PAGES = [
 ]
 README = PAGES[0].read_text()
 TEXT = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
-LAUNCHER = r"(?:torchrun|python -m tdro_lightning\.launcher) .+?"
+LAUNCHER = r"(?:torchrun|python -m tdro_lightning\.distributed\.launcher) .+?"
 START = rf"^ *(?:srun )?(?:python|{LAUNCHER}) -m tdro_lightning (.+)$"
 COMMANDS = re.findall(START, TEXT, flags=re.MULTILINE)
 

@@ -16,7 +16,7 @@ def _run(config: Config) -> None:
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    found: dict[str, Input] = {"model": config.model.path, **domains(config)}
+    found: dict[str, Input] = {"model": config.model.path}
     if isinstance(config.module, TDROConfig) and config.module.reference is not None:
         if not Path(config.module.reference).is_dir():
             raise DataError(
@@ -24,6 +24,7 @@ def _inputs(config: Config) -> dict[str, Input]:
                 "it is the `encoder` folder of a run with uniform weights"
             )
         found["reference"] = config.module.reference
+    found |= domains(config)
     if isinstance(config.module, FinetuneConfig):
         if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
             found["weights"] = config.transfer.weights

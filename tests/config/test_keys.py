@@ -32,7 +32,6 @@ SECTIONS = {  # an experiment that uses the section
     "harvest": "demo/harvest",
     "mine": "mine_bm25",
     "decontaminate": "decontaminate_tdro_mini",
-    "simulate": "measurement_simulation",
     "report": "report",
     "export": "export",
     "chain": "demo",

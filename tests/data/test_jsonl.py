@@ -46,7 +46,7 @@ def written(path: Path, *lines: bytes) -> Path:
         (b'{"query_id": "q2", "query": }', "not valid JSON (Expecting value: line 1 column 29"),
         (b"{'query_id': 'q2'}", "not valid JSON (Expecting property name"),
         (GOOD + b" " + GOOD, "not valid JSON (Extra data"),
-        (b'{"query": "a", "query_id": "b", "query": "c"}', "not valid JSON (key 'query' stands"),
+        (b'{"query": "a", "query_id": "b", "query": "c"}', "not valid JSON (duplicate key 'query'"),
         (b'{"a": {"text": 1, "text": 1}}', "not valid JSON (duplicate key 'text')"),
         (b'{"query": NaN}', "not valid JSON (NaN is not a JSON number)"),
         (b'{"query": -Infinity}', "not valid JSON (-Infinity is not a JSON number)"),

@@ -17,7 +17,7 @@ from tests.made_up import write_inputs
 from tests.training.test_strategies import ARGUMENTS, SPREAD
 from tests.warm import FAILED, Warm
 
-SOON = 15.0  # seconds after the fault
+SOON = 60.0  # seconds after the fault on a busy machine; a collective alone would wait ten minutes
 FAULTY = str(Path(__file__).parents[1] / "faulty.py")
 
 
@@ -227,7 +227,7 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(
     began = time.monotonic()
     process.terminate()
     output, _ = process.communicate(timeout=100)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     assert process.returncode == code, output
     assert output.count("stopped by SIGTERM after step") == 1
     assert orphans(process.pid) == []

@@ -132,8 +132,8 @@ def test_state_of_other_domains_is_refused() -> None:
         ({"names": ["a", "a"]}, "expected distinct names"),
         ({"names": NAMES, "learning_rate": 0.0}, "weights_lr=0.0 must be above 0"),
         ({"names": NAMES, "gradient_norm": "l2"}, "gradient_norm='l2' is unknown"),
-        ({"names": NAMES, "smoothing": 1.0}, r"smoothing=1.0 must be in \[0, 1\)"),
-        ({"names": NAMES, "ema": 0.0}, r"ema=0.0 must be in \(0, 1\]"),
+        ({"names": NAMES, "smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
+        ({"names": NAMES, "ema": 0.0}, "ema=0.0 must be above 0 and at most 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments: dict, message: str) -> None:

@@ -192,7 +192,7 @@ def test_the_smooth_ratio_of_solved_domains() -> None:
         ({"name": "relative"}, r"name='relative' is unknown; allowed are ratio, .*row_ratio"),
         ({"name": "row_ratio", "floor": -1.0}, r"floor=-1\.0 must be 0 or more"),
         ({"name": "ratio", "gradient_norm": "half"}, r"gradient_norm='half' is unknown"),
-        ({"name": "ratio", "smoothing": 1.0}, r"smoothing=1\.0 must be in"),
+        ({"name": "ratio", "smoothing": 1.0}, r"smoothing=1\.0 must be at least 0"),
     ],
 )
 def test_wrong_variants_are_refused(settings: dict, message: str) -> None:

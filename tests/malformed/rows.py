@@ -68,7 +68,7 @@ _FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "a key twice",
         third('{"query": "a", "query": "b"}'),
-        "not valid JSON (key 'query' stands ...",
+        "not valid JSON (duplicate key 'query')",
     ),
     ("NaN", row(score=float("nan")), "not valid JSON (NaN is not a JSON number)"),
     ("infinity", row(score=float("-inf")), "not valid JSON (-Infinity is not a JSON number)"),

@@ -13,7 +13,7 @@ from tests.command import Ended, run
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
 ROWS = rows("faq", 12, 2, negatives=2)
-PROMPT = "source.prompts=[Given a question, retrieve its answer]"
+PROMPT = 'source.prompts="Given a question, retrieve its answer"'
 
 
 def text(passages: list[dict[str, str]]) -> list[str]:

@@ -10,12 +10,12 @@ from tdro_lightning.mining.rule import MiningRule
 
 
 def require_fitting(config: Config, stages: Mapping[str, Stage]) -> None:
-    """Refuse values outside their limits, and values that do not fit together.
+    """Refuse values outside their limits, then values that do not fit together.
 
     Raises:
         ConfigError: names every one of them.
     """
-    if wrong := [*find_faults(config), *_stage_faults(config, stages)]:
+    if wrong := find_faults(config) or _stage_faults(config, stages):
         raise ConfigError("\n".join(wrong))
 
 

@@ -50,7 +50,6 @@ GIVEN = {  # what no file gives, and an entry in each table
     "source.columns": {"query": "q", "positive": "p"},
     "source.prompts": ["Find it"],
     "export.prompts.one": "Find it",
-    "simulate.measurements.one": {"name": "ratio"},
     "chain.steps.one": ["demo/tdro"],
     "chain.overrides": ["seed=1"],
     "chain.next.one": "python -m tdro_lightning",

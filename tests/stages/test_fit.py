@@ -193,10 +193,18 @@ def test_bad_configuration_ends_before_training(command, folder: Path, kind: str
     assert not (folder / "run" / "history.csv").exists()
 
 
-def test_all_violations_come_in_one_message(command) -> None:
-    ended = command("tdro_qwen05b", "optimiser.lr=0", "data.negatives=0", "trainer.steps=0")
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (("optimiser.lr=0", "trainer.steps=0"), ("optimiser.lr=0", "trainer.steps=0")),
+        (("data.negatives=0", "data.batch_size=1"), ("data.negatives must", "data.batch_size=1")),
+    ],
+)
+def test_all_violations_come_in_one_message(command, overrides, parts) -> None:
+    """First the values that no run could have, then those that do not fit together."""
+    ended = command("tdro_qwen05b", *overrides)
     assert ended.code == 2
-    for part in ("optimiser.lr=0", "data.negatives must be 1 or more", "trainer.steps=0"):
+    for part in parts:
         assert part in ended.err
 
 

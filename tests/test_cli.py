@@ -124,7 +124,6 @@ def one_line(ended: Ended) -> str:
         ("description", "What's it?"),
         ("description", 'She said "yes", twice'),
         ("model.path", "/data/a=b"),
-        ("model.path", 'C:\\it\'s "b\\"'),
         ("source.prompts", "Given a question, retrieve its answer"),
     ],
 )

@@ -1,6 +1,6 @@
 """How a run is spread over processes: Lightning strategies that fit a manual step.
 
-All of them write and read one kind of checkpoint, so a run may go on under another strategy or with
+All of them write and read one kind of checkpoint, so a run may resume under another strategy or with
 another number of processes.
 """
 

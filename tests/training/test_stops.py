@@ -22,7 +22,7 @@ from tests.fixtures.commands import assert_same_results, kept, started, unfinish
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_once_and_the_same_command_goes_on(
+def test_a_signal_saves_once_and_the_same_command_resumes(
     folder: Path, number: signal.Signals, code: int
 ) -> None:
     """The stopped and the undisturbed run end with the same bytes."""
@@ -105,7 +105,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_ends_with_6_and_the_same_command_goes_on(command, folder, whole) -> None:
+def test_a_full_disk_ends_with_6_and_the_same_command_resumes(command, folder, whole) -> None:
     with files_of_at_most(40_000):
         ended = command("trainer.steps=6")
     assert ended.code == 6, ended.err

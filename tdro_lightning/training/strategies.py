@@ -1,7 +1,7 @@
 """How a run is spread over processes: Lightning strategies that fit a manual step.
 
-All of them write and read one kind of checkpoint, so a run may resume under another strategy or with
-another number of processes.
+All of them write and read one kind of checkpoint, so a run may resume under another strategy or
+with another number of processes.
 """
 
 from collections.abc import Mapping

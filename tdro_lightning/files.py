@@ -58,14 +58,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
-            _sync(written)
+            sync(written)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,7 @@
 """What secrets look like; they are masked in everything that is printed, logged or written."""
 
+import contextlib
+import io
 import logging
 import os
 import re
@@ -7,6 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 SECRETS = {  # what secrets look like, by who gives them out
@@ -69,6 +72,7 @@ _HEX_KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{40}(?![0-9a-fA-F])")  # as a
 _COMMIT_KEYS = ("revision", "commit", "git_commit", "sha")
 GIVEN = re.compile(r"""((?<![\w.-])[\w.-]*)(\s*=\s*|['"]?:\s*['"])([^\s'",}\]]+)""")
 _make_record, _format_warning = logging.getLogRecordFactory(), warnings.formatwarning
+_handle_error, _print_unraisable = logging.Handler.handleError, sys.unraisablehook
 
 
 def is_secret(name: str, value: str, here: list[str]) -> bool:
@@ -121,6 +125,22 @@ def mask_output() -> None:
     threading.excepthook = lambda failed: _print_masked_traceback(
         failed.exc_type, failed.exc_value, failed.exc_traceback
     )
+    # Where a log cannot be written and where an object's end fails, Python prints whole tracebacks.
+    logging.Handler.handleError = _masked_print(_handle_error)  # type: ignore[method-assign]
+    sys.unraisablehook = _masked_print(_print_unraisable)
+
+
+def _masked_print(print_error: Callable[..., None]) -> Callable[..., None]:
+    """The same function, with the secrets masked in what it prints to the error stream."""
+
+    def print_masked(*args: Any) -> None:
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            print_error(*args)
+        if sys.stderr is not None:
+            sys.stderr.write(mask_secrets(printed.getvalue()))
+
+    return print_masked
 
 
 def _mask_record(*args: Any, **kwargs: Any) -> logging.LogRecord:

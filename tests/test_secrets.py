@@ -206,6 +206,29 @@ def test_logs_warnings_and_tracebacks_are_masked(caplog, monkeypatch, capsys) ->
     assert secret not in printed + shown + caplog.text
 
 
+def test_a_log_that_cannot_be_written_and_an_end_that_fails_print_no_secret(tmp_path: Path) -> None:
+    """Python prints these tracebacks itself, and all exceptions that led there."""
+    code = (
+        "import io, logging\n"
+        "from tdro_lightning.secrets import mask_output\n"
+        "mask_output()\n"
+        "closed = io.StringIO(); closed.close()\n"
+        "log = logging.getLogger('some.library'); log.addHandler(logging.StreamHandler(closed))\n"
+        f"secret = '{SHAPES['Slack, bot']}'\n"
+        "try:\n    raise ValueError(f'at {secret}')\n"
+        "except ValueError:\n    log.exception('failed at %s', secret)\n"
+        "class Ends:\n    def __del__(self): raise RuntimeError(f'end at {secret}')\n"
+        "Ends()\n"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 0
+    assert "--- Logging error ---" in ended.stderr
+    assert "ValueError: at ***" in ended.stderr
+    assert "RuntimeError: end at ***" in ended.stderr
+    assert "SESAME" not in ended.stderr + ended.stdout
+
+
 def test_an_unforeseen_error_is_printed_masked(tmp_path: Path) -> None:
     """In a process of its own, with the interpreter's own end."""
     code = (

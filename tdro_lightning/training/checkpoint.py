@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tdro_lightning.errors import CheckpointError, DataError, ResourceError
-from tdro_lightning.files import fingerprint, read_json, write_json
+from tdro_lightning.files import fingerprint, read_json, sync, write_json
 
 KEPT = 2
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -54,11 +54,11 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
             RUN: state.get(RUN, {}),
         }
         write_json(temporary / MANIFEST, content)
-        _sync(temporary)
+        sync(temporary)
         if path.exists():  # a damaged one of the same step
             remove_checkpoint(path)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.exists() else 0.0
@@ -196,11 +196,3 @@ def remove_checkpoint(path: Path) -> None:
         shutil.rmtree(leaving)
     except OSError as error:
         logger.warning("%s: the old checkpoint cannot be removed (%s)", path, error)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

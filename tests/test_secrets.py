@@ -185,6 +185,8 @@ def test_a_path_key_takes_no_secret_of_the_environment(monkeypatch) -> None:
 def test_logs_warnings_and_tracebacks_are_masked(caplog, monkeypatch, capsys) -> None:
     secret = SHAPES["GitHub, fine-grained"]
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    # Without those of commands that ran in this process before, whose output is closed.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     mask_output()
     stream = logging.StreamHandler(sys.stderr)
     other = logging.getLogger("some.library")

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tdro_lightning.errors import DataError, RowError
 from tdro_lightning.files import DuplicateKeyError, explain_read_errors, parse_json, whole_file
 
 ROW_KEYS = Row.__annotations__.keys()
+LONGEST_LINE = 2**29  # bytes; rows with their negatives take thousands
 PASSAGE_KEYS = Passage.__annotations__.keys()
 
 
@@ -48,12 +50,17 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, undecoded line) of a plain or gzipped file.
 
     Raises:
-        DataError: the file cannot be read, or the gzip stream is damaged.
+        DataError: the file cannot be read, the gzip stream is damaged, or a line has more than
+            `LONGEST_LINE` bytes: a small gzip file can hold one that fills the memory.
     """
     number = 0
     try:
         with _open_bytes(path) as stream:
-            for number, line in enumerate(stream, start=1):
+            lines = iter(partial(stream.readline, LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LONGEST_LINE:
+                    limit = f"{LONGEST_LINE // 2**20} MiB"
+                    raise DataError(f"{path}:{number}: the line is longer than {limit}")
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file after line {number} ({error})") from None

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
 DAMAGED = (  # what loading raises where files are missing, cut off, or of another shape
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
     *(SafetensorError, StrictDataclassError),
 )
 

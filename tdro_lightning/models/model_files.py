@@ -28,6 +28,12 @@ DECIDING = (  # besides the weights, what an encoder's embeddings depend on
     *(CONFIG, ADAPTER, TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
 )
+SIZES = (  # of a model's shape; where one is 0 or less, building it fails in many ways
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
+    *("type_vocab_size", "n_embd", "n_head", "n_layer", "n_positions"),
+)
+LARGEST_SIZE = 10**8
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 _CODE = "names code of its own (`{}`), which is never run; use a model that needs none"
 _OTHER = "names files or code outside the usual ones (`{}`), which are never read; take it out"
@@ -60,13 +66,14 @@ _REFUSED = {  # file: the keys that may hold nothing, at any depth, and what is 
 
 
 def refuse_model_code(path: str) -> None:
-    """Refuse a model that brings code, or reads what does not belong to its folder.
+    """Refuse a model that brings code, reads what is not in its folder, or has impossible sizes.
 
     Args:
         path: folder or hub name; one that is not there is left for its loading to refuse.
 
     Raises:
-        ConfigError: one of its files names code, another file or a kernel, or is a link elsewhere.
+        ConfigError: one of its files names code, another file or a kernel, or is a link elsewhere,
+            or a size in its config.json is no whole number above 0.
         DataError: one of its files is not JSON.
     """
     for name, refused in _REFUSED.items():
@@ -86,6 +93,13 @@ def refuse_model_code(path: str) -> None:
             raise ConfigError(
                 f"model.path={path}: its {CONFIG} names the attention {attention!r}, whose code "
                 f"would be downloaded; take it out, since model.attention decides"
+            )
+    for key, value in _leaves(_settings(path, CONFIG)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if key in SIZES and value is not None and not (whole and 1 <= value <= LARGEST_SIZE):
+            raise ConfigError(
+                f"model.path={path}: its {CONFIG} has {key} {value!r}; it must be a whole number "
+                f"from 1 to {LARGEST_SIZE:,}"
             )
     _require_own_weights(path)
     if Path(path).is_dir():

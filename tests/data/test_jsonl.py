@@ -2,6 +2,7 @@ import gzip
 import json
 import random
 import re
+import tracemalloc
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdro_lightning.data import jsonl
 from tdro_lightning.data.characters import is_blank
 from tdro_lightning.data.domain_files import domain_files
 from tdro_lightning.data.jsonl import (
+    byte_lines,
     read_lines,
     read_objects,
     read_rows,
@@ -118,6 +121,19 @@ def test_damaged_gzip(tmp_path: Path, place: int, message: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"damaged\.jsonl\.gz{message}"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize("read", [read_lines, read_rows, byte_lines])
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch, read) -> None:
+    """A gzip file of kilobytes can hold a line of gigabytes; none is read as a whole."""
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", 2**20)
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(b" " * 2**20 + b"\n" + b" " * (2**20 + 1)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.jsonl\.gz:1: the line is longer than 1 MiB"):
+        list(read(path))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_plain_text_named_gz(tmp_path: Path) -> None:

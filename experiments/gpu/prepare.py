@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 WHEELS = HERE / "wheels"
 CONSTRAINTS = HERE.parents[1] / "constraints.txt"
 LARGEST = 60_000_000  # bytes of a file
-STEPS = ("omegaconf", "datasets", "dill", "multiprocess")
+STEPS = ("omegaconf", "datasets", "dill", "multiprocess", "transformers", "peft")
 SOURCES = ("antlr4-python3-runtime",)  # there is no wheel of it: it is built
 COMMANDS = (  # what whole commands import, too
     *("hydra-core", "bm25s", "PyStemmer", "datasketch", "faiss-cpu", "ir-measures", "filelock"),

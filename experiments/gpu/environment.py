@@ -14,10 +14,7 @@ PACKAGES = (
     *("hydra-core", "bm25s", "PyStemmer", "datasketch", "faiss-cpu", "ir-measures", "filelock"),
     *("wandb", "sentence-transformers", "flash-attn", "kernels", "triton", "gguf"),
 )
-MODULES = (  # from the steps alone to whole commands
-    *("gpu_step", "tdro_lightning.cli", "tdro_lightning.assembly.fit"),
-    *("tdro_lightning.assembly.evaluate", "tdro_lightning.assembly.mine", "contenders"),
-)
+MODULES = ("tdro_lightning.assembly.fit", "contenders")  # whole commands, and the rivals
 QUERY = "name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"
 
 
@@ -25,12 +22,12 @@ def measure(probe: Probe, name: str) -> None:
     """Record packages, imports and rates."""
     probe.record("python", sys.version)
     probe.record("packages", {package: _version(package) for package in PACKAGES})
-    for module in () if probe.dry else MODULES:
-        probe.attempt(f"import {module}", lambda module=module: _imported(module))
     if not probe.dry:
         command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
         probe.attempt("nvidia-smi", lambda: subprocess.check_output(command, text=True).strip())
     probe.attempt("rates", lambda: _rates(probe))
+    for module in () if probe.dry else MODULES:
+        probe.attempt(f"import {module}", lambda module=module: _imported(module))
 
 
 def _version(package: str) -> str | None:

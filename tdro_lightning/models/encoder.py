@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
-from tdro_lightning.models.adapter import use_adapter
+from tdro_lightning.models.adapter import AdapterInputs, use_adapter
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import Pooling, last_positions, pool
@@ -71,6 +71,7 @@ class Encoder(nn.Module):
         self.passage_tokens = passage_tokens
         self.chunk_tokens = chunk_tokens
         self.kept_tokens = kept_tokens
+        self._adapter_inputs = AdapterInputs(backbone)
         self._last_layer = last_layer(backbone) if pooling == "last" else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
@@ -149,6 +150,7 @@ class Encoder(nn.Module):
         # In a causal model nothing looks at padding on the right; without a mask the fast attention
         # kernels run.
         attention_mask = None if self.causal else mask.long()
+        self._adapter_inputs.adjust(ids.device)
         lean = self._last_layer.only(last_positions(mask)) if self._last_layer else nullcontext()
         with lean:
             states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state

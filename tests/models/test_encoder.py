@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen2Config, Qwen2Model
 
 from tdro_lightning.models import encoder as module
-from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.adapter import AdapterInputs, Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokenizer import TextTokenizer
 
@@ -143,6 +143,46 @@ def test_bf16_weights_and_autocast_still_give_float32_units(load: Load, texts: l
         assert ((vectors * expected).sum(1) > 0.99).all()
     exact = full.double()
     assert exact(exact.tokenizer(texts, 64)).dtype == torch.float64
+
+
+def test_autocast_alone_casts_what_enters_an_adapter(
+    load: Load, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT's casts to float32 are left out under autocast, and change nothing but rounding."""
+    gradients: dict[str, torch.Tensor] = {}
+    entered: dict[str, set[torch.dtype]] = {}
+    monkeypatch.setattr(AdapterInputs, "adjust", adjust := AdapterInputs.adjust)
+    for name in ("float32", "bfloat16", "bfloat16, PEFT's casts"):
+        if name.endswith("casts"):
+            monkeypatch.setattr(AdapterInputs, "adjust", lambda self, device: None)
+        torch.manual_seed(0)
+        encoder = load("qwen2", lora=Lora(dropout=0.0), dtype=name.partition(",")[0])
+        kinds = entered[name] = set()
+        for part, layer in encoder.named_modules():
+            if part.endswith("lora_A.default"):
+                layer.register_forward_pre_hook(lambda m, given, k=kinds: k.add(given[0].dtype))
+            if part.endswith("lora_B.default"):
+                torch.nn.init.normal_(layer.weight, std=0.1)
+        tokens = encoder.tokenizer(texts, 64)
+        with torch.autocast("cpu", torch.bfloat16, enabled=name != "float32"):
+            vectors = encoder(tokens)
+        (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+        gradients[name] = torch.cat(
+            [p.grad.flatten() for p in encoder.parameters() if p.grad is not None]
+        )
+    assert entered == {
+        "float32": {torch.float32},
+        "bfloat16": {torch.bfloat16},
+        "bfloat16, PEFT's casts": {torch.float32},
+    }
+    exact = gradients["float32"]
+    lean, cast = ((gradients[n] - exact).norm() / exact.norm() for n in list(gradients)[1:])
+    assert lean < 0.1
+    assert lean < 1.5 * cast
+    monkeypatch.setattr(AdapterInputs, "adjust", adjust)
+    with torch.no_grad():  # a bfloat16 base and a float32 adapter without autocast
+        encoder(tokens)
+    assert entered["bfloat16, PEFT's casts"] == {torch.float32}
 
 
 def test_last_pooling_reads_the_eos(load: Load, sentences: list[str]) -> None:

@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
+from tdro_lightning.models.adapter import AdapterInputs
+
 FREE = {  # they move nothing: views, sizes and memory without content
     *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "as_strided"),
     *("slice", "select", "split", "split_with_sizes", "unbind", "squeeze", "unsqueeze"),
@@ -142,6 +144,7 @@ def passes(
         given = {"input_ids": torch.zeros(texts, tokens, dtype=torch.long)}
         forward, backward = Kernels(FREE_ON_A_GPU), Kernels(FREE_ON_A_GPU)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed), forward:
+            AdapterInputs(backbone).adjust(torch.device("cpu"))
             states = functional_call(backbone, made, (), given).last_hidden_state
         if states.requires_grad:
             with backward:

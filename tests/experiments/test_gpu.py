@@ -77,7 +77,7 @@ def test_every_part_runs_dry(patient: ModuleType, tmp_path: Path) -> None:
     assert len(checks) == 9
     assert all(check["agrees"] for check in checks)
     assert found["variants"]["lora, float32 base"]["both_us_token"] > 0
-    counted = found["counted"]["lora, float32 base"]
+    counted = found["counted"]["lora, bf16 base, no input cast"]
     assert counted["backward"]["kb_token"] > counted["forward"]["kb_token"] > 0
     assert set(found["counted"]["reference, bf16"]) == {"forward"}
     assert found["profile"]["tdro, lora"]["slowest"]

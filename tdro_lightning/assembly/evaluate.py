@@ -36,14 +36,14 @@ def evaluate_configured(config: Config) -> None:
     quiet_libraries()
     assert config.evaluate is not None
     assert config.benchmark is not None
-    kept = None if config.evaluate.embeddings is None else Path(config.evaluate.embeddings)
-    if kept is not None and kept.is_file():
-        raise ConfigError(f"evaluate.embeddings={kept}: a file stands there; name a folder")
+    embeddings = None if config.evaluate.embeddings is None else Path(config.evaluate.embeddings)
+    if embeddings is not None and embeddings.is_file():
+        raise ConfigError(f"evaluate.embeddings={embeddings}: a file stands there; name a folder")
     sets = benchmark_sets(config.benchmark)
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if config.evaluate.bm25 else {}
     for label, path in config.evaluate.encoders.items():
         retrievers[label] = dense_retriever(configured_encoder(config, path))
-    evaluate_and_print(retrievers, sets, Path(config.run_dir), kept)
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 
 def dense_retriever(

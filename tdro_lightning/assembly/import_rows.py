@@ -29,7 +29,7 @@ def import_configured(config: Config) -> None:
     assert config.source is not None
     output = Path(config.run_dir)
     domains = {}
-    for name, (given, entry) in _wanted(config, config.source).items():
+    for name, (given, entry) in _sources(config, config.source).items():
         counts = import_domain(name, given, output)
         domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
     option = config.source.name or "imported"
@@ -40,7 +40,9 @@ def import_configured(config: Config) -> None:
     tell(f"Train on it: --config-dir={output / 'conf'} domains={option}")
 
 
-def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceConfig, DomainConfig]]:
+def _sources(
+    config: Config, settings: SourceConfig
+) -> dict[str, tuple[SourceConfig, DomainConfig]]:
     """Where each domain comes from, and its entry in the catalogue."""
     if settings.path is not None:
         assert settings.name is not None
@@ -52,14 +54,14 @@ def _wanted(config: Config, settings: SourceConfig) -> dict[str, tuple[SourceCon
             prompts=settings.prompts,
         )
         return {settings.name: (settings, entry)}
-    found = {}
+    sources = {}
     for name in chosen_domains(config.domains.catalogue, config.domains.only):
         entry = config.domains.catalogue[name]
         folder = Path(config.domains.hub or domains_root(config))
         is_hub_name = config.domains.hub is not None and not folder.is_dir()
         path = f"{config.domains.hub}:{entry.file}" if is_hub_name else str(folder / entry.file)
-        found[name] = (SourceConfig(layout="tdro", path=path, split="train"), entry)
-    return found
+        sources[name] = (SourceConfig(layout="tdro", path=path, split="train"), entry)
+    return sources
 
 
 def import_domain(name: str, settings: SourceConfig, output: Path) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def import_domain(name: str, settings: SourceConfig, output: Path) -> dict[str, 
         DataError: as `import_rows`, or the source cannot be read.
     """
     rows, dropped = output / "train" / f"{name}.jsonl.gz", output / "dropped" / f"{name}.jsonl.gz"
-    inputs, given = _read(settings)
+    inputs, fields = _read(settings)
     made_from = {
         "domain": name,
         "layout": settings.layout,
@@ -84,7 +86,7 @@ def import_domain(name: str, settings: SourceConfig, output: Path) -> dict[str, 
     if before is not None:
         tell(f"  {name}: finished before, source unchanged")
         return before
-    counts = import_rows(name, given, rows, dropped)
+    counts = import_rows(name, fields, rows, dropped)
     write_receipt(record, made_from, [path for path in (rows, dropped) if path.is_file()], counts)
     tell(f"  {name}: {counts['written']} of {counts['read']} rows")
     return counts
@@ -96,12 +98,12 @@ def _read(settings: SourceConfig) -> tuple[dict[str, str], Iterator[tuple[str, F
     if settings.layout == "beir":
         files = beir_files(Path(settings.path), settings.split)
         return {str(path): fingerprint(path) for path in files.values()}, beir(files)
-    given = source(settings.path, settings.split)
+    file = source(settings.path, settings.split)
     if settings.layout == "tevatron":
         corpus = source(settings.corpus, "train") if settings.corpus else None
-        inputs = given.inputs | (corpus.inputs if corpus else {})
-        return inputs, layouts.tevatron(corpus, given.read)
+        inputs = file.inputs | (corpus.inputs if corpus else {})
+        return inputs, layouts.tevatron(corpus, file.read)
     if settings.layout == "sentence_transformers":
-        return given.inputs, layouts.sentence_transformers(given.read(), settings.columns)
+        return file.inputs, layouts.sentence_transformers(file.read(), settings.columns)
     parse = {"tdro": layouts.tdro, "flag_embedding": layouts.flag_embedding}[settings.layout]
-    return given.inputs, parse(given.read())
+    return file.inputs, parse(file.read())

@@ -28,20 +28,20 @@ def validate_domains(config: Config) -> None:
         file = config.domains.catalogue[name].file
         try:
             path, place = domain_file(file, domains_root(config), config.domains.hub)
-            found = validation.domain(path, place)
+            finding = validation.domain(path, place)
         except DataError as error:  # there is no such file
-            found = Findings(file, unusable=str(error))
-        findings[name] = found
-        what = found.unusable or f"{found.lines} rows, {len(found.faults)} faulty"
+            finding = Findings(file, unusable=str(error))
+        findings[name] = finding
+        what = finding.unusable or f"{finding.lines} rows, {len(finding.faults)} faulty"
         tell(f"  {name}: {what}")
     write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
     page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
     write_text(output / "validation.md", page)
     faulty = [
-        {"domain": name, "place": found.place, "line": f.line, "kind": f.kind, "fault": str(f)}
-        for name, found in findings.items()
-        for f in found.faults
+        {"domain": name, "place": finding.place, "line": f.line, "kind": f.kind, "fault": str(f)}
+        for name, finding in findings.items()
+        for f in finding.faults
     ]
     (output / QUARANTINE).unlink(missing_ok=True)
     if faulty:

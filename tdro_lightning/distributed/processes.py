@@ -91,9 +91,9 @@ def from_first(value: T) -> T:
         return value
     import torch.distributed as dist
 
-    held = [value]
-    dist.broadcast_object_list(held, src=0, group=_waiting)
-    return held[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_waiting)
+    return values[0]
 
 
 def barrier() -> None:

@@ -48,12 +48,12 @@ def require_intact_training(config: Config) -> None:
 
 def _with_bases(paths: dict[str, str]) -> dict[str, str]:
     """The base models of adapters too: they are read with them, and lie in folders of their own."""
-    known = {Path(path).resolve() for path in paths.values()}
+    seen_folders = {Path(path).resolve() for path in paths.values()}
     extended = dict(paths)
     for label, path in paths.items():
         if label.startswith(("model", "encoder", "reference")) and Path(path).is_dir():
             base = base_model(path)
-            if base is not None and Path(base).resolve() not in known:
+            if base is not None and Path(base).resolve() not in seen_folders:
                 extended[f"{BASE}{label}"] = base
     return extended
 
@@ -83,8 +83,8 @@ def _described(label: str, path: str) -> Described:
 
 
 def _domain_files(config: Config) -> dict[str, str]:
-    names, known = config.domains.only or config.domains.catalogue, config.domains.catalogue
-    return {name: known[name].file for name in names if name in known}
+    names, catalogue = config.domains.only or config.domains.catalogue, config.domains.catalogue
+    return {name: catalogue[name].file for name in names if name in catalogue}
 
 
 def _is_on_hub(config: Config) -> bool:
@@ -123,11 +123,11 @@ def evaluation_sets(config: Config) -> dict[str, Input]:
     """
     if config.benchmark is None:
         return {}
-    found: dict[str, Input] = {}
+    inputs: dict[str, Input] = {}
     for label, location in benchmark_locations(config.benchmark).items():
         if location.folder is None:
-            found[f"hub {label}"] = location.name
+            inputs[f"hub {label}"] = location.name
         else:
             with dataset_folder(location) as folder:
-                found[label] = str(folder)
-    return found
+                inputs[label] = str(folder)
+    return inputs

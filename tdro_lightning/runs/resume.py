@@ -84,12 +84,12 @@ def checkpoint_to_resume(config: Config, now: dict[str, Any]) -> Path | None:
         return None
     newest = newest_valid(run_dir / CHECKPOINTS)
     if newest is None:
-        every, done = config.trainer.checkpoint_every, steps_in(run_dir / HISTORY)
+        every, steps_logged = config.trainer.checkpoint_every, steps_in(run_dir / HISTORY)
         # A step after the first save has been logged: there was a checkpoint once.
-        if how == "must" or (every is not None and done > every):
+        if how == "must" or (every is not None and steps_logged > every):
             raise CheckpointError(
                 f"{run_dir / CHECKPOINTS} holds no checkpoint, though trainer.resume={how} and the "
-                f"run's history has {done} steps; trainer.resume=never starts again"
+                f"run's history has {steps_logged} steps; trainer.resume=never starts again"
             )
         return None
     require_same_run(newest, now)

@@ -55,11 +55,11 @@ def loggers(config: Config, start: int) -> list[Logger]:
         config: `logger` and the run folder.
         start: first step that will be logged.
     """
-    found: list[Logger] = [History(Path(config.run_dir), start)]
+    trackers: list[Logger] = [History(Path(config.run_dir), start)]
     if not is_first_process():
-        return found
+        return trackers
     if config.logger.tensorboard:
-        found.append(
+        trackers.append(
             TensorBoardLogger(
                 config.run_dir,
                 name="tensorboard",
@@ -70,7 +70,7 @@ def loggers(config: Config, start: int) -> list[Logger]:
         )
     show_status("starting W&B")
     run = start_wandb(config, start)
-    return found if run is None else [*found, FailsafeWandbLogger(run)]
+    return trackers if run is None else [*trackers, FailsafeWandbLogger(run)]
 
 
 @contextmanager
@@ -97,13 +97,13 @@ def _hand_over(config: Config, run: Any) -> None:
 
     folder = Path(config.run_dir)
     try:
-        done = read_run(folder, own=True)
-        run.summary.update({f"final_weight/{w.domain}": w.last for w in done.weights})
-        for retriever in done.retrievers:
+        finished = read_run(folder, own=True)
+        run.summary.update({f"final_weight/{w.domain}": w.last for w in finished.weights})
+        for retriever in finished.retrievers:
             for name, metrics in retriever.sets.items():
                 metric = main_metric(metrics)
                 run.summary[f"{metric}/{retriever.label}/{name}"] = metrics[metric]
-        if rows := history_rows(done):
+        if rows := history_rows(finished):
             table = wandb.Table(columns=["step", "domain", *TABLE], data=rows)
             run.log({"domains": table})
         files = wandb.Artifact(f"run-{run.id}", type="run", description=config.description)
@@ -168,8 +168,8 @@ def start_wandb(config: Config, start: int) -> Any | None:
         config: the run's configuration.
         start: the step from which it continues.
     """
-    wanted = config.logger.wandb
-    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[wanted]
+    mode_asked = config.logger.wandb
+    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[mode_asked]
     for mode in modes:
         try:
             return _started(config, mode, start)
@@ -201,10 +201,10 @@ def finish_wandb(exit_code: int = 0) -> None:
 def _started(config: Config, mode: str, start: int) -> Any:
     import wandb
 
-    known = Path(config.run_dir) / RUN_ID
-    name = read_json(known)["id"] if start and known.is_file() else uuid4().hex[:8]
-    write_json(known, {"id": name})
-    goes_on = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
+    id_file = Path(config.run_dir) / RUN_ID
+    name = read_json(id_file)["id"] if start and id_file.is_file() else uuid4().hex[:8]
+    write_json(id_file, {"id": name})
+    continuation = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
     run = wandb.init(
         project=config.logger.project,
         name=config.name,
@@ -218,7 +218,7 @@ def _started(config: Config, mode: str, start: int) -> Any:
             finish_timeout=FINISH_WAIT,
             disable_git=True,  # the address of a remote may hold a token; run.json has the commit
         ),
-        **goes_on,  # type: ignore[arg-type]
+        **continuation,  # type: ignore[arg-type]
     )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)

@@ -70,15 +70,19 @@ def step_overrides(config: Config, name: str) -> list[str]:
 
 def python() -> str:
     """How the user calls this Python: by the path of a virtual environment in his folder."""
-    found = Path(sys.executable)
-    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else "python"
+    interpreter = Path(sys.executable)
+    return (
+        str(interpreter.relative_to(Path.cwd()))
+        if interpreter.is_relative_to(Path.cwd())
+        else "python"
+    )
 
 
 def _command_line() -> list[str]:
     """The user's own overrides, which hold for every step."""
     own = ("experiment=", "run_dir=", "name=", "chain", "stage=")
-    given = HydraConfig.get().overrides.task
-    return [override for override in given if not override.lstrip("+").startswith(own)]
+    overrides = HydraConfig.get().overrides.task
+    return [override for override in overrides if not override.lstrip("+").startswith(own)]
 
 
 STAGE = Stage(

@@ -16,20 +16,20 @@ def _run(config: Config) -> None:
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    found: dict[str, Input] = {"model": config.model.path}
+    inputs: dict[str, Input] = {"model": config.model.path}
     if isinstance(config.module, TDROConfig) and config.module.reference is not None:
         if not Path(config.module.reference).is_dir():
             raise DataError(
                 f"module.reference={config.module.reference}: no such folder; "
                 "it is the `encoder` folder of a run with uniform weights"
             )
-        found["reference"] = config.module.reference
-    found |= domains(config)
+        inputs["reference"] = config.module.reference
+    inputs |= domains(config)
     if isinstance(config.module, FinetuneConfig):
         if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
-            found["weights"] = config.transfer.weights
-        found |= evaluation_sets(config)
-    return found
+            inputs["weights"] = config.transfer.weights
+        inputs |= evaluation_sets(config)
+    return inputs
 
 
 def _rules(config: Config) -> list[str]:

@@ -76,29 +76,29 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         free: operations that count for nothing.
 
     Attributes:
-        found: the kernels, in order.
+        kernels: what ran, in order.
     """
 
     def __init__(self, free: Iterable[str] = FREE) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[Kernel] = []
+        self.kernels: list[Kernel] = []
         self._free = set(free)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
-        made = func(*args, **given)
+        keywords = kwargs or {}
+        output = func(*args, **keywords)
         name = func._schema.name.split("::")[1]
         if name not in self._free:
-            counted = (made, made) if name in GATHERED else (args, given, made)
+            counted = (output, output) if name in GATHERED else (args, keywords, output)
             tensors = [t for t in tree_leaves(counted) if isinstance(t, Tensor)]
             moved = sum(t.numel() * t.element_size() for t in tensors)
             flops = flop_registry.get(func._overloadpacket)
-            count = flops(*args, **given, out_val=made) if flops else 0
+            count = flops(*args, **keywords, out_val=output) if flops else 0
             half = bool(tensors) and tensors[0].element_size() == 2
-            self.found.append(Kernel(name, count, moved, half))
-        return made
+            self.kernels.append(Kernel(name, count, moved, half))
+        return output
 
 
 def seconds(kernels: Iterable[Kernel], rates: Rates) -> float:
@@ -115,10 +115,10 @@ class FusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
+        keywords = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            given = given | {"dropout_p": 0.0}
-        return func(*args, **given)
+            keywords = keywords | {"dropout_p": 0.0}
+        return func(*args, **keywords)
 
 
 def passes(
@@ -136,17 +136,17 @@ def passes(
         mixed: whether the forward pass computes in bfloat16 whatever the parameters are.
     """
     with FakeTensorMode(), FusedAttention():
-        held = (*backbone.named_parameters(), *backbone.named_buffers())
-        made = {
+        tensors = (*backbone.named_parameters(), *backbone.named_buffers())
+        shapes = {
             name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
-            for name, t in held
+            for name, t in tensors
         }
-        given = {"input_ids": torch.zeros(texts, tokens, dtype=torch.long)}
+        inputs = {"input_ids": torch.zeros(texts, tokens, dtype=torch.long)}
         forward, backward = Kernels(FREE_ON_A_GPU), Kernels(FREE_ON_A_GPU)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed), forward:
             AdapterInputs(backbone).adjust(torch.device("cpu"))
-            states = functional_call(backbone, made, (), given).last_hidden_state
+            states = functional_call(backbone, shapes, (), inputs).last_hidden_state
         if states.requires_grad:
             with backward:
                 states.sum().backward()
-    return forward.found, backward.found
+    return forward.kernels, backward.kernels

@@ -24,7 +24,7 @@ def test_a_linear_layer_by_hand() -> None:
     layer, given = nn.Linear(30, 50), torch.randn(7, 30)
     with Kernels() as counted:
         layer(given)
-    (kernel,) = counted.found
+    (kernel,) = counted.kernels
     assert kernel.flops == 2 * 7 * 30 * 50
     assert kernel.bytes == 4 * (7 * 30 + 30 * 50 + 50 + 7 * 50)
     assert not kernel.half
@@ -35,7 +35,7 @@ def test_views_and_what_is_not_read_move_nothing() -> None:
     rows = torch.zeros(3, 2, dtype=torch.long)
     with Kernels() as counted:
         table(rows).view(6, 8).t()[:4]
-    assert [(k.name, k.bytes) for k in counted.found] == [("embedding", 2 * 4 * 6 * 8)]
+    assert [(k.name, k.bytes) for k in counted.kernels] == [("embedding", 2 * 4 * 6 * 8)]
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_traffic() -> None:
@@ -56,13 +56,13 @@ def test_counting_sees_the_kernels_of_a_real_pass(lora: Lora | None, mixed: bool
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed), Kernels(FREE_ON_A_GPU) as real:
         states = made["cpu"].train()(input_ids=ids).last_hidden_state
     products = Counter(k for k in forward if k.flops)
-    assert products == Counter(k for k in real.found if k.flops)
+    assert products == Counter(k for k in real.kernels if k.flops)
     # Without values to look at, transformers makes a mask that a real pass goes without.
-    assert moved(forward) == pytest.approx(moved(real.found), rel=0.1)
+    assert moved(forward) == pytest.approx(moved(real.kernels), rel=0.1)
     with Kernels(FREE_ON_A_GPU) as real:
         states.sum().backward()
-    assert sum(k.flops for k in backward) == sum(k.flops for k in real.found) > 0
-    assert moved(backward) == pytest.approx(moved(real.found), rel=0.1)
+    assert sum(k.flops for k in backward) == sum(k.flops for k in real.kernels) > 0
+    assert moved(backward) == pytest.approx(moved(real.kernels), rel=0.1)
 
 
 def moved(kernels: list[Kernel]) -> int:

@@ -97,8 +97,8 @@ class Throughput(Callback):
         log_now(pl_module, {f"speed/{n}": v for n, v in figures.items()}, trainer.global_step - 1)
         self._ended = time.perf_counter()
 
-    def _count(self, reference: nn.Module, given: tuple[Tokens]) -> None:
-        self._reference_tokens += int(given[0].lengths.sum())
+    def _count(self, reference: nn.Module, inputs: tuple[Tokens]) -> None:
+        self._reference_tokens += int(inputs[0].lengths.sum())
 
 
 def reset_process_peak() -> None:

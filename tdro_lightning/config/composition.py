@@ -71,6 +71,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str | None:
         mark = error.problem_mark
         place = f"{mark.name}:{mark.line + 1}" if mark else "a configuration file"
         return f"{place}: not valid YAML ({error.problem})"
+    if isinstance(error, YAMLError):
+        return f"a configuration file is not valid YAML ({' '.join(str(error).split())})"
     if isinstance(error, UnicodeDecodeError):
         return f"a configuration file is not UTF-8 ({error})"
     if isinstance(error, OverrideParseException):
@@ -110,7 +112,8 @@ def _unreadable(override: str) -> str:
 
 def _quote(key: str, value: str) -> str:
     """An override as one types it in a shell, whose value is a text as it stands."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', value.strip("'\""))
+    text = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    text = re.sub(r"(\\+)$", r"\1\1", text)  # before the closing quote
     return shlex.quote(f'{key}="{text}"')
 
 

@@ -121,7 +121,7 @@ def require_path(key: str, text: str, name: str, value: str | None) -> None:
         ConfigError: names the key, and does not show the value.
     """
     bare = re.sub(r"\[\d+\]", "", key).removeprefix("hydra.sweeper.params.")
-    if bare.startswith(("chain.overrides", "chain.steps.", "hydra.overrides.")):
+    if bare.startswith(("chain.overrides", "chain.steps.", "chain.for_each.", "hydra.overrides.")):
         bare = text.lstrip("+~").partition("=")[0]
     wrong = None
     if not any(fnmatchcase(bare, allowed) for allowed in PATH_KEYS):

@@ -18,7 +18,7 @@ from omegaconf.errors import (
 
 from tdro_lightning.config.constraints import require_fitting
 from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
-from tdro_lightning.config.schema import MODULES, Config
+from tdro_lightning.config.schema import MODULES, Config, expand_steps
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.model_files import refuse_model_code
@@ -66,6 +66,8 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(config, Config)
     require_fitting(config, stages)
+    if config.chain is not None:
+        config.chain.steps, config.chain.for_each = expand_steps(config.chain), {}
     for path in stages[config.stage].models(config):
         if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
             refuse_model_code(path)

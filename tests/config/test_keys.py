@@ -52,6 +52,7 @@ GIVEN = {  # what no file gives, and an entry in each table
     "export.prompts.one": "Find it",
     "chain.steps.one": ["demo/tdro"],
     "chain.overrides": ["seed=1"],
+    "chain.for_each.one.one": ["seed=1"],
     "chain.next.one": "python -m tdro_lightning",
     "chain.source": None,
     "model.tiny": {"vocabulary": 600, "width": 16, "layers": 1, "heads": 2},

@@ -166,8 +166,8 @@ class ChainConfig:
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
     `for_each` repeats steps: see `expand_steps`.
-    `source` is the folder of a finished chain whose files the steps read. `next` are commands that
-    one may go on with, printed at the end.
+    `source` is the folder of a finished chain whose files the steps read. `next` are commands to
+    try afterwards, printed at the end.
     """
 
     source: str | None = None

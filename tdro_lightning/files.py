@@ -51,8 +51,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     removed first. What a killed process has left is removed too.
     """
     for left in (path, *path.parent.glob(f".{path.name}.*.tmp")):
-        if left.exists():
-            shutil.rmtree(left)
+        remove_path(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -63,6 +62,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Hard negatives for every domain file of a folder, as configured."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from tdro_lightning.data.domain_files import domain_files, domain_name
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.files import fingerprint, write_json
+from tdro_lightning.files import fingerprint, remove_path, write_json
 from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner, Scorer
 from tdro_lightning.mining.parts import mine_in_parts
@@ -83,8 +82,7 @@ def mine(config: Config) -> None:
     if is_first_process():
         content = {"settings": asdict(config.mine), "seed": config.seed, "domains": domains}
         write_json(output / "mining.json", content)
-        if (output / WORK).exists():
-            shutil.rmtree(output / WORK)
+        remove_path(output / WORK)
         tell(terminal_table(mining_table(content)))
 
 
@@ -133,7 +131,7 @@ def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, in
         raise DataError(message if str(path) in message else f"{path}: {message}") from None
     if is_first_process():
         write_receipt(record, made_from, [target], counts)
-        shutil.rmtree(work)
+        remove_path(work)
     tell(f"  {name}: {counts['rows']} rows mined")
     return counts
 

@@ -1,7 +1,6 @@
 """Rank the evaluation sets with one or more retrievers and write their metrics."""
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet, SetLoaders
 from tdro_lightning.evaluation.metrics import MAIN_METRICS, answer_accuracy, average, score
-from tdro_lightning.files import slug, write_json
+from tdro_lightning.files import remove_path, slug, write_json
 from tdro_lightning.search.retriever import Hits, Retriever
 
 EMBEDDINGS = "embeddings"
@@ -91,8 +90,7 @@ def evaluate(
     metrics: dict[str, Any] = {"retrievers": results, "sets": described}
     if rank() == 0:
         write_json(output / "metrics.json", metrics)
-        if (output / EMBEDDINGS).exists():
-            shutil.rmtree(output / EMBEDDINGS)
+        remove_path(output / EMBEDDINGS)
     barrier()
     return metrics
 

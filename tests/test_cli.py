@@ -89,6 +89,10 @@ def test_an_unknown_experiment_gets_the_nearest_name(capfd, tmp_path) -> None:
         (["+experiment=demo/tdro", "trainer.stepz=3"], "did you mean trainer.steps?"),
         (["+experiment=demo", "model=tinny"], "did you mean model=tiny?"),
         (["+experiment=demo", "stage=plam"], "must be one of chain"),
+        (
+            ["+experiment=tdro_qwen05b", "module.reference=r", "module.measurement=diff"],
+            "difference?",
+        ),
     ],
 )
 def test_the_first_answers_take_no_two_seconds(arguments: list[str], said: str, tmp_path) -> None:
@@ -130,6 +134,30 @@ def test_the_listed_descriptions_are_the_experiments_own() -> None:
     for name, description in experiments().items():
         file = conf_folder() / "experiment" / f"{name}.yaml"
         assert OmegaConf.load(file).description == description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stage=evaluate", "+evaluate.encoders.bge-base-v1.5=F"],
+         r"'\+evaluate\.encoders=\{bge-base-v1\.5: F\}'"),
+        (["+experiment=evaluate", "+evaluate.encoders.bge-base-v1.5=F"],
+         r"'\+evaluate\.encoders=\{bge-base-v1\.5: F\}'"),
+        (["+experiment=evaluate", "evaluate.encoders={bge-base-v1.5: F}"],
+         r"evaluate\.encoders has no bge-base-v1\.5; to add it, write '\+evaluate\."),
+        ([f"run_dir=runs/{'a' * 300}"], r"run_dir: the name 'a+'\.\.\. has 300 bytes"),
+        ([f"name={'a' * 300}"], r"name: the name 'a+'\.\.\. has 300 bytes"),
+        (["module.measurement=diff"], r"cannot be set: it is of module=tdro, not of this one"),
+        (["--config-dir=a", "-cd", "b"], r"--config-dir can be given once"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_to_write(arguments: list[str], said: str, capfd, tmp_path) -> None:
+    if arguments[0] != "+experiment=evaluate":
+        arguments = ["+experiment=finetune_uniform", *arguments]
+    ended = run(capfd, tmp_path, "benchmark=tdro_mini", *arguments)
+    assert ended.code == 2
+    assert_one_message(ended, said)
+    assert len(ended.err.splitlines()) == 1
 
 
 def one_line(ended: Ended) -> str:

@@ -133,14 +133,14 @@ def _value_faults(name: str, value: Any, hint: Any, limits: Limits) -> Iterator[
         for i, element in enumerate(value):
             yield from _value_faults(f"{name}[{i}]", element, inner, limits)
     elif isinstance(value, dict):
-        raise ConfigError(_split_label(name, value))
+        raise ConfigError(split_label(name, value))
     elif isinstance(value, list):
         raise ConfigError(f"{name}={value!r} must be a single value")
     elif value is not None and (fault := limits.fault(value)):
         yield f"{name}={value!r} must be {fault}{', or null' if optional else ''}"
 
 
-def _split_label(name: str, value: dict[Any, Any]) -> str:
+def split_label(name: str, value: dict[Any, Any]) -> str:
     """The message for a section where a value must be, most often since a label has a dot."""
     section, _, label = name.rpartition(".")
     while isinstance(value, dict) and value:

@@ -53,8 +53,8 @@ def list_experiments() -> str:
 def unknown_experiment(name: str) -> str:
     """The message for an experiment that is not there, with the nearest one."""
     near = difflib.get_close_matches(name, experiments(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no experiment {name}{hint}\n\n{list_experiments()}"
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no experiment {name}; {hint}All of them: python -m tdro_lightning --help"
 
 
 def unknown_option(group: str, name: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import DataError, InputError
 
 
 @contextmanager
@@ -20,7 +20,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name once it is on the disk, when the block ends without an error.
 
     A reader sees the old or the new content, never a part of it.
+
+    Raises:
+        InputError: a folder has the file's name.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder is in the place of this file; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:

@@ -57,7 +57,7 @@ class SharedPool:
     @cached_property
     def index(self) -> Index:
         """The pool, ready to be searched."""
-        return index_pool(self.retriever, self.pool, self.folder)
+        return index_pool(self.retriever, self.pool, self.folder, "the corpus")
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,13 @@ def _mined(
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
     pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
-    index = tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work)
+    index = (
+        tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work, path.name)
+    )
     miner = Miner(
         rows,
         pool,
-        PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work)),
+        PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work, path.name)),
         mining_rule(config.mine),
         config.seed,
         _scorer(tools, pool, queries, prompt, work / "teacher"),

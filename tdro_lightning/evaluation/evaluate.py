@@ -25,7 +25,7 @@ Search = Callable[[int], Hits]
 
 def prepare_search(retriever: Retriever, dataset: RetrievalSet, folder: Path) -> Search:
     """Encode and index a set with all processes, keeping files in a folder; the first searches."""
-    queries = retriever.encode_queries(dataset.queries, dataset.prompt, folder)
+    queries = retriever.encode_queries(dataset.queries, dataset.prompt, folder, dataset.name)
     index = retriever.index(dataset.documents, folder, dataset.name)
     rows = np.arange(len(dataset.queries))
     return lambda depth: index.search(queries.take(rows), depth)
@@ -62,6 +62,7 @@ def evaluate(
     described: dict[str, dict[str, Any]] = {}
     content = ContentHasher()
     for name, load in sets.items():
+        logger.info("reading %s", name)
         dataset = load()
         sha256 = from_first(content.digest(dataset) if rank() == 0 else "")
         described[name] = {"sha256": sha256, "queries": len(dataset.query_ids)}
@@ -69,6 +70,7 @@ def evaluate(
             try:
                 logger.info("%s on %s", label, name)
                 search = prepare_search(retriever, dataset, kept or output / EMBEDDINGS)
+                logger.info("%s searches %s", label, name)
                 values = from_first(score_set(search, dataset) if rank() == 0 else {})
             except DataError as error:
                 raise DataError(f"{label} on {name}: {error}") from None

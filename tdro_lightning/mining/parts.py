@@ -51,16 +51,16 @@ def mine_in_parts(
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
-        logger.info("%s: searching", folder)
+        logger.info("%s: searching for %s rows", target.name, f"{len(miner.rows):,}")
         scores, places = miner.search([*chain.from_iterable(parts[number] for number in own)])
     start = 0
     for number in own:
         hits = slice(start, start := start + len(parts[number]))
+        logger.info("%s: mining part %d of %d", target.name, number + 1, len(parts))
         mined, counts = miner.choose(parts[number], (scores[hits], places[hits]))
         file = _rows(folder, number)
         write_rows(file, mined)
         write_receipt(_receipt(folder, number), {**manifest, "part": number}, [file], dict(counts))
-        logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
     barrier()
     total = Counter[str]()
     for number in range(len(parts)):

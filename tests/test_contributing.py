@@ -132,7 +132,7 @@ def test_a_domain_and_a_model_are_a_file_each(capfd, tmp_path: Path) -> None:
     ended = run(
         capfd, tmp_path, "--config-dir=conf", "+experiment=tdro_qwen05b", "model=mine",
         "domains=mine", "module.reference=model", "trainer.steps=2", "trainer.precision=32-true",
-        "data.batch_size=4", "data.query_tokens=40", "data.passage_tokens=16", "data.workers=0",
+        "data.batch_size=4", "data.query_tokens=96", "data.passage_tokens=16", "data.workers=0",
         "logger.wandb=disabled", "run_dir=run",
     )  # fmt: skip
     assert ended.code == 0, ended.err

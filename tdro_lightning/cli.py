@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tdro_lightning.config.shipped import (
     unknown_experiment,
 )
 from tdro_lightning.console.output import accept_any_output, flush_output, live_output, tell
+from tdro_lightning.console.screen import fit_screen
 from tdro_lightning.distributed.launcher import STARTED_BY
 from tdro_lightning.distributed.processes import (
     from_first,
@@ -122,13 +124,21 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, previous)
     prefix = f"rank {rank()}: " if world_size() > 1 else ""
-    for ended in outcomes:
-        if ended.status == "failed":
-            print(mask_secrets(f"error: {prefix}{ended.reason}"), file=sys.stderr)
-        elif is_first_process():
-            print(mask_secrets(ended.reason), file=sys.stderr)
+    said = [f"error: {prefix}{o.reason}" for o in outcomes if o.status == "failed"]
+    if is_first_process():
+        said += [ended.reason for ended in outcomes if ended.status != "failed"]
+    if said:
+        _print_last("\n".join(said))
     if outcomes:
         sys.exit(outcomes[-1].code)
+
+
+def _print_last(text: str) -> None:
+    """Print why a command ended, secrets masked, as much of it as a terminal shows."""
+    text = mask_secrets(text)
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = fit_screen(text, shutil.get_terminal_size())
+    print(text, file=sys.stderr)
 
 
 def _outcomes(arguments: list[str]) -> list[RunOutcome]:
@@ -137,7 +147,10 @@ def _outcomes(arguments: list[str]) -> list[RunOutcome]:
         refuse_secret_arguments(arguments)
         _refuse_options(arguments)
         if refused := _refused_at_once(arguments):
-            print(mask_secrets(refused), file=sys.stderr)
+            *before, last = refused.splitlines()
+            if before:
+                print(mask_secrets("\n".join(before)), file=sys.stderr)
+            _print_last(last)
             sys.exit(2)
         outcomes = [run_outcome(error) for error in _start(arguments)]
         flush_output()
@@ -261,5 +274,6 @@ def _refused_at_once(arguments: list[str]) -> str | None:
         key, _, value = argument.lstrip("+-").partition("=")
         near = difflib.get_close_matches(value or key, known, n=1)
         if near and (not value or difflib.get_close_matches(key, ["experiment"])):
-            return f"error: {argument}: did you mean +experiment={near[0]}?\n\n{USAGE}"
-    return USAGE + "\n" + list_experiments()
+            return f"error: {argument}: did you mean +experiment={near[0]}?"
+    said = USAGE + "\n" + list_experiments()
+    return f"{said}\n\nerror: no experiment is named; add +experiment=NAME" if arguments else said

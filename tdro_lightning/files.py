@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import DataError, InputError
 
 
 @contextmanager
@@ -20,7 +20,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name once it is on the disk, when the block ends without an error.
 
     A reader sees the old or the new content, never a part of it.
+
+    Raises:
+        InputError: a folder has the file's name.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder is in the place of this file; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
@@ -51,8 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     removed first. What a killed process has left is removed too.
     """
     for left in (path, *path.parent.glob(f".{path.name}.*.tmp")):
-        if left.exists():
-            shutil.rmtree(left)
+        remove_path(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -63,6 +67,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ needs_shared_memory = pytest.mark.skipif(
 )
 TDRO = (  # a tDRO run in a folder of `write_inputs`
     "--config-dir=conf", "+experiment=tdro_qwen05b", "domains=made", "model.path=model",
-    "model.lora=null", "module.reference=reference", "data.batch_size=6", "data.query_tokens=16",
+    "model.lora=null", "module.reference=reference", "data.batch_size=6", "data.query_tokens=40",
     "data.passage_tokens=16", "data.workers=0", "trainer.precision=32-true",
     "logger.wandb=disabled", "run_dir=run",
 )  # fmt: skip

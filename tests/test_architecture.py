@@ -145,3 +145,16 @@ def test_words_that_readers_do_not_look_for_do_not_occur(word: str) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         found = [f"{path}:{i}: {text}" for i, text in enumerate(lines, 1) if pattern.search(text)]
         assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("private", "file"),
+    [
+        (r"from hydra\._internal|OverridesParser", "config/composition.py"),
+        (r"_set_SIGCHLD_handler", "assembly/fit.py"),
+    ],
+)
+def test_private_parts_of_libraries_are_used_in_one_file(private: str, file: str) -> None:
+    package = ROOT / "tdro_lightning"
+    using = [p for p in package.rglob("*.py") if re.search(private, p.read_text(encoding="utf-8"))]
+    assert using == [package / file]

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tdro_lightning import __version__
 from tdro_lightning.cli import conf_folder, experiments
+from tdro_lightning.config.shipped import KINDS, experiments_of, list_experiments
 from tests.command import Ended, assert_one_message, run
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,10 @@ def test_an_unknown_experiment_gets_the_nearest_name(capfd, tmp_path) -> None:
         (["+experiment=demo/tdro", "trainer.stepz=3"], "did you mean trainer.steps?"),
         (["+experiment=demo", "model=tinny"], "did you mean model=tiny?"),
         (["+experiment=demo", "stage=plam"], "must be one of chain"),
+        (
+            ["+experiment=tdro_qwen05b", "module.reference=r", "module.measurement=diff"],
+            "difference?",
+        ),
     ],
 )
 def test_the_first_answers_take_no_two_seconds(arguments: list[str], said: str, tmp_path) -> None:
@@ -103,10 +108,56 @@ def test_the_first_answers_take_no_two_seconds(arguments: list[str], said: str, 
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
+def test_the_list_is_sorted_by_kind_and_a_workflow_is_a_chain() -> None:
+    sorted_names = [name for kind in KINDS for name in experiments_of(kind)]
+    assert sorted(sorted_names) == sorted(experiments())
+    for kind in KINDS:
+        for name in experiments_of(kind):
+            stage = OmegaConf.load(conf_folder() / f"experiment/{name}.yaml").get("stage")
+            assert (stage == "chain") == (kind == "workflow"), name
+    lines = list_experiments().splitlines()
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert heads == ["recipes:", "workflows:", "tools:"]
+    assert [line.split()[0] for line in lines if line.startswith(" ")] == sorted_names
+
+
+def test_sections_that_are_not_in_use_are_not_shown(capfd, tmp_path) -> None:
+    ended = run(capfd, tmp_path, "+experiment=finetune_uniform", "--cfg", "job")
+    assert ended.code == 0
+    shown = OmegaConf.create(ended.out)
+    assert {key for key in shown if shown[key] is None} <= {"chain_dir"}
+    assert not {"evaluate", "source", "harvest", "mine", "chain", "workspace"} & set(shown)
+    assert {"trainer", "logger", "transfer"} <= set(shown)
+
+
 def test_the_listed_descriptions_are_the_experiments_own() -> None:
     for name, description in experiments().items():
         file = conf_folder() / "experiment" / f"{name}.yaml"
         assert OmegaConf.load(file).description == description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stage=evaluate", "+evaluate.encoders.bge-base-v1.5=F"],
+         r"'\+evaluate\.encoders=\{bge-base-v1\.5: F\}'"),
+        (["+experiment=evaluate", "+evaluate.encoders.bge-base-v1.5=F"],
+         r"'\+evaluate\.encoders=\{bge-base-v1\.5: F\}'"),
+        (["+experiment=evaluate", "evaluate.encoders={bge-base-v1.5: F}"],
+         r"evaluate\.encoders has no bge-base-v1\.5; to add it, write '\+evaluate\."),
+        ([f"run_dir=runs/{'a' * 300}"], r"run_dir: the name 'a+'\.\.\. has 300 bytes"),
+        ([f"name={'a' * 300}"], r"name: the name 'a+'\.\.\. has 300 bytes"),
+        (["module.measurement=diff"], r"cannot be set: it is of module=tdro, not of this one"),
+        (["--config-dir=a", "-cd", "b"], r"--config-dir can be given once"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_to_write(arguments: list[str], said: str, capfd, tmp_path) -> None:
+    if arguments[0] != "+experiment=evaluate":
+        arguments = ["+experiment=finetune_uniform", *arguments]
+    ended = run(capfd, tmp_path, "benchmark=tdro_mini", *arguments)
+    assert ended.code == 2
+    assert_one_message(ended, said)
+    assert len(ended.err.splitlines()) == 1
 
 
 def one_line(ended: Ended) -> str:
@@ -124,6 +175,7 @@ def one_line(ended: Ended) -> str:
         ("description", "What's it?"),
         ("description", 'She said "yes", twice'),
         ("model.path", "/data/a=b"),
+        ("model.path", 'C:\\it\'s "b\\"'),
         ("source.prompts", "Given a question, retrieve its answer"),
     ],
 )

@@ -1,5 +1,6 @@
 """Every shipped experiment and option composes and passes the checks."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,35 @@ def test_the_robustness_study_begins_from_the_measurement_study() -> None:
     seeds = [step.transfer.noise_seed for step in tuned.values() if step.transfer.noise]
     assert len(seeds) == len(set(seeds)) == 4
     assert {step.transfer.share for step in tuned.values()} == {50, 60, 70, 80, 90}
+
+
+def test_repeated_steps_are_those_that_were_once_written_out() -> None:
+    """In the same order, with the same overrides; the file holds the lists without `for_each`."""
+    path = Path(__file__).parent / "config/workflow_steps.json"
+    for name, steps in json.loads(path.read_text()).items():
+        chain = composed(f"+experiment={name}", "seed=3", "name=" + name, "model.path=model").chain
+        assert chain is not None
+        assert chain.for_each == {}
+        expected = json.dumps(steps).replace(f"runs/{name}/seed3", "run")
+        assert json.dumps(chain.steps) == expected
+
+
+def test_a_repeated_step_can_be_replaced_and_must_be_named_right() -> None:
+    name = "+experiment=measurement_tdro_mini"
+    chain = composed(name, "+chain.steps.plain_top70=[demo/finetune_top]").chain
+    assert chain is not None
+    assert chain.steps["plain_top70"] == ["demo/finetune_top"]
+    with pytest.raises(ConfigError, match=r"chain\.steps: the name '\{measurement\}' becomes"):
+        composed(name, "~chain.for_each")
+    with pytest.raises(ConfigError, match=r"chain\.steps\.x is empty"):
+        composed(name, "+chain.steps.x=[]")
+
+
+@pytest.mark.parametrize(("group", "key"), [("trainer", "steps"), ("logger", "wandb")])
+def test_trainer_and_logger_are_groups_whose_keys_experiments_change(group: str, key: str) -> None:
+    for option in options(group):
+        config = composed("+experiment=demo/reference", f"{group}={option}")
+        assert getattr(getattr(config, group), key) in (400, "offline")
 
 
 def test_a_measurement_that_needs_a_reference_is_refused_without() -> None:

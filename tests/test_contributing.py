@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tdro_lightning.config.keys import find_faults, key
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.dro import measurement, transfer
 from tdro_lightning.evaluation.evaluate import evaluate
@@ -90,7 +92,7 @@ def test_a_stage_is_one_file(tmp_path: Path) -> None:
     """Of a copy of the package: nothing else there is touched."""
     shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[3])
+    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[4])
     write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
     command = [sys.executable, "-m", "tdro_lightning", "--config-dir=own/conf"]
     command += ["+experiment=validate", "stage=count", "domains=made", "run_dir=run"]
@@ -103,6 +105,16 @@ def test_a_stage_is_one_file(tmp_path: Path) -> None:
     assert counts == dict.fromkeys(("easy", "middle", "hard"), 40)
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert set(record["outputs"]) == {"counts.json"}
+
+
+def test_a_configuration_key_is_one_entry() -> None:
+    names: dict[str, Any] = {"dataclass": dataclass, "key": key}
+    exec(PYTHON[3], names)
+    assert find_faults(names["SketchConfig"](), "sketch.") == []
+    assert find_faults(names["SketchConfig"](5000, "bald"), "sketch.") == [
+        "sketch.width=5000 must be from 1 to 4,096",
+        "sketch.style='bald' must be one of plain, bold; did you mean bold?",
+    ]
 
 
 def test_a_domain_and_a_model_are_a_file_each(capfd, tmp_path: Path) -> None:
@@ -120,7 +132,7 @@ def test_a_domain_and_a_model_are_a_file_each(capfd, tmp_path: Path) -> None:
     ended = run(
         capfd, tmp_path, "--config-dir=conf", "+experiment=tdro_qwen05b", "model=mine",
         "domains=mine", "module.reference=model", "trainer.steps=2", "trainer.precision=32-true",
-        "data.batch_size=4", "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0",
+        "data.batch_size=4", "data.query_tokens=96", "data.passage_tokens=16", "data.workers=0",
         "logger.wandb=disabled", "run_dir=run",
     )  # fmt: skip
     assert ended.code == 0, ended.err

@@ -1,5 +1,6 @@
 """The configured domains, loaded and checked before any model is."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from tdro_lightning.data.domains import Domain, load_domains
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.models.tokenizer import TextTokenizer, format_query
 
+LEAST_QUERY_TOKENS = 8  # that a prompt must leave, or different queries become the same tokens
 QUARANTINE = "quarantine.jsonl"  # in the run folder: rows that were skipped, and why
 
 
@@ -65,3 +68,33 @@ def domains_root(config: Config) -> str:
     if config.domains.hub is None and config.domains.root is None:
         raise ConfigError("domains.root is not set; give the folder of the domain files")
     return config.domains.root or ""
+
+
+def require_room_for_queries(
+    domains: Sequence[Domain], tokenizer: TextTokenizer, query_tokens: int
+) -> None:
+    """Refuse a prompt that leaves a query hardly any token.
+
+    Args:
+        domains: with their prompts.
+        tokenizer: of the encoder.
+        query_tokens: longest query, its prompt and special tokens included.
+
+    Raises:
+        ConfigError: names the longest such prompt.
+    """
+    taken = {
+        (domain.name, prompt): int(tokenizer([format_query("", prompt)], 1 << 20).lengths[0])
+        for domain in domains
+        for prompt in domain.prompts
+    }
+    longest = max(taken.values(), default=0)
+    if longest and query_tokens - longest < LEAST_QUERY_TOKENS:
+        name, prompt = max(taken, key=taken.__getitem__)
+        enough = longest + LEAST_QUERY_TOKENS
+        raise ConfigError(
+            f"data.query_tokens={query_tokens}: the prompt {prompt!r} of domain {name} takes "
+            f"{longest} tokens, which leaves {max(0, query_tokens - longest)} for the query, and "
+            f"{LEAST_QUERY_TOKENS} must be left; set data.query_tokens={enough} or more, or "
+            f"shorten domains.catalogue.{name}.prompts"
+        )

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.utils.data._utils import signal_handling
 
-from tdro_lightning.assembly.domains import configured_domains
+from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
 from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
 from tdro_lightning.assembly.modules import (
@@ -77,6 +77,7 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
+    require_room_for_queries(domains, proxy.tokenizer, proxy.query_tokens)
     reference = None if path is None else configured_reference(config, path, proxy)
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
     data = data_module(config, domains, proxy, uniform)
@@ -102,6 +103,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
         write_weights(Path(config.run_dir) / "mixture.json", content)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
+    require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens)
     data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability)
     loss_scale = [mixture.loss_scale[name] for name in names]
@@ -171,8 +173,8 @@ def _train(
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
-    # Lightning puts back the handlers that it finds here, and torch sets its own, which learns of a
-    # loader process that ends, once in a process: not again for the next stage of a chain.
+    # Lightning removes torch's handler of loader processes that end, and torch sets it only once in
+    # a process, so without this private call a chain's later stages would not learn of such an end.
     signal_handling._set_SIGCHLD_handler()
     with _explained(config, trainer):
         trainer.fit(module, data, ckpt_path=start)

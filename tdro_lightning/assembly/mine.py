@@ -1,6 +1,5 @@
 """Hard negatives for every domain file of a folder, as configured."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from tdro_lightning.data.domain_files import domain_files, domain_name
 from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.files import fingerprint, write_json
+from tdro_lightning.files import fingerprint, remove_path, write_json
 from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner, Scorer
 from tdro_lightning.mining.parts import mine_in_parts
@@ -58,7 +57,7 @@ class SharedPool:
     @cached_property
     def index(self) -> Index:
         """The pool, ready to be searched."""
-        return index_pool(self.retriever, self.pool, self.folder)
+        return index_pool(self.retriever, self.pool, self.folder, "the corpus")
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def mine(config: Config) -> None:
     if is_first_process():
         content = {"settings": asdict(config.mine), "seed": config.seed, "domains": domains}
         write_json(output / "mining.json", content)
-        if (output / WORK).exists():
-            shutil.rmtree(output / WORK)
+        remove_path(output / WORK)
         tell(terminal_table(mining_table(content)))
 
 
@@ -133,7 +131,7 @@ def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, in
         raise DataError(message if str(path) in message else f"{path}: {message}") from None
     if is_first_process():
         write_receipt(record, made_from, [target], counts)
-        shutil.rmtree(work)
+        remove_path(work)
     tell(f"  {name}: {counts['rows']} rows mined")
     return counts
 
@@ -181,11 +179,13 @@ def _mined(
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
     pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
-    index = tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work)
+    index = (
+        tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work, path.name)
+    )
     miner = Miner(
         rows,
         pool,
-        PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work)),
+        PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work, path.name)),
         mining_rule(config.mine),
         config.seed,
         _scorer(tools, pool, queries, prompt, work / "teacher"),

@@ -3,7 +3,7 @@
 Hydra builds callbacks, loggers and launchers itself, before a job starts, and writes the composed
 configuration beside the results; no public hook runs before that. So a private method of its config
 loader is replaced, here only. Importing this module does it, also in the processes that a launcher
-starts.
+starts. All else that needs Hydra's internals is here too.
 """
 
 import re
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -71,6 +73,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str | None:
         mark = error.problem_mark
         place = f"{mark.name}:{mark.line + 1}" if mark else "a configuration file"
         return f"{place}: not valid YAML ({error.problem})"
+    if isinstance(error, YAMLError):
+        return f"a configuration file is not valid YAML ({' '.join(str(error).split())})"
     if isinstance(error, UnicodeDecodeError):
         return f"a configuration file is not UTF-8 ({error})"
     if isinstance(error, OverrideParseException):
@@ -96,8 +100,18 @@ def explain(error: Exception, overrides: Sequence[str]) -> str | None:
     if missing and (conf_folder() / missing[1]).is_dir():
         return unknown_option(*missing.groups())
     key = re.match(r"Could not override '([\w.]+)'", text)
+    entry = str(getattr(error.__cause__, "full_key", ""))
+    if key and entry.startswith(f"{key[1]}."):  # a table with a label that it does not have yet
+        own = shlex.quote(f"+{next(o for o in overrides if o.startswith(f'{key[1]}='))}")
+        return f"{key[1]} has no {entry.removeprefix(f'{key[1]}.')}; to add it, write {own}"
     lines = text.splitlines()
     return unknown_key(key[1]) if key else " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, in the order of the jobs."""
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
 def _unreadable(override: str) -> str:
@@ -110,7 +124,8 @@ def _unreadable(override: str) -> str:
 
 def _quote(key: str, value: str) -> str:
     """An override as one types it in a shell, whose value is a text as it stands."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', value.strip("'\""))
+    text = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    text = re.sub(r"(\\+)$", r"\1\1", text)  # before the closing quote
     return shlex.quote(f'{key}="{text}"')
 
 

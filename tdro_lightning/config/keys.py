@@ -15,6 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from tdro_lightning.errors import ConfigError
+
 MOST_TOKENS = 2**20  # of one text: the longest context of any published model
 MOST_COUNT = 10**9  # of steps, rows or tokens
 GREATEST_SEED = 2**32 - 1  # NumPy's generators take no greater one
@@ -96,11 +98,14 @@ def table_names(module: str, table: str) -> tuple[str, ...]:
 def find_faults(section: Any, place: str = "") -> list[str]:
     """What is wrong with the values of a section and of all sections in it, a line each.
 
-    Rules between keys are looked at once the values are within their limits.
+    A section's rules are checked once its values are within their limits.
 
     Args:
         section: a dataclass.
         place: its full key and a dot; empty for the whole configuration.
+
+    Raises:
+        ConfigError: a table or list where one value must be, which no rule could read.
     """
     hints = get_type_hints(type(section))
     wrong: list[str] = []
@@ -128,14 +133,14 @@ def _value_faults(name: str, value: Any, hint: Any, limits: Limits) -> Iterator[
         for i, element in enumerate(value):
             yield from _value_faults(f"{name}[{i}]", element, inner, limits)
     elif isinstance(value, dict):
-        yield _split_label(name, value)
+        raise ConfigError(split_label(name, value))
     elif isinstance(value, list):
-        yield f"{name}={value!r} must be a single value"
+        raise ConfigError(f"{name}={value!r} must be a single value")
     elif value is not None and (fault := limits.fault(value)):
         yield f"{name}={value!r} must be {fault}{', or null' if optional else ''}"
 
 
-def _split_label(name: str, value: dict[Any, Any]) -> str:
+def split_label(name: str, value: dict[Any, Any]) -> str:
     """The message for a section where a value must be, most often since a label has a dot."""
     section, _, label = name.rpartition(".")
     while isinstance(value, dict) and value:

@@ -121,7 +121,7 @@ def require_path(key: str, text: str, name: str, value: str | None) -> None:
         ConfigError: names the key, and does not show the value.
     """
     bare = re.sub(r"\[\d+\]", "", key).removeprefix("hydra.sweeper.params.")
-    if bare.startswith(("chain.overrides", "chain.steps.", "hydra.overrides.")):
+    if bare.startswith(("chain.overrides", "chain.steps.", "chain.for_each.", "hydra.overrides.")):
         bare = text.lstrip("+~").partition("=")[0]
     wrong = None
     if not any(fnmatchcase(bare, allowed) for allowed in PATH_KEYS):
@@ -169,11 +169,12 @@ def refuse_long_folder(tree: Any) -> None:
     Raises:
         ConfigError: names the key.
     """
-    for part in str(tree.get("run_dir", "")).split("/"):
-        if len(os.fsencode(part)) > LONGEST_NAME:
+    for key in ("run_dir", "name"):
+        part = max(str(tree.get(key, "")).split("/"), key=lambda part: len(os.fsencode(part)))
+        if (size := len(os.fsencode(part))) > LONGEST_NAME:
             raise ConfigError(
-                f"run_dir: the name {part[:60]!r}... has {len(os.fsencode(part))} bytes; a file "
-                f"system takes {LONGEST_NAME} at most"
+                f"{key}: the name {part[:60]!r}... has {size} bytes; a file system takes "
+                f"{LONGEST_NAME} at most"
             )
 
 

@@ -4,6 +4,7 @@ Plain data: nothing here knows Hydra, and nothing below the stages ever sees a c
 The sections of a training run are in `training`.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,18 +165,52 @@ class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
     A step is an experiment's name and its own overrides; `overrides` hold for every step.
-    `source` is the folder of a finished chain whose files the steps read. `next` are commands that
-    one may go on with, printed at the end.
+    `for_each` repeats steps: see `expand_steps`.
+    `source` is the folder of a finished chain whose files the steps read. `next` are commands to
+    try afterwards, printed at the end.
     """
 
     source: str | None = None
     overrides: list[str] = field(default_factory=list)
     steps: dict[str, list[str]] = MISSING
+    for_each: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     next: dict[str, str] = field(default_factory=dict)
 
     def rules(self, place: str) -> list[str]:
-        """Names that become folders' names."""
-        return find_unsafe_names(f"{place}steps", list(self.steps))
+        """Names become folders' names, and each step is an experiment."""
+        steps = expand_steps(self)
+        return find_unsafe_names(f"{place}steps", list(steps)) + [
+            f"{place}steps.{name} is empty; a step is an experiment's name and its overrides"
+            for name, step in steps.items()
+            if not step
+        ]
+
+
+def expand_steps(chain: ChainConfig) -> dict[str, list[str]]:
+    """The steps with those repeated that name an entry of `for_each`.
+
+    With `for_each: {share: {"50": [], "60": [seed=1]}}`, a step `top{share}` becomes `top50` and
+    `top60`. In the list of such a step, `{share}` is the label too, and an element
+    `{share.overrides}` becomes the overrides of the label. Neighbouring steps of one entry are
+    repeated together, so that all steps of the first label come first. A later step of the same
+    name replaces an earlier one.
+    """
+    steps: dict[str, list[str]] = {}
+    for entry, group in itertools.groupby(chain.steps, lambda name: _entry(chain, name)):
+        names = list(group)
+        for label, overrides in chain.for_each.get(entry, {"": []}).items():
+            for name in names:
+                own: list[str] = []
+                for element in chain.steps[name]:
+                    own += overrides if element == f"{{{entry}.overrides}}" else [element]
+                mark = f"{{{entry}}}"
+                steps[name.replace(mark, label)] = [text.replace(mark, label) for text in own]
+    return steps
+
+
+def _entry(chain: ChainConfig, step: str) -> str:
+    """The entry of `for_each` that a step names; empty where it names none."""
+    return next((entry for entry in chain.for_each if f"{{{entry}}}" in step), "")
 
 
 @dataclass

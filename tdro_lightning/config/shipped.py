@@ -12,19 +12,27 @@ def conf_folder() -> Path:
     return folders[0]
 
 
+KINDS = ("recipe", "workflow", "tool")  # of experiments; a comment in each file says which
+
+
 def experiments() -> dict[str, str]:
     """Name and description of every shipped experiment."""
     return {
-        name: _description(conf_folder() / "experiment" / f"{name}.yaml")
+        name: _line(name, 'description: "(.*)"')
         for name in _options("experiment")
         if not name.rpartition("/")[2].startswith("_")
     }
 
 
-def _description(path: Path) -> str:
-    """The description of an experiment file, a line of its own."""
-    text = path.read_text(encoding="utf-8")
-    return str(re.findall(r'^description: "(.*)"$', text, re.MULTILINE)[0])
+def experiments_of(kind: str) -> list[str]:
+    """Names of the shipped experiments of one of `KINDS`."""
+    return [name for name in experiments() if _line(name, r"# kind: (\w+)") == kind]
+
+
+def _line(name: str, pattern: str) -> str:
+    """What a pattern finds in a line of an experiment file."""
+    text = (conf_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    return str(re.findall(f"^{pattern}$", text, re.MULTILINE)[0])
 
 
 def _options(group: str) -> list[str]:
@@ -36,14 +44,17 @@ def list_experiments() -> str:
     """The list that is shown where no experiment is named."""
     known = experiments()
     width = max(map(len, known))
-    return "experiments:\n" + "\n".join(f"  {n:{width}}  {line}" for n, line in known.items())
+    lines = []
+    for kind in KINDS:
+        lines += [f"{kind}s:", *(f"  {n:{width}}  {known[n]}" for n in experiments_of(kind))]
+    return "\n".join(lines)
 
 
 def unknown_experiment(name: str) -> str:
     """The message for an experiment that is not there, with the nearest one."""
     near = difflib.get_close_matches(name, experiments(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no experiment {name}{hint}\n\n{list_experiments()}"
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no experiment {name}; {hint}All of them: python -m tdro_lightning --help"
 
 
 def unknown_option(group: str, name: str) -> str:

@@ -2,10 +2,10 @@
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -17,8 +17,9 @@ from omegaconf.errors import (
 )
 
 from tdro_lightning.config.constraints import require_fitting
+from tdro_lightning.config.keys import split_label
 from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
-from tdro_lightning.config.schema import MODULES, Config
+from tdro_lightning.config.schema import MODULES, Config, expand_steps
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.model_files import refuse_model_code
@@ -45,6 +46,7 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
         merged = OmegaConf.merge(schema, composed)
         OmegaConf.resolve(merged)
         missing = sorted(OmegaConf.missing_keys(merged))
+        _refuse_split_labels(OmegaConf.to_container(merged), Config, "")
         if missing == ["module.reference"] and merged.stage == "plan":
             merged.module.reference = "any"  # a plan counts a reference and reads none
             missing = []
@@ -66,10 +68,32 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(config, Config)
     require_fitting(config, stages)
+    if config.chain is not None:
+        config.chain.steps, config.chain.for_each = expand_steps(config.chain), {}
     for path in stages[config.stage].models(config):
         if Path(path).is_dir():  # a hub name's files are looked at when it is loaded
             refuse_model_code(path)
     return config
+
+
+def _refuse_split_labels(value: Any, hint: Any, name: str) -> None:
+    """Refuse a table where a table's label must have a plain value, before what it hides is missed.
+
+    Raises:
+        ConfigError: names the label, and how to write it.
+    """
+    if not isinstance(value, dict):
+        return
+    for kind in (hint, *get_args(hint)):
+        if is_dataclass(kind):
+            for key, own in get_type_hints(kind).items():
+                _refuse_split_labels(value.get(key), own, f"{name}.{key}".lstrip("."))
+        elif get_origin(kind) is dict:
+            inner = get_args(kind)[1]
+            for label, one in value.items():
+                if isinstance(one, dict) and inner in (str, int, float, bool):
+                    raise ConfigError(split_label(f"{name}.{label}", one))
+                _refuse_split_labels(one, inner, f"{name}.{label}")
 
 
 def _list_prompts(composed: DictConfig) -> None:
@@ -101,13 +125,20 @@ def unknown_key(key: str) -> str:
     for part in parents:
         kinds = [hint for s in sections for hint in _kinds(s, part)]
         sections = [kind for kind in kinds if is_dataclass(kind)]
-    known = sorted({f.name for s in sections for f in fields(s)})
+    known = _names(sections)
     if parents and last in known:
         section = ".".join(parents)
+        if section == "module":
+            having = [name for name, kind in MODULES.items() if last in _names([kind])]
+            return f"{key} cannot be set: it is of module={', '.join(having)}, not of this one"
         return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
     near = difflib.get_close_matches(last, known, n=1)
     hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
     return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
+
+
+def _names(sections: Sequence[Any]) -> list[str]:
+    return sorted({f.name for s in sections for f in fields(s)})
 
 
 def _kinds(section: Any, key: str) -> list[Any]:

@@ -7,6 +7,7 @@ closed pipe, a terminal that is gone) does not end a run.
 
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
@@ -14,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from tdro_lightning.console.screen import fold
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.secrets import mask_secrets
 
 logger = logging.getLogger(__name__)
 
-WIDTH = 80  # columns that a line of progress fits
 QUIET = 3.0  # seconds without a line, after which one comes: on a busy machine, within five
 FRAME = 0.25  # seconds between two looks at the clock, or two pictures of the live view
 
@@ -75,16 +76,19 @@ class Display(logging.Handler):
             self._end_live()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a log message as what is being done."""
-        self.set_status(record.getMessage())
+        """Take a log message as what is being done; a warning is something else."""
+        if record.levelno < logging.WARNING:
+            self.set_status(record.getMessage())
 
     def set_status(self, status: str) -> None:
         """Set what is being done from now on."""
         self._status, self._since = status, time.monotonic()
 
-    def write(self, text: str) -> None:
-        """Print a text, above the live view where there is one."""
+    def write(self, text: str, folded: bool = True) -> None:
+        """Print a text, above the live view where there is one; folded on a terminal only."""
         with self._output():
+            if folded and sys.stdout is not None and sys.stdout.isatty():
+                text = fold(text, shutil.get_terminal_size().columns)
             self._printed = time.monotonic()
             if self.live is None:
                 print(text, flush=True)
@@ -156,10 +160,15 @@ def run_title(title: str) -> Iterator[None]:
         _display.title, _display.view = before, None
 
 
-def tell(text: str) -> None:
-    """Print a text, secrets masked, in the first process of a run only."""
+def tell(text: str, folded: bool = True) -> None:
+    """Print a text, secrets masked, in the first process of a run only.
+
+    Args:
+        text: on a terminal its lines are broken at spaces.
+        folded: False for commands, which one copies as they are.
+    """
     if is_first_process():
-        _display.write(mask_secrets(text))
+        _display.write(mask_secrets(text), folded)
 
 
 @contextmanager

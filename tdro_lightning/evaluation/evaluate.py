@@ -1,7 +1,6 @@
 """Rank the evaluation sets with one or more retrievers and write their metrics."""
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet, SetLoaders
 from tdro_lightning.evaluation.metrics import MAIN_METRICS, answer_accuracy, average, score
-from tdro_lightning.files import slug, write_json
+from tdro_lightning.files import remove_path, slug, write_json
 from tdro_lightning.search.retriever import Hits, Retriever
 
 EMBEDDINGS = "embeddings"
@@ -26,7 +25,7 @@ Search = Callable[[int], Hits]
 
 def prepare_search(retriever: Retriever, dataset: RetrievalSet, folder: Path) -> Search:
     """Encode and index a set with all processes, keeping files in a folder; the first searches."""
-    queries = retriever.encode_queries(dataset.queries, dataset.prompt, folder)
+    queries = retriever.encode_queries(dataset.queries, dataset.prompt, folder, dataset.name)
     index = retriever.index(dataset.documents, folder, dataset.name)
     rows = np.arange(len(dataset.queries))
     return lambda depth: index.search(queries.take(rows), depth)
@@ -63,6 +62,7 @@ def evaluate(
     described: dict[str, dict[str, Any]] = {}
     content = ContentHasher()
     for name, load in sets.items():
+        logger.info("reading %s", name)
         dataset = load()
         sha256 = from_first(content.digest(dataset) if rank() == 0 else "")
         described[name] = {"sha256": sha256, "queries": len(dataset.query_ids)}
@@ -70,6 +70,7 @@ def evaluate(
             try:
                 logger.info("%s on %s", label, name)
                 search = prepare_search(retriever, dataset, kept or output / EMBEDDINGS)
+                logger.info("%s searches %s", label, name)
                 values = from_first(score_set(search, dataset) if rank() == 0 else {})
             except DataError as error:
                 raise DataError(f"{label} on {name}: {error}") from None
@@ -91,8 +92,7 @@ def evaluate(
     metrics: dict[str, Any] = {"retrievers": results, "sets": described}
     if rank() == 0:
         write_json(output / "metrics.json", metrics)
-        if (output / EMBEDDINGS).exists():
-            shutil.rmtree(output / EMBEDDINGS)
+        remove_path(output / EMBEDDINGS)
     barrier()
     return metrics
 

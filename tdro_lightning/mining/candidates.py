@@ -15,13 +15,20 @@ from tdro_lightning.search.dense import DenseScorer
 from tdro_lightning.search.retriever import Hits, Index, Queries, Retriever
 
 
-def index_pool(retriever: Retriever, pool: Pool, folder: Path) -> Index:
-    """Index a pool's passages; all processes together, keeping files in a folder."""
+def index_pool(retriever: Retriever, pool: Pool, folder: Path, name: str = "the pool") -> Index:
+    """Index a pool's passages; all processes together, keeping files in a folder.
+
+    Args:
+        retriever: that searches the pool.
+        pool: of passages.
+        folder: for files, which later runs may read.
+        name: of the pool, in messages.
+    """
 
     def position(text: str) -> int:
         return min(pool.by_text[normalise(text)], default=-1)
 
-    return retriever.index(pool.texts, folder, "passages", position)
+    return retriever.index(pool.texts, folder, name, position)
 
 
 @dataclass(frozen=True)

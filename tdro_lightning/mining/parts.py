@@ -1,7 +1,6 @@
 """Rows mined in parts, which all processes share; a broken run mines what is missing."""
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
@@ -10,6 +9,7 @@ from pathlib import Path
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.distributed.processes import barrier, rank, world_size
 from tdro_lightning.errors import DataError
+from tdro_lightning.files import remove_path
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 
@@ -51,16 +51,16 @@ def mine_in_parts(
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
-        logger.info("%s: searching", folder)
+        logger.info("%s: searching for %s rows", target.name, f"{len(miner.rows):,}")
         scores, places = miner.search([*chain.from_iterable(parts[number] for number in own)])
     start = 0
     for number in own:
         hits = slice(start, start := start + len(parts[number]))
+        logger.info("%s: mining part %d of %d", target.name, number + 1, len(parts))
         mined, counts = miner.choose(parts[number], (scores[hits], places[hits]))
         file = _rows(folder, number)
         write_rows(file, mined)
         write_receipt(_receipt(folder, number), {**manifest, "part": number}, [file], dict(counts))
-        logger.info("%s: part %d of %d mined", folder, number + 1, len(parts))
     barrier()
     total = Counter[str]()
     for number in range(len(parts)):
@@ -77,14 +77,13 @@ def mine_in_parts(
     if rank() == 0:
         files = [_rows(folder, number) for number in range(len(parts))]
         write_rows(target, (row for file in files for _, row in read_rows(file)))
-        shutil.rmtree(folder)
+        remove_path(folder)
     return dict(sorted(total.items()))
 
 
 def _prepare(folder: Path, manifest: Mapping[str, object]) -> None:
     if finished_result(folder / MANIFEST, manifest) is None:
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_path(folder)
         write_receipt(folder / MANIFEST, manifest, [])
 
 

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from tdro_lightning.console.output import note_warning
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
@@ -23,7 +24,7 @@ from tdro_lightning.models.adapter import AdapterInputs, use_adapter
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import Pooling, last_positions, pool
-from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning, format_query
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Encoder(nn.Module):
         self.chunk_tokens = chunk_tokens
         self.kept_tokens = kept_tokens
         self._adapter_inputs = AdapterInputs(backbone)
+        self.warns = True  # where its limits cut many texts, once for each
+        self._warned: set[str] = set()
         self._last_layer = last_layer(backbone) if pooling == "last" else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
@@ -159,14 +162,15 @@ class Encoder(nn.Module):
 
     def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
         """Vectors [N, D] of queries under one prompt, without gradient."""
-        return self._embed_texts([format_query(text, prompt) for text in texts], self.query_tokens)
+        prompted = [format_query(text, prompt) for text in texts]
+        return self._embed_texts(prompted, self.query_tokens, "data.query_tokens")
 
     def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [N, D] of passages, without gradient."""
-        return self._embed_texts(texts, self.passage_tokens)
+        return self._embed_texts(texts, self.passage_tokens, "data.passage_tokens")
 
     @torch.inference_mode()
-    def _embed_texts(self, texts: Sequence[str], max_tokens: int) -> NDArray[np.float32]:
+    def _embed_texts(self, texts: Sequence[str], max_tokens: int, key: str) -> NDArray[np.float32]:
         was_training = self.training
         self.eval()
         device = next(self.backbone.parameters()).device
@@ -183,6 +187,9 @@ class Encoder(nn.Module):
                 "%d of %d texts have the %d tokens allowed; all but those that just fit are cut",
                 *(full, len(texts), max_tokens),
             )
+        if self.warns and key not in self._warned and full > MOST_CUT * len(texts):
+            self._warned.add(key)
+            note_warning(cut_warning(key, max_tokens, full / len(texts)))
         order = torch.tensor(by_length).argsort()
         return torch.cat(blocks)[order].numpy()
 

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json
@@ -21,6 +21,7 @@ from tdro_lightning.models.model_files import (
     own_config,
     refuse_model_code,
     require_deciding_files,
+    require_positions,
 )
 from tdro_lightning.models.pooling import Pooling
 from tdro_lightning.models.tokenizer import TextTokenizer
@@ -64,8 +65,8 @@ def load_encoder(
         kept_tokens: padded tokens whose activations a training step keeps.
 
     Raises:
-        ConfigError: no such model, one that brings code, weights missing from it, or a tokenizer
-            without EOS or of another model.
+        ConfigError: no such model, one that brings code, weights missing from it, a tokenizer
+            without EOS or of another model, or fewer positions than tokens are allowed.
         DataError: an encoder's files are not those that it was saved with.
     """
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in CONFIGS):
@@ -78,6 +79,8 @@ def load_encoder(
         pooling, query_tokens, passage_tokens = _description(described)
     try:
         refuse_model_code(path)
+        shape = AutoConfig.from_pretrained(base_model(path) or path, trust_remote_code=False)
+        require_positions(shape, path, query_tokens, passage_tokens)
         tokenizer = TextTokenizer.load(path, pooling)
         backbone = _load_backbone(path, getattr(torch, dtype), select_attention(attention))
         embeddings: Any = backbone.get_input_embeddings()

@@ -34,9 +34,13 @@ SIZES = (  # of a model's shape; where one is 0 or less, building it fails in ma
     *("type_vocab_size", "n_embd", "n_head", "n_layer", "n_positions"),
 )
 LARGEST_SIZE = 10**8
+OFFSET_POSITIONS = (  # whose first positions, up to that of the padding token, no text has
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"),
+)
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 _CODE = "names code of its own (`{}`), which is never run; use a model that needs none"
 _OTHER = "names files or code outside the usual ones (`{}`), which are never read; take it out"
+_QUANTISED = "is of a quantised model (`{}`); use the one it was made from"
 _REFUSED = {  # file: the keys that may hold nothing, at any depth, and what is wrong with them
     CONFIG: {
         **dict.fromkeys(("auto_map", "custom_pipelines", "custom_generate"), _CODE),
@@ -44,7 +48,7 @@ _REFUSED = {  # file: the keys that may hold nothing, at any depth, and what is 
         **dict.fromkeys(
             ("kernel_config", "fusion_config", "backbone", "use_timm_backbone"), _OTHER
         ),
-        "quantization_config": "is of a quantised model (`{}`); use the one it was made from",
+        **dict.fromkeys(("quantization_config", "compression_config", "quant_method"), _QUANTISED),
     },
     TOKENIZER_CONFIG: {
         "auto_map": _CODE,
@@ -130,6 +134,33 @@ def own_config(path: str, attention: str | None) -> "PretrainedConfig":
         chosen = f"model.attention decides: {attention}" if attention else "it is not followed"
         logger.warning("%s: its %s names attention %s; %s", path, CONFIG, ", ".join(others), chosen)
     return config
+
+
+def require_positions(config: "PretrainedConfig", path: str, query: int, passage: int) -> None:
+    """Refuse texts that are longer than the model has positions.
+
+    Args:
+        config: of the model; one without a number of positions reads texts of any length.
+        path: of the model.
+        query, passage: longest texts in tokens.
+
+    Raises:
+        ConfigError: names the key and the limit.
+    """
+    text = config.get_text_config()
+    known = getattr(text, "max_position_embeddings", None)
+    if not isinstance(known, int):
+        return
+    rope = getattr(text, "rope_parameters", None) or {}
+    if isinstance(rope.get("factor"), int | float):  # positions that are stretched
+        known = max(
+            known, int(rope["factor"] * (rope.get("original_max_position_embeddings") or 0))
+        )
+    if text.model_type in OFFSET_POSITIONS and isinstance(text.pad_token_id, int):
+        known -= text.pad_token_id + 1
+    for key, asked in (("data.query_tokens", query), ("data.passage_tokens", passage)):
+        if asked > known:
+            raise ConfigError(f"{key}={asked}: model.path={path} has positions for {known} tokens")
 
 
 def base_model(path: str) -> str | None:

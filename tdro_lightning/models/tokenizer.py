@@ -15,12 +15,28 @@ from tdro_lightning.models.model_files import TOKENIZER, TOKENIZER_CONFIG, model
 from tdro_lightning.models.pooling import Pooling
 from tdro_lightning.models.tokens import Tokens
 
+MOST_CUT = 0.05  # of the texts that may be as long as their limit without a warning
+
 logger = logging.getLogger(__name__)
 
 
 def format_query(text: str, prompt: str | None) -> str:
     """The query as the encoder reads it: the paper's instruction template, or the bare text."""
     return f"Instruct: {prompt}\nQuery: {text}" if prompt else text
+
+
+def cut_warning(key: str, limit: int, share: float) -> str:
+    """The warning that many texts are cut.
+
+    Args:
+        key: of the limit.
+        limit: of tokens.
+        share: of the texts that are as long as the limit.
+    """
+    return (
+        f"{key}={limit} cuts many texts: {share:.0%} of them are as long as it allows; raise it, "
+        "or shorten the texts"
+    )
 
 
 class TextTokenizer:

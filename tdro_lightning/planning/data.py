@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 
-from tdro_lightning.assembly.domains import configured_domains
+from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.modules import configured_mixture
 from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.data.dataset import RetrievalDataset
@@ -72,7 +72,7 @@ def find_local_data(config: Config) -> LocalData:
     """Look for the data and the tokenizer; what is here is checked whole.
 
     Raises:
-        ConfigError: no such domain, or an unusable tokenizer.
+        ConfigError: no such domain, an unusable tokenizer, or a prompt too long for it.
         DataError: a row that breaks the format, or lacks the negatives.
     """
     given = config.domains
@@ -96,6 +96,7 @@ def find_local_data(config: Config) -> LocalData:
         notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
         return LocalData(names, sizes, domains, None, notes)
     tokenizer = TextTokenizer.load(str(folder), config.model.pooling)  # type: ignore[arg-type]
+    require_room_for_queries(domains, tokenizer, config.data.query_tokens)
     return LocalData(names, sizes, domains, tokenizer, notes)
 
 
@@ -156,36 +157,35 @@ def step_tokens(config: Config, found: list[DomainShare]) -> float:
 
 
 def data_table(config: Config, found: list[DomainShare]) -> Table:
-    """A row a domain."""
-    columns = (
-        Column("domain", numeric=False),
-        Column("rows"),
-        Column("passages"),
-        Column("epochs"),
-        Column("query", "tokens, median"),
-        Column("passage", "tokens, median"),
-        Column("cut", "at the limit"),
-        Column("passage lengths", f"0 to {config.data.passage_tokens} tokens", numeric=False),
-    )
+    """A row a domain; what is measured of its texts, where these are on this machine."""
+    limit = config.data.passage_tokens
+    measured = any(part.passages is not None for part in found)
+    columns = [Column("domain", numeric=False), Column("rows"), Column("epochs")]
+    if measured:
+        columns += [
+            Column("passages"),
+            Column("query", "tokens, median"),
+            Column("passage", "tokens, median"),
+            Column("cut", "at the limit"),
+            Column("lengths", f"0 to {limit} tokens", numeric=False),
+        ]
     rows = []
     for part in found:
-        limit = config.data.passage_tokens
-        measured = part.passages is not None
-        rows.append(
-            cells(
-                (
-                    part.name,
-                    NOTHING if part.rows is None else f"{part.rows:,}",
-                    NOTHING if part.passages is None else f"{part.passages:,}",
-                    NOTHING if part.epochs is None else f"{part.epochs:.2f}",
-                    f"{np.median(part.queries):.0f}" if measured else NOTHING,
-                    f"{np.median(part.texts):.0f}" if measured else NOTHING,
-                    f"{(part.texts >= limit).mean():.0%}" if measured else NOTHING,
-                    bars(histogram(part.texts, limit)) if measured else NOTHING,
-                )
-            )
-        )
-    return Table("Data", "", columns, tuple(rows))
+        row = [
+            part.name,
+            NOTHING if part.rows is None else f"{part.rows:,}",
+            NOTHING if part.epochs is None else f"{part.epochs:.2f}",
+        ]
+        if measured:
+            row += [
+                NOTHING if part.passages is None else f"{part.passages:,}",
+                f"{np.median(part.queries):.0f}",
+                f"{np.median(part.texts):.0f}",
+                f"{(part.texts >= limit).mean():.0%}",
+                bars(histogram(part.texts, limit)),
+            ]
+        rows.append(cells(row))
+    return Table("Data", "", tuple(columns), tuple(rows))
 
 
 def histogram(lengths: Lengths, limit: int) -> list[int]:

@@ -20,7 +20,7 @@ from tdro_lightning.models.model_files import own_config, refuse_model_code
 from tdro_lightning.models.shapes import from_architecture, from_config
 from tdro_lightning.models.tiny import tiny_config
 from tdro_lightning.models.tokenizer import TextTokenizer
-from tdro_lightning.planning.memory import USABLE, Memory, Model, cards_that_hold, estimate
+from tdro_lightning.planning.memory import CARDS, USABLE, Memory, Model, cards_that_hold, estimate
 from tdro_lightning.report.tables import Column, Table, cells
 
 DEVICES = 8  # where the configuration names fewer than two
@@ -200,47 +200,39 @@ def case_values(case: MemoryCase) -> dict[str, object]:
 
 
 def headline(config: Config, model: Model) -> str:
-    """The model and the batch in a line."""
+    """The model and the batch."""
     both = model.frozen + model.trained
     how = "LoRA" if model.frozen else "every weight"
     return (
-        f"{config.model.path}, {config.module.kind}: {both / 1e6:,.1f} M parameters, "
-        f"{model.trained / 1e6:,.1f} M of them trained ({how}); "
+        f"{config.model.path}, {config.module.kind}:\n{both / 1e6:,.1f} M parameters, "
+        f"{model.trained / 1e6:,.1f} M of them trained ({how});\n"
         f"batch {config.data.batch_size}, {config.trainer.precision}\n"
     )
 
 
 def memory_table(found: list[MemoryCase]) -> Table:
-    """A row a case."""
+    """A column a case."""
     parts = ("parameters", "gradients", "optimiser", "reference", "activations", "total")
-    columns = (
-        Column("strategy", numeric=False),
-        Column("devices"),
-        Column("checkpointing", numeric=False),
-        *(Column(part) for part in parts),
-        Column("fits on", "cards, GB", numeric=False),
+    columns = (Column("", numeric=False), *(Column(case.strategy) for case in found))
+    cards = [cards_that_hold(case.memory.total) for case in found]
+    rows = (
+        ("devices", *(str(case.devices) for case in found)),
+        ("checkpointing", *("yes" if case.checkpointing else "no" for case in found)),
+        *(
+            (part, *(f"{getattr(case.memory, part) / GIGA:.1f}" for case in found))
+            for part in parts
+        ),
+        ("smallest card", *(str(min(fitting)) if fitting else "none" for fitting in cards)),
     )
-    rows = tuple(
-        cells(
-            (
-                case.strategy,
-                str(case.devices),
-                "yes" if case.checkpointing else "no",
-                *(f"{getattr(case.memory, part) / GIGA:.1f}" for part in parts),
-                ", ".join(str(card) for card in cards_that_hold(case.memory.total)) or "none",
-            )
-        )
-        for case in found
-    )
-    return Table("Memory", "", columns, rows)
+    return Table("Memory", "", columns, tuple(cells(row) for row in rows))
 
 
 def caption(config: Config) -> str:
     """What the table's numbers are, and are not."""
     held = kept_tokens(config)
     return (
-        "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of a step.\n"
-        f"Activations are of {held} padded tokens (trainer.chunk_tokens, trainer.kept_tokens) or\n"
-        "fewer.\n"
-        f"A card fits where the total is at most {USABLE:.0%} of it."
+        "\nEstimated, not measured: GB (10^9 bytes) of each device at the worst moment of\n"
+        f"a step. Activations are of {held} padded tokens (trainer.chunk_tokens,\n"
+        "trainer.kept_tokens) or fewer. The smallest card is the first of\n"
+        f"{', '.join(map(str, CARDS))} GB of which the total takes at most {USABLE:.0%}."
     )

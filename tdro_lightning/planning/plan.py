@@ -11,6 +11,7 @@ from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.console.durations import format_duration
 from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.planning.data import (
     data_table,
     domain_shares,
@@ -160,17 +161,17 @@ def cost_lines(config: Config, cost: Cost, flops: int) -> str:
         how = f"{given.gpu}, {given.mfu:.0%} of its bf16 peak (plan.gpu, plan.mfu)"
     else:
         how = (
-            f"{given.gpu} (plan.gpu), {cost.tokens_per_second:,.0f} tokens a second and device, "
+            f"{given.gpu} (plan.gpu),\n{cost.tokens_per_second:,.0f} tokens a second and device, "
             f"{cost.mfu:.1%} of its bf16 peak.\n"
-            "Counted, not measured: each kernel takes as long as its FLOPs or its bytes, whichever "
-            f"is more,\nat {REACHED_FLOPS:.0%} of the data sheet's FLOPs and {REACHED_MEMORY:.0%} "
-            "of its bandwidth (assumed). A measured run's\nplan.mfu or plan.tokens_per_second goes "
-            "before"
+            "Counted, not measured: a kernel takes the longer of its FLOPs and its bytes,\n"
+            f"at {REACHED_FLOPS:.0%} of the data sheet's FLOPs and "
+            f"{REACHED_MEMORY:.0%} of its bandwidth (assumed).\n"
+            "A measured run's plan.mfu or plan.tokens_per_second goes before"
         )
     devices = "1 device" if cost.devices == 1 else f"{cost.devices} devices"
     return (
         f"{config.trainer.steps:,} steps of {cost.tokens:,.0f} tokens: "
-        f"{cost.flops:.2e} useful FLOPs ({flops / 1e9:.3g} G a token)\n"
+        f"{cost.flops:.2e} useful FLOPs\n({flops / 1e9:.3g} G a token)\n"
         f"{format_hours(cost.hours)} on {devices}: {how}\n"
         f"{cost.price:.2f} in money, at {given.price:g} a GPU hour (plan.price)\n"
     )
@@ -200,7 +201,10 @@ def plan_training(config: Config) -> dict[str, Any]:
         DataError: a row, a weights file or a tokenizer that a run would refuse.
     """
     require_intact_training(config)
-    encoder = planned_encoder(config, random_model(config.model, "meta"), None)
+    backbone = random_model(config.model, "meta")
+    data = config.data
+    require_positions(backbone.config, config.model.path, data.query_tokens, data.passage_tokens)
+    encoder = planned_encoder(config, backbone, None)
     model = model_shape(encoder.backbone)
     local = find_local_data(config)
     domains = domain_shares(config, local)
@@ -269,8 +273,8 @@ def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:
         return "Tried: one step of a small model of this kind, on made-up texts"
     memory = here["process_gb"]
     return (
-        f"Tried: {trial.steps + 1} whole steps with random weights. All of them on this machine: "
+        f"Tried: {trial.steps + 1} whole steps with random weights. All of them on this machine:\n"
         f"about {format_duration(here['seconds'])}"
         + ("" if memory is None else f", {memory:.2f} GB of memory for the process")
-        + "; start-up and evaluation come on top"
+        + ";\nstart-up and evaluation come on top"
     )

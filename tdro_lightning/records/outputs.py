@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import fingerprint, read_checked_json
+from tdro_lightning.files import fingerprint, read_checked_json, remove_path
 
 RECORD = "run.json"
 STATUS = "status.json"
@@ -53,25 +53,18 @@ def clear_outputs(folder: Path, record: Mapping[str, Any], *, resume: bool) -> N
     if not results:
         return
     if record["status"] == "finished":
-        _remove(kept)
+        remove_path(kept)
         kept.mkdir()
         shutil.copy2(folder / RECORD, kept / "record.json")  # another name: this is no run folder
     for path in results:
         stays = resume and path.name == HISTORY
         if record["status"] != "finished":
             if not stays:
-                _remove(path)
+                remove_path(path)
         elif stays:
             shutil.copy2(path, kept / path.name)
         else:
             path.rename(kept / path.name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def require_intact(path: Path) -> bool:

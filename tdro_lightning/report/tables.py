@@ -11,11 +11,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from tdro_lightning.console.screen import WIDTH
+
 NOTHING = "–"
+SHORT_NAME, LONG_NAME = 16, 30  # columns of a text in a table for the terminal: least, most
+GAP = 2  # between its columns where it is narrow
 PREAMBLE = "% Needs \\usepackage{booktabs,graphicx}; wide tables are shrunk to the line.\n"
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -125,24 +130,74 @@ def _markdown_row(row: tuple[Cell, ...], width: int) -> list[str]:
     return [f"**{text}**{mark}" if best else f"{text}{mark}" for text, mark, best in texts]
 
 
-def terminal_table(table: Table) -> str:
-    """The table as plain text, as wide as it needs; `^` marks the best values."""
+def terminal_table(table: Table, width: int = WIDTH) -> str:
+    """The table as plain text within `width` columns of a terminal; `^` marks the best values.
+
+    Where it is wider, titles and texts are broken into several lines. Where that does not suffice,
+    the columns follow in parts, each of which begins with the first column.
+    """
+    whole = _drawn(table)
+    if max(map(cell_len, whole.splitlines())) <= width:
+        return whole
+    least = [_least_width(table, i) for i in range(len(table.columns))]
+    room = width - min(least[0], SHORT_NAME)  # for all columns but the first
+    least[1:] = [min(one, room - GAP) for one in least[1:]]
+    parts: list[list[int]] = [[]]
+    for i in range(1, len(least)):
+        if parts[-1] and sum(least[j] + GAP for j in [*parts[-1], i]) > room:
+            parts.append([])
+        parts[-1].append(i)
+    texts = []
+    for part in parts:
+        others = [least[i] for i in part]
+        first = min(least[0], width - sum(others) - GAP * len(others))
+        texts.append(_drawn(_chosen_columns(table, [0, *part]), [first, *others]))
+    return "\n\n".join(texts)
+
+
+def _chosen_columns(table: Table, chosen: Sequence[int]) -> Table:
+    """Some columns of a table, with all rows that are headings."""
+    columns = tuple(table.columns[i] for i in chosen)
+    rows = (row if len(row) == 1 else tuple(row[i] for i in chosen) for row in table.rows)
+    return Table(table.title, table.caption, columns, tuple(rows))
+
+
+def _least_width(table: Table, i: int) -> int:
+    """The width of a column with its title broken; numbers stay whole, and texts up to a length."""
+    column = table.columns[i]
+    words = f"{plain_text(column.title)} {plain_text(column.note)}".split()
+    own = [row[i] for row in table.rows if i < len(row)]
+    signs = max((len(cell.mark) + cell.best for cell in own), default=0)
+    longest = max((cell_len(plain_text(cell.text)) for cell in own), default=1) + signs
+    longest = longest if column.numeric else min(longest, LONG_NAME)
+    return max([longest, *map(cell_len, words)])
+
+
+def _drawn(table: Table, widths: Sequence[int] | None = None) -> str:
+    """The table as plain text, each column as wide as it needs, or of a given width."""
     signs = [[cell.mark + "^" * cell.best for cell in row] for row in table.rows]
-    widths = [
+    places = [
         max((len(row[i]) for row in signs if i < len(row)), default=0)
         for i in range(len(table.columns))
     ]
     # rich strips white space at the end of a cell, and with it the place of the marks
     blank = "\N{BRAILLE PATTERN BLANK}"
-    drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in table.columns:
+    padding = (0, 1) if widths is None else (0, GAP - 1, 0, 0)
+    drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding)
+    for i, column in enumerate(table.columns):
         title = plain_text(column.title) + (f"\n{plain_text(column.note)}" if column.note else "")
-        drawn.add_column(Text(title), justify="right" if column.numeric else "left", no_wrap=True)
+        drawn.add_column(
+            Text(title),
+            justify="right" if column.numeric else "left",
+            no_wrap=widths is None,
+            overflow="fold",
+            width=None if widths is None else widths[i],
+        )
     for row, marks in zip(table.rows, signs, strict=True):
         drawn.add_row(
             *(
-                Text(plain_text(cell.text) + mark + blank * (width - len(mark)))
-                for cell, mark, width in zip(row, marks, widths, strict=False)
+                Text(plain_text(cell.text) + mark + blank * (place - len(mark)))
+                for cell, mark, place in zip(row, marks, places, strict=False)
             )
         )
     stream = io.StringIO()

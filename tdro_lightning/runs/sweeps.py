@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from tdro_lightning.config.composition import split_sweep
 from tdro_lightning.errors import InputError
 from tdro_lightning.files import read_checked_json, write_checked_json
 from tdro_lightning.report.sweeps import JOB, SWEEP, read_sweep
@@ -31,9 +30,7 @@ class Plan(Callback):
         folder = Path(config.hydra.sweep.dir)
         params = config.hydra.sweeper.params or {}
         given = [f"{key}={value}" for key, value in params.items()]
-        parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
-        batches = BasicSweeper.split_arguments(parsed, None)
-        jobs = [settings(job) for batch in batches for job in batch]
+        jobs = [settings(job) for job in split_sweep([*given, *config.hydra.overrides.task])]
         swept = [key for key in jobs[0] if len({job[key] for job in jobs}) > 1]
         command = f"python -m tdro_lightning {shlex.join(sys.argv[1:])}"
         plan = {"command": command, "jobs": [{key: job[key] for key in swept} for job in jobs]}

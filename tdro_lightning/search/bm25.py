@@ -163,7 +163,7 @@ class BM25Retriever:
     _latest: BM25 | None = field(default=None, init=False)
 
     def encode_queries(
-        self, texts: Sequence[str], prompt: str | None, folder: Path
+        self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
     ) -> NDArray[np.object_]:
         """The texts as an array."""
         return np.array(texts, dtype=object)

@@ -121,7 +121,9 @@ class DenseRetriever:
     half_from: int = HALF_FROM
     index_class: ClassVar[type[DenseIndex]] = DenseIndex
 
-    def encode_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Shards:
+    def encode_queries(
+        self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
+    ) -> Shards:
         """Embed queries, each process its share, into `queries` in a folder, as in `encode`."""
         return encode(
             texts,
@@ -131,6 +133,7 @@ class DenseRetriever:
             prompt,
             self.shard_texts,
             self.half_from,
+            what=f"queries of {name}" if name else "queries",
         )
 
     def index(
@@ -150,6 +153,7 @@ class DenseRetriever:
             shard_texts=self.shard_texts,
             half_from=self.half_from,
             announce=announce and (lambda forecast: announce(name, forecast)),
+            what=f"passages of {name}",
         )
         return self.index_class(self, embeddings, folder, position)
 

@@ -91,6 +91,7 @@ def encode(
     shard_texts: int = SHARD_TEXTS,
     half_from: int = HALF_FROM,
     announce: Callable[[Forecast], None] | None = None,
+    what: str = "texts",
 ) -> Shards:
     """Embed texts shard by shard into files; what an earlier run finished is not done again.
 
@@ -111,6 +112,7 @@ def encode(
         half_from: number of texts from which on they are stored in float16.
         announce: called by the first process, where shards are left to encode when every process
             has encoded its first.
+        what: the texts in words, such as `passages of scifact`, for the line of progress.
 
     Returns:
         The embeddings [N, D], in the order of the texts.
@@ -137,17 +139,19 @@ def encode(
     barrier()
     own = [s for s in range(rank(), shards.count, world_size()) if not shards.has(s)]
     began = time.monotonic()
-    _encode(texts, embed, shards, own[:1])
+    _encode(texts, embed, shards, own[:1], what)
     _look_ahead(shards, len(own) - 1, time.monotonic() - began, announce)
-    _encode(texts, embed, shards, own[1:])
+    _encode(texts, embed, shards, own[1:], what)
     barrier()
     return shards
 
 
-def _encode(texts: Sequence[str], embed: Embed, shards: Shards, wanted: Sequence[int]) -> None:
+def _encode(
+    texts: Sequence[str], embed: Embed, shards: Shards, wanted: Sequence[int], what: str
+) -> None:
     for shard in wanted:
-        kind, done = shards.folder.parent.name, 100 * shard // shards.count
-        logger.info("encoding %s %s, %d %%", f"{len(texts):,}", kind, done)
+        done = 100 * shard // shards.count
+        logger.info("encoding %s %s, %d %%", f"{len(texts):,}", what, done)
         shards.write(shard, embed(texts[shards.span(shard)]))
 
 

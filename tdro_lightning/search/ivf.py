@@ -65,7 +65,7 @@ def write_ivf(vectors: Rows, path: Path) -> None:
         return
     count, size = vectors.shape
     lists = max(1, min(round(4 * count**0.5), count // LIST_VECTORS))
-    logger.info("%s: %d vectors into %d lists", path, count, lists)
+    logger.info("IVF index: %s vectors into %s lists", f"{count:,}", f"{lists:,}")
     index = faiss.index_factory(size, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     faiss.extract_index_ivf(index).nprobe = min(PROBED, lists)
     index.train(_sample(vectors, LIST_VECTORS * lists))

@@ -38,8 +38,17 @@ class Retriever(Protocol):
     def fingerprint(self) -> str:
         """What tells its rankings from those of other retrievers."""
 
-    def encode_queries(self, texts: Sequence[str], prompt: str | None, folder: Path) -> Queries:
-        """Bring queries into the form that the index takes, keeping files in a folder."""
+    def encode_queries(
+        self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
+    ) -> Queries:
+        """Bring queries into the form that the index takes.
+
+        Args:
+            texts: N queries.
+            prompt: the instruction before each, for retrievers that read one.
+            folder: for files, which later runs may read.
+            name: whose queries they are, in messages.
+        """
 
     def index(
         self,

@@ -48,7 +48,7 @@ def _run(config: Config) -> None:
     if config.chain.next:
         width = max(map(len, config.chain.next))
         lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]
-        tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "))
+        tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "), folded=False)
 
 
 def step_overrides(config: Config, name: str) -> list[str]:

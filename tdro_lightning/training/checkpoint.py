@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tdro_lightning.errors import CheckpointError, DataError, ResourceError
-from tdro_lightning.files import fingerprint, read_json, sync, write_json
+from tdro_lightning.files import fingerprint, read_json, remove_path, sync, write_json
 
 KEPT = 2
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -193,6 +193,6 @@ def remove_checkpoint(path: Path) -> None:
     leaving = path.with_name(f".{path.name}.removed.{os.getpid()}.tmp")
     try:
         path.rename(leaving)
-        shutil.rmtree(leaving)
+        remove_path(leaving)
     except OSError as error:
         logger.warning("%s: the old checkpoint cannot be removed (%s)", path, error)

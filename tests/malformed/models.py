@@ -211,6 +211,7 @@ CASES = [
     Case("limits of one token", setting("encoder.json", pooling="last", query_tokens=1, passage_tokens=8), 3, "model/encoder.json: pooling='last', query_tokens=1, passage_tokens=8 cannot be; ..."),
     Case("attention from a hub of kernels", setting("config.json", _attn_implementation="kernels-community/x"), 2, f"{BASE}: its config.json names the attention 'kernels-community/x', whose code would be downloaded; ..."),
     Case("quantised weights", setting("config.json", quantization_config={"quant_method": "gptq"}), 2, f"{BASE}: its config.json is of a quantised model (`quantization_config`); ..."),
+    Case("quantised weights by another key", setting("config.json", quant_method="gptq"), 2, f"{BASE}: its config.json is of a quantised model (`quant_method`); ..."),
     Case("other weights named in config.json", setting("config.json", transformers_weights="x.safetensors"), 2, f"{BASE}: its config.json {OTHER.format('transformers_weights')}"),
     Case("a vocabulary elsewhere", setting("tokenizer_config.json", vocab_file="/etc/hostname"), 2, f"{BASE}: its tokenizer_config.json {OTHER.format('vocab_file')}"),
     Case("a tokenizer that is a model", setting("tokenizer_config.json", tokenizer_class="PreTrainedModel"), 2, f"{BASE}: its tokenizer_config.json names 'PreTrainedModel', which is no tokenizer"),

@@ -149,8 +149,8 @@ def test_returned_text_is_the_results_table(runs: Path, tmp_path: Path) -> None:
         ["top", "50", "25.0^", "0.0", "20.0^", "30.0^"],
     ]
     # Without the scores of the queries there is a gain and no test.
-    gain = ["uniform", "2", "14", "25.0", "25.0", "0.0", "–", "–", "–"]
-    assert table[2:] == [["top", "50", *gain]]
+    gain = ["uniform", "2", "14", "25.0", "25.0", "0.0", "–"]
+    assert table[2:] == [["top", "50", *gain], ["top", "50", "–", "–"]]  # in 80 columns
     assert "uniform (1), top 50 (1)" in lines[-1]
     assert "unless several seeds agree" in lines[-1]
 

@@ -1,3 +1,5 @@
+from rich.cells import cell_len
+
 from tdro_lightning.report.tables import (
     Cell,
     Column,
@@ -61,9 +63,25 @@ def test_terminal_table_is_plain_and_aligned() -> None:
     assert lines[-2].index(".5") == lines[-1].index(".5")
 
 
-def test_terminal_table_is_never_wrapped() -> None:
+def test_terminal_table_breaks_long_texts() -> None:
     table = Table("", "", (Column("x" * 300, numeric=False),), (cells(["y" * 400]),))
-    assert "y" * 400 in terminal_table(table)
+    lines = terminal_table(table).splitlines()
+    assert max(map(len, lines)) == 80
+    assert "".join(lines).count("y") == 400
+
+
+def test_columns_that_do_not_fit_follow_below() -> None:
+    """No number is broken or lost, and every part begins with the names."""
+    sets = [Column(f"set {i}", f"{i * 1000} queries") for i in range(20)]
+    names = ["a", "a name of several words that is longer than its column", "百科" * 30]
+    rows = [cells([name, *(f"{n}{i}.25" for i in range(20))]) for n, name in enumerate(names)]
+    rows.insert(1, (Cell("Measured here"),))
+    table = Table("", "", (Column("retriever", numeric=False), *sets), tuple(rows))
+    text = terminal_table(table)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert text.count("retriever") == text.count("here") == text.count("a  ") > 1
+    for n in range(3):
+        assert [text.count(f" {n}{i}.25") for i in range(20)] == [1] * 20
 
 
 MARKED = Table(

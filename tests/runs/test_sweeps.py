@@ -20,7 +20,7 @@ from tests.stages.test_report import folder as _evaluation_folder
 
 SMALL = (
     "domains=made", "benchmark=made", "model.path=model", "model.lora=null",
-    "data.batch_size=6", "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0",
+    "data.batch_size=6", "data.query_tokens=40", "data.passage_tokens=16", "data.workers=0",
     "trainer.steps=2", "trainer.precision=32-true", "logger.wandb=disabled",
 )  # fmt: skip
 CONF = "--config-dir=conf"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tdro_lightning.assembly import evaluate as assembly
-from tests.command import run
+from tests.command import assert_one_message, run
 from tests.made_up import WORDS, tiny_model
 
 DOCUMENTS = 30_000  # 8 shards
@@ -95,3 +96,30 @@ def test_a_file_in_the_place_of_the_folder(place: Path, capfd: pytest.CaptureFix
     ended = run(capfd, place, *ARGUMENTS, "run_dir=other", "evaluate.embeddings=file")
     assert ended.code == 2
     assert "evaluate.embeddings=file: a file stands there; name a folder" in ended.err
+
+
+@pytest.mark.parametrize("victim", ["documents/*/000001.npy", "queries/*/000000.json"])
+def test_a_folder_in_the_place_of_a_file(
+    place: Path, capfd: pytest.CaptureFixture[str], victim: str
+) -> None:
+    given = (*ARGUMENTS, "run_dir=folders", "evaluate.embeddings=folders")
+    assert run(capfd, place, *given).code == 0
+    (file,) = place.glob(f"folders/{victim}")
+    file.unlink()
+    file.mkdir()
+    ended = run(capfd, place, *given, "trainer.resume=never")
+    assert ended.code == 2
+    assert_one_message(ended, r"a folder is in the place of this file; remove it\n$")
+    assert str(file.relative_to(place)) in ended.err
+    assert len(ended.err.splitlines()) == 1
+    file.rmdir()
+
+
+def test_progress_names_what_is_encoded(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In words, of the set; folders of embeddings are named by a hash."""
+    assert run(capfd, place, *ARGUMENTS, "run_dir=progress").code == 0
+    log = (place / "progress/tdro_lightning.log").read_text()
+    done = [f"encoding 30,000 passages of made, {100 * i // 8} %" for i in range(8)]
+    assert [line in log for line in done] == [True] * 8
+    assert "encoding 20 queries of made, 0 %" in log
+    assert re.search(r"encoding .*[0-9a-f]{32}", log) is None

@@ -19,7 +19,7 @@ from tests.made_up import needs_shared_memory, rows, write_inputs
 
 SMALL = (
     "data.batch_size=6",
-    "data.query_tokens=16",
+    "data.query_tokens=40",
     "data.passage_tokens=16",
     "data.workers=0",
     "model.lora=null",

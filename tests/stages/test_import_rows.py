@@ -157,7 +157,7 @@ def test_it_can_be_trained_on_with_what_is_printed(
     assert "Train on it: --config-dir=run/conf domains=faq" in ended.out
     assert "- Given a question, retrieve its answer" not in ended.err
     tiny_model(tmp_path / "model")
-    small = ["data.batch_size=4", "data.query_tokens=16", "data.passage_tokens=16"]
+    small = ["data.batch_size=4", "data.query_tokens=96", "data.passage_tokens=16"]
     small += ["data.workers=0", "model.lora=null", "trainer.steps=2", "trainer.precision=32-true"]
     trained = run(
         capfd, tmp_path, "--config-dir=run/conf", "+experiment=reference_qwen05b", "domains=faq",

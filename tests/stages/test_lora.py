@@ -10,7 +10,7 @@ from tests.made_up import tiny_model, write_domain_option, write_domains
 
 ARGUMENTS = (
     "--config-dir=conf", "domains=made", "model.path=model", "data.batch_size=12",
-    "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0", "trainer.steps=2",
+    "data.query_tokens=40", "data.passage_tokens=16", "data.workers=0", "trainer.steps=2",
     "trainer.precision=32-true", "trainer.chunk_tokens=100", "trainer.kept_tokens=400",
     "logger.wandb=disabled",
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The stage `plan` as a user runs it; the models are the published ones, without weights."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_a_tdro_stage_without_a_reference_yet(plan: Planned, tmp_path: Path) -> 
         assert parts["reference"] == 4 * 20_971_520 or shares
         assert parts["reference"] > 2 * 7_504_924_672 / 8 or not shares
         assert parts["gradients"] >= 26 * 4 * 20_971_520 or shares  # 25 domains, and their sum
-    assert "single           1   no                    15.1" in ended.out
+    assert re.search(r"^parameters +15\.1 +15\.1 ", ended.out, re.MULTILINE)
     assert "7,525.9 M parameters, 21.0 M of them trained (LoRA)" in ended.out
     assert not (tmp_path / "plan" / "run.json").exists(), "a plan is no run"
 
@@ -220,7 +221,7 @@ def made(tmp_path: Path) -> tuple[str, ...]:
     """Overrides for made-up domains and a small model in the test's folder."""
     tiny_model(tmp_path / "model")
     write_domain_option(tmp_path, write_domains(tmp_path / "rows"))
-    small = "data.batch_size=12 data.query_tokens=24 data.passage_tokens=24 data.workers=0"
+    small = "data.batch_size=12 data.query_tokens=40 data.passage_tokens=24 data.workers=0"
     small += " model=tiny model.path=model trainer.steps=12 trainer.precision=32-true"
     return ("--config-dir=conf", "domains=made", "logger.wandb=disabled", *small.split())
 
@@ -250,6 +251,36 @@ def test_a_plan_foretells_a_run(
     assert seconds / 5 < content["here"]["seconds"] < 5 * seconds
     peak = max(logged["speed/peak_process_gb"])
     assert content["here"]["process_gb"] == pytest.approx(peak, rel=0.3)
+
+
+def test_tables_and_words_fit_80_columns(
+    plan: Planned, made: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With and without rows; names that are longer are broken."""
+    option = tmp_path / "conf/domains/made.yaml"
+    name = "stackexchange_duplicate_questions_title-body_title-body"
+    option.write_text(option.read_text().replace("easy:", f"{name}:"))
+    for given in (made, (*made, "domains.root=nowhere"), ("--config-dir=conf", "domains=paper25")):
+        ended, content = plan("finetune_uniform", *given)
+        assert ended.code == 0, ended.err
+        lines = ended.out.splitlines()
+        written = [line for line in lines if not line.startswith("Not on this machine")]
+        assert max(map(len, written)) <= 80, max(written, key=len)
+        total = content["cases"][0]["bytes"]["total"]
+        assert re.search(rf"^total +{total / 1e9:.1f} ", ended.out, re.MULTILINE)
+        names = [line.split("  ")[0].strip() for line in lines]
+        assert all(domain in "".join(names) for domain in content["domains"])
+
+
+def test_prompts_and_limits_that_cannot_be_are_refused(
+    plan: Planned, made: tuple[str, ...]
+) -> None:
+    ended, content = plan("finetune_uniform", *made, "data.query_tokens=30")
+    assert (ended.code, content) == (2, {})
+    assert "data.query_tokens=30: the prompt 'Find it' of domain easy takes 24" in ended.err
+    ended, content = plan("finetune_uniform", *made, "data.passage_tokens=513")
+    assert (ended.code, content) == (2, {})
+    assert "data.passage_tokens=513: model.path=model has positions for 512" in ended.err
 
 
 def test_a_bad_row_is_found_before_paying(

@@ -12,7 +12,7 @@ from tests.made_up import rows, write_inputs
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "model.path=model", "model.lora=null", "data.query_tokens=16", "data.passage_tokens=16",
+    "model.path=model", "model.lora=null", "data.query_tokens=40", "data.passage_tokens=16",
     "logger.wandb=disabled",
 )  # fmt: skip
 TRAINED = (

@@ -57,7 +57,9 @@ def test_an_evaluation_ends_in_tables_with_tests(command, folder: Path) -> None:
     ended = command("+experiment=report", "report.runs=[run]", "run_dir=out")
     assert ended.code == 0, ended.err
     assert "Gain in nDCG@10, average over sets" in ended.out
-    rows = {line.split("  ")[0]: line for line in ended.out.splitlines()}
+    assert "Report: out/report.html and out/report.md" in ended.out  # no browser is opened
+    gains = ended.out.partition("average over sets")[2].splitlines()  # in parts; the first counts
+    rows = {line.split("  ")[0]: line for line in reversed(gains)}
     assert rows["other"].split()[1:4] == ["uniform", "2", "90"]
     bm25, other = json.loads((folder / "out" / "significance.json").read_text())
     assert (bm25["retriever"], other["retriever"]) == ("bm25", "other")

@@ -109,7 +109,7 @@ def test_training_leaves_bad_rows_out_and_lists_them(command: Command, rows: Pat
     tiny_model(rows / "reference", seed=1)
     small = (
         "model.path=model", "module.reference=reference", "model.lora=null", "data.batch_size=6",
-        "data.query_tokens=16", "data.passage_tokens=16", "data.workers=0", "trainer.steps=2",
+        "data.query_tokens=40", "data.passage_tokens=16", "data.workers=0", "trainer.steps=2",
         "trainer.precision=32-true", "logger.wandb=disabled",
     )  # fmt: skip
     ended = command("tdro_qwen05b", *small)

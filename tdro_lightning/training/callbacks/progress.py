@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tdro_lightning.console.durations import format_duration
-from tdro_lightning.console.output import QUIET, WIDTH, is_live, show, show_status, tell
+from tdro_lightning.console.output import QUIET, is_live, show, show_status, tell
+from tdro_lightning.console.screen import WIDTH
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.training.history import History
 from tdro_lightning.training.tdro import TDROModule

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from tdro_lightning.console.output import note_warning
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.tokenizer import MOST_CUT, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens
 from tdro_lightning.training.history import log_now
 from tdro_lightning.training.roofline import GPUS
+
+WARN_AFTER = 20  # steps, whose texts tell how many are cut
 
 
 class Throughput(Callback):
@@ -53,10 +58,12 @@ class Throughput(Callback):
         if reference is not None:
             reference.register_forward_pre_hook(self._count)
         self._ended = self._began = time.perf_counter()
+        self._steps, self._full, self._texts = 0, Counter[str](), Counter[str]()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         reset_process_peak()
+        self._steps, self._full, self._texts = 0, Counter[str](), Counter[str]()
         self._ended = time.perf_counter()
 
     def on_train_batch_start(
@@ -95,7 +102,23 @@ class Throughput(Callback):
         elif peak := process_peak():
             figures["peak_process_gb"] = peak / GIGA
         log_now(pl_module, {f"speed/{n}": v for n, v in figures.items()}, trainer.global_step - 1)
+        self._full.update(query=int(full_queries.sum()), passage=int(full_passages.sum()))
+        self._texts.update(query=len(full_queries), passage=len(full_passages))
+        self._steps += 1
+        if self._steps == WARN_AFTER and trainer.is_global_zero:
+            self._warn_of_cut_texts()
         self._ended = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of cut texts, where the run was too short to do so before."""
+        if self._steps < WARN_AFTER and trainer.is_global_zero:
+            self._warn_of_cut_texts()
+
+    def _warn_of_cut_texts(self) -> None:
+        for kind, texts in self._texts.items():
+            if self._full[kind] > MOST_CUT * texts:
+                limit = getattr(self.trained, f"{kind}_tokens")
+                note_warning(cut_warning(f"data.{kind}_tokens", limit, self._full[kind] / texts))
 
     def _count(self, reference: nn.Module, inputs: tuple[Tokens]) -> None:
         self._reference_tokens += int(inputs[0].lengths.sum())

@@ -7,12 +7,22 @@ from typing import Any
 
 from tdro_lightning.report.runs import DomainWeight, Run, Series
 from tdro_lightning.report.svg import shorten
-from tdro_lightning.report.tables import NOTHING, Column, Table, cells
+from tdro_lightning.report.tables import NOTHING, Column, Table, cells, format_number
 
 
 def sorted_weights(weights: Sequence[DomainWeight]) -> list[DomainWeight]:
     """The domains by falling last weight, equal ones by name."""
     return sorted(weights, key=lambda weight: (-weight.last, weight.domain))
+
+
+def relative_weights(
+    runs: Mapping[str, Sequence[DomainWeight]],
+) -> dict[str, dict[str, float]]:
+    """Last weight of each domain over the uniform one, by the name of the run."""
+    return {
+        name: {weight.domain: weight.last * len(weights) for weight in weights}
+        for name, weights in runs.items()
+    }
 
 
 def weight_table(weights: Sequence[DomainWeight]) -> Table:
@@ -31,8 +41,8 @@ def weight_table(weights: Sequence[DomainWeight]) -> Table:
                     f"{weight.rows:,}",
                     f"{uniform:.4f}",
                     f"{weight.last:.4f}",
-                    _weight(weight.mean),
-                    _weight(weight.ema),
+                    format_number(weight.mean, ".4f"),
+                    format_number(weight.ema, ".4f"),
                     f"{weight.last / uniform:.2f}×",
                 ]
             )
@@ -108,10 +118,6 @@ def usage_table(runs: Sequence[Run]) -> Table | None:
             for domain, count in rows.items()
         ),
     )
-
-
-def _weight(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"
 
 
 # Names, places and what does not belong to a training run.

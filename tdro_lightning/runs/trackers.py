@@ -100,9 +100,9 @@ def _hand_over(config: Config, run: Any) -> None:
         done = read_run(folder, own=True)
         run.summary.update({f"final_weight/{w.domain}": w.last for w in done.weights})
         for retriever in done.retrievers:
-            for name, metrics in retriever.sets.items():
-                metric = main_metric(metrics)
-                run.summary[f"{metric}/{retriever.label}/{name}"] = metrics[metric]
+            for name, one in retriever.sets.items():
+                metric = main_metric(one.scores)
+                run.summary[f"{metric}/{retriever.label}/{name}"] = one.scores[metric]
         if rows := history_rows(done):
             table = wandb.Table(columns=["step", "domain", *TABLE], data=rows)
             run.log({"domains": table})

@@ -107,9 +107,8 @@ def model_shape(backbone: PreTrainedModel | PeftModel) -> Model:
     layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers or not all(hasattr(config, name) for name in SIZES):
         raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
-    parameters = list(backbone.parameters())
-    frozen = [p for p in parameters if not p.requires_grad]
-    trained = [p for p in parameters if p.requires_grad]
+    frozen = [p for p in backbone.parameters() if not p.requires_grad]
+    trained = [p for p in backbone.parameters() if p.requires_grad]
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -154,11 +153,10 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
 def _held(config: Config, devices: int) -> tuple[int, int]:
     """Padded tokens with activations, and embeddings, that one device holds at once at most."""
     data, passages = config.data, 1 + config.data.negatives
-    rows = math.ceil(data.batch_size / devices)
-    tokens = min(_batch_tokens(config, devices), kept_tokens(config))
+    own = math.ceil(data.batch_size / devices) * (1 + passages)
     # Fine-tuning compares every query with the passages of all devices.
     everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
-    return tokens, rows * (1 + passages) + everyone * passages
+    return min(_batch_tokens(config, devices), kept_tokens(config)), own + everyone * passages
 
 
 def _batch_tokens(config: Config, devices: int) -> int:

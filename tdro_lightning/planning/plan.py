@@ -77,7 +77,7 @@ def estimate_cost(config: Config, layers: int, flops: int, tokens: float) -> Cos
     Raises:
         ConfigError: the GPU is not known, or the model's kernels cannot be counted.
     """
-    given, devices = config.plan, config.trainer.devices or 1
+    given, devices, steps = config.plan, config.trainer.devices or 1, config.trainer.steps
     if given.gpu not in GPUS:
         raise ConfigError(
             f"plan.gpu={given.gpu!r} must be one of {', '.join(GPUS)}; or give "
@@ -90,10 +90,16 @@ def estimate_cost(config: Config, layers: int, flops: int, tokens: float) -> Cos
         speed = given.mfu * peak / flops
     else:
         speed = 1 / token_seconds(config, layers, tokens / devices)
-    steps = config.trainer.steps
     hours = steps * tokens / (speed * devices) / 3600
-    price = hours * devices * given.price
-    return Cost(tokens, steps * tokens * flops, devices, speed, speed * flops / peak, hours, price)
+    return Cost(
+        tokens=tokens,
+        flops=steps * tokens * flops,
+        devices=devices,
+        tokens_per_second=speed,
+        mfu=speed * flops / peak,
+        hours=hours,
+        price=hours * devices * given.price,
+    )
 
 
 def token_seconds(config: Config, layers: int, device_tokens: float) -> float:
@@ -209,7 +215,10 @@ def plan_training(config: Config) -> dict[str, Any]:
     memory = list(memory_cases(config, model))
     probability = {part.name: part.probability for part in domains}
     trial = run_trial(config, local, flops * cost.tokens, probability)
-    here = _here(config, cost, trial)
+    here = None  # the whole run on this machine, where whole steps were tried
+    if trial.whole:
+        all_steps = config.trainer.steps * cost.tokens * trial.seconds / trial.tokens
+        here = {"seconds": all_steps, "process_gb": trial.process_gb}
     notes = local.notes + _not_here(config)
     tell(headline(config, model))
     tell(terminal_table(data_table(config, domains)) + "\n")
@@ -242,14 +251,6 @@ def plan_training(config: Config) -> dict[str, Any]:
         "trial": asdict(trial),
         "here": here,
     }
-
-
-def _here(config: Config, cost: Cost, trial: TrialRun) -> dict[str, float | None] | None:
-    """The whole run on this machine, where whole steps were tried."""
-    if not trial.whole:
-        return None
-    seconds = config.trainer.steps * cost.tokens * trial.seconds / trial.tokens
-    return {"seconds": seconds, "process_gb": trial.process_gb}
 
 
 def _not_here(config: Config) -> list[str]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
@@ -243,11 +242,10 @@ def _set_log_axis(axes: Axes, series: Mapping[str, Series]) -> None:
 def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
     to_axes = axes.transData + axes.transAxes.inverted()
     low = min(axes.get_ylim())
-    last = {
-        name: max(value, low) if math.isfinite(value := curve.values[-1]) else low
-        for name, curve in series.items()
-    }
-    ends = {n: to_axes.transform((series[n].steps[-1], value)) for n, value in last.items()}
+    ends = {}
+    for name, curve in series.items():
+        last = curve.values[-1] if math.isfinite(curve.values[-1]) else low
+        ends[name] = to_axes.transform((curve.steps[-1], max(last, low)))
     labels = spread_labels({name: float(y) for name, (_, y) in ends.items()}, gap)
     for number, (name, (x, y)) in enumerate(ends.items()):
         place = labels[name]

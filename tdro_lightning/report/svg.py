@@ -54,6 +54,20 @@ STYLE: dict[str, Any] = {
 }
 
 
+# What makes of Matplotlib's SVG one for a page: patterns with their replacements, in this order.
+CHANGES = {
+    r"<defs>\s*<style.*?</style>\s*</defs>": "",
+    r'<(g|path) id="[^"]*_\d+"': r"<\1",
+    r'<svg [^>]*viewBox="([^"]*)"[^>]*>': r'<svg viewBox="\1" role="img">',
+    r" *\n *": "\n",
+    'xlink:href="#': 'href="#',
+    r"font: ([\d.]+px) [^;\"<]*": r"font-size: \1",
+    r" font-family: [^;\"<]*;": "",
+    rf"(fill|stroke): {INK}": r"\1: currentColor",
+    **{rf"(fill|stroke): {hue}": rf"\1: var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)},
+}
+
+
 @contextmanager
 def figure_style(salt: str) -> Iterator[None]:
     """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
@@ -76,21 +90,11 @@ def inline_svg(figure: Figure, description: str) -> str:
     figure.savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'<(g|path) id="[^"]*_\d+"', r"<\1", svg)
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
-    )
-    svg = re.sub(r" *\n *", "\n", svg).strip().replace('xlink:href="#', 'href="#')
-    svg = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font-size: \1", svg)
-    svg = re.sub(r" font-family: [^;\"<]*;", "", svg)
-    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
-    for old, new in {INK: "currentColor", **hues}.items():
-        svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
-    end = svg.index(">") + 1
-    return escape_controls(
-        f"{svg[:end]}\n<title>{html.escape(description, quote=False)}</title>{svg[end:]}"
-    )
+    for pattern, replacement in CHANGES.items():
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    opening, rest = svg.strip().split(">", 1)
+    title = html.escape(description, quote=False)
+    return escape_controls(f"{opening}>\n<title>{title}</title>{rest}")
 
 
 def standalone_svg(svg: str) -> str:

@@ -209,8 +209,9 @@ def _checks(checks: Sequence[ReaderCheck]) -> Table:
         Column("smallest cosine"),
         Column("largest difference of a component"),
     )
-    rows = [cells((c.way, f"{c.cosine:.7f}", f"{c.difference:.1e}")) for c in checks]
-    return _table(columns, rows)
+    return _table(
+        columns, [cells((c.way, f"{c.cosine:.7f}", f"{c.difference:.1e}")) for c in checks]
+    )
 
 
 def _table(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]]) -> Table:

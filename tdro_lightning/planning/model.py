@@ -131,6 +131,9 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
     """Each strategy with and without activation checkpointing."""
     devices = config.trainer.devices or 1
     many = devices if devices > 1 else DEVICES
+    reference = Path(getattr(config.module, "reference", None) or "")
+    # The same model configuration makes a reference that is another adapter, too.
+    adapter = bool(model.frozen) and not (reference / "config.json").is_file()
     for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
         tokens, vectors = _held(config, devices)
         sharded = strategy == "fsdp"
@@ -144,7 +147,7 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
                 devices=devices,
                 parameter_shards=devices if sharded else 1,
                 reference=reference_path(config) is not None,
-                shared=not sharded and _is_adapter(config, model),
+                shared=not sharded and adapter,
                 domains=0 if sharded else _gradients_apart(config, model, devices),
             )
             yield MemoryCase(strategy, devices, checkpointing, tokens, memory)
@@ -169,12 +172,6 @@ def _batch_tokens(config: Config, devices: int) -> int:
 def kept_tokens(config: Config) -> int:
     """Padded tokens of a batch that keep their activations; a chunk at least."""
     return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
-
-
-def _is_adapter(config: Config, model: Model) -> bool:
-    """Whether the reference is another adapter, as the same model configuration makes it."""
-    reference = getattr(config.module, "reference", None) or ""
-    return bool(model.frozen) and not (Path(reference) / "config.json").is_file()
 
 
 def _gradients_apart(config: Config, model: Model, devices: int) -> int:

@@ -254,15 +254,16 @@ def plan_training(config: Config) -> dict[str, Any]:
 
 
 def _not_here(config: Config) -> list[str]:
-    notes = []
     path, reference = config.model.path, getattr(config.module, "reference", None)
-    if model_files(path, "model.safetensors") is None:
-        notes.append(f"model.path={path}: weights; a run loads or downloads them")
-    if reference == "any":
-        notes.append("module.reference is not set: counted as one like the proxy")
-    elif reference is not None and not Path(reference).is_dir():
-        notes.append(f"module.reference={reference}: counted as one like the proxy")
-    return notes
+    missing = reference not in (None, "any") and not Path(reference).is_dir()
+    notes = {
+        f"model.path={path}: weights; a run loads or downloads them": (
+            model_files(path, "model.safetensors") is None
+        ),
+        "module.reference is not set: counted as one like the proxy": reference == "any",
+        f"module.reference={reference}: counted as one like the proxy": missing,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:

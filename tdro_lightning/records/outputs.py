@@ -120,10 +120,10 @@ def damaged_outputs(
         _report_unchecked(folder)
         return
     root = folder.resolve()
-    for name, known in outputs.items():
+    within = place or root
+    asked = {n: known for n, known in outputs.items() if (root / n).is_relative_to(within)}
+    for name, known in asked.items():
         path = root / name
-        if place is not None and place != path and place not in path.parents:
-            continue
         if not path.is_file():
             yield f"{folder / name} is missing"
         elif path.stat().st_size != known["bytes"]:
@@ -131,10 +131,9 @@ def damaged_outputs(
         elif fingerprint(path) != known["sha256"]:
             yield f"{folder / name} has another SHA-256 than the record in {RECORD}"
     for path in _files(root, _results(record)):
-        if path.relative_to(root).as_posix() not in outputs and (
-            place is None or place == path or place in path.parents
-        ):
-            yield f"{folder / path.relative_to(root)} was added after the run"
+        name = path.relative_to(root).as_posix()
+        if name not in outputs and path.is_relative_to(within):
+            yield f"{folder / name} was added after the run"
 
 
 @cache

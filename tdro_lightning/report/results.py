@@ -139,36 +139,27 @@ def _named_and_sorted(results: Sequence[Result], *, with_models: bool) -> tuple[
     for result in results:
         if result.trained or not any(_same_scores(result, other) for other in kept):
             kept.append(result)
-    runs, models = [one.run for one in kept], [one.model for one in kept]
-    places: list[list[str | None]] = [[one.chain_and_step[1] for one in kept], [*runs]]
-    if with_models:
-        both = [f"{run}, {model}" for run, model in zip(runs, models, strict=True)]
-        places = [places[0], models, places[1], [*both]]
-    names = distinct_names([one.label for one in kept], places)
-    named = [dataclasses.replace(one, name=n) for one, n in zip(kept, names, strict=True)]
+    names: dict[int, str] = {}
+    for label in dict.fromkeys(one.label for one in kept):
+        own = [i for i, one in enumerate(kept) if one.label == label]
+        kinds = list(zip(*(_places(kept[i], with_models) for i in own), strict=True))
+        places = next((texts for texts in kinds if len(set(texts)) == len(own)), kinds[-1])
+        names |= {
+            i: f"{label} ({place})" if len(own) > 1 else label
+            for i, place in zip(own, places, strict=True)
+        }
+    named = [dataclasses.replace(one, name=names[i]) for i, one in enumerate(kept)]
     return tuple(sorted(named, key=lambda result: result.rank))
+
+
+def _places(result: Result, with_models: bool) -> tuple[str, ...]:
+    """What may stand behind a label that several results have in common, the preferred first."""
+    step, run, model = result.chain_and_step[1], result.run, str(result.model)
+    return (step, model, run, f"{run}, {model}") if with_models else (step, run)
 
 
 def _same_scores(result: Result, other: Result) -> bool:
     return all(a == b for a in result.by_seed.values() for b in other.by_seed.values())
-
-
-def distinct_names(labels: Sequence[str], places: Sequence[Sequence[str | None]]) -> list[str]:
-    """The labels; behind those that several share, the first place in which all of them differ.
-
-    Args:
-        labels: one for each retriever.
-        places: lists as long as the labels, the preferred one first.
-    """
-    names = list(labels)
-    for label in set(labels):
-        own = [i for i, other in enumerate(labels) if other == label]
-        for place in places if len(own) > 1 else ():
-            for i in own:
-                names[i] = f"{label} ({place[i]})"
-            if len({names[i] for i in own}) == len(own):
-                break
-    return names
 
 
 def baseline_pairs(results: Sequence[Result], baseline: str) -> list[tuple[Result, Result]]:

@@ -2,7 +2,6 @@
 
 import html
 import io
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from tdro_lightning.report.tables import escape_controls, plain_text
 
@@ -129,23 +130,11 @@ def shorten(name: str, length: int = 24) -> str:
 def spread_labels(positions: Mapping[str, float], gap: float) -> dict[str, float]:
     """Move positions in 0..1 apart to at least `gap`, keeping their order and moving little.
 
-    Neighbours that are too close form a cluster that is laid out around its own mean.
+    Those that are too close form a cluster that is laid out around its own mean: less their gaps,
+    the places are the rising ones nearest to the positions by least squares.
     """
-    clusters: list[list[str]] = []
-    for name in sorted(positions, key=lambda name: (positions[name], name)):
-        clusters.append([name])
-        while len(clusters) > 1 and _bottom(clusters[-1], positions, gap) < (
-            _bottom(clusters[-2], positions, gap) + gap * len(clusters[-2])
-        ):
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    return {
-        name: _bottom(cluster, positions, gap) + gap * i
-        for cluster in clusters
-        for i, name in enumerate(cluster)
-    }
-
-
-def _bottom(cluster: list[str], positions: Mapping[str, float], gap: float) -> float:
-    mean = math.fsum(positions[name] for name in cluster) / len(cluster)
-    height = gap * (len(cluster) - 1)
-    return max(0.0, min(mean - height / 2, 1 - height))
+    names = sorted(positions, key=lambda name: (positions[name], name))
+    gaps = gap * np.arange(len(names))
+    rising = isotonic_regression([positions[name] for name in names] - gaps).x
+    places = np.clip(rising, 0, max(0, 1 - gaps[-1])) + gaps
+    return dict(zip(names, places.tolist(), strict=True))

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from tdro_lightning.report.figures import Figure, figure_axes
+from tdro_lightning.report.figures import Figure, curve_axes
 from tdro_lightning.report.gains import BaselineComparison
 from tdro_lightning.report.maps import run_map
 from tdro_lightning.report.results import TITLES, UNTRAINED, Result
@@ -189,8 +189,7 @@ def sweep_figure(
     key = _main_key(sweep)
     values = list(dict.fromkeys(value for line in lines.values() for value, _ in line))
     with figure_style("sweep"):
-        canvas, axes = figure_axes(3.0, left=0.65, right=1.95, bottom=0.42, top=0.13)
-        axes.grid(axis="y")
+        canvas, axes = curve_axes(2.45)
         places = _places(axes, values)
         for number, (name, line) in enumerate(lines.items()):
             means = [(v, fmean(y for x, y in line if x == v)) for v in values if v in dict(line)]

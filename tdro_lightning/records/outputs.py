@@ -145,15 +145,14 @@ def _report_unchecked(folder: Path) -> None:
 def _run_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """The folder and record of the run among whose results a path is."""
     place = path.resolve()
-    for folder in (place, *place.parents):
-        if (folder / RECORD).is_file():
-            record = read_checked_json(folder / RECORD)
-            if not isinstance(record, dict) or not {"stage", "status"} <= record.keys():
-                return None  # another program's
-            parts = place.relative_to(folder).parts
-            own = not parts or parts[0] in _results(record)
-            return (folder, record) if own else None
-    return None
+    folder = next((f for f in (place, *place.parents) if (f / RECORD).is_file()), None)
+    if folder is None:
+        return None
+    record = read_checked_json(folder / RECORD)
+    if not isinstance(record, dict) or not {"stage", "status"} <= record.keys():
+        return None  # another program's
+    parts = place.relative_to(folder).parts
+    return (folder, record) if not parts or parts[0] in _results(record) else None
 
 
 def _results(record: Mapping[str, Any]) -> Sequence[str]:

@@ -72,8 +72,10 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
 
 def _differences(runs: Sequence[Run]) -> list[str]:
     """For each run, what distinguishes it from the others of its name."""
-    short = [", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) for run in runs]
-    short = [s or f"seed {run.seed}" for s, run in zip(short, runs, strict=True)]
+    short = [
+        ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) or f"seed {run.seed}"
+        for run in runs
+    ]
     count = Counter((run.name, text) for run, text in zip(runs, short, strict=True))
     return [
         text if count[run.name, text] == 1 else run.folder.as_posix()

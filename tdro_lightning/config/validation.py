@@ -1,6 +1,5 @@
 """From a composed configuration to checked dataclasses, or one message that says what is wrong."""
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -20,7 +19,7 @@ from tdro_lightning.config.constraints import require_fitting
 from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
 from tdro_lightning.config.schema import MODULES, Config
 from tdro_lightning.config.stage import Stage
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, did_you_mean
 from tdro_lightning.models.model_files import refuse_model_code
 
 
@@ -105,8 +104,7 @@ def unknown_key(key: str) -> str:
     if parents and last in known:
         section = ".".join(parents)
         return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
-    near = difflib.get_close_matches(last, known, n=1)
-    hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
+    hint = did_you_mean(last, known, ".".join([*parents, ""]))
     return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
 
 

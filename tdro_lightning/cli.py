@@ -34,7 +34,7 @@ from tdro_lightning.distributed.processes import (
     rank,
     world_size,
 )
-from tdro_lightning.errors import ConfigError, InputError, PeerError, RunStopped
+from tdro_lightning.errors import ConfigError, InputError, PeerError, RunStopped, did_you_mean
 from tdro_lightning.runs.outcome import UNEXPECTED, RunOutcome, run_outcome
 from tdro_lightning.secrets import mask_output, mask_secrets
 
@@ -251,8 +251,7 @@ def _refuse_options(arguments: list[str]) -> None:
     names = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     for name in names:
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, OPTIONS)
             raise ConfigError(f"unknown option {name}{hint} Known: {', '.join(OPTIONS)}")
     if sum(name in ("--config-dir", "-cd") for name in names) > 1:
         raise ConfigError(

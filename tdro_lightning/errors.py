@@ -4,8 +4,25 @@ A command ends with the error's exit code: 2 configuration, 3 data, 4 non-finite
 usable checkpoint, 6 disk or memory, 143 SIGTERM, 130 SIGINT.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], prefix: str = "", *, most: int = 1, cutoff: float = 0.6
+) -> str:
+    """The end of a message on a misspelt name, such as `; did you mean fit?`, or nothing.
+
+    Args:
+        name: what was given.
+        known: what is allowed.
+        prefix: what stands before a name that is shown, such as `stage=`.
+        most: names to show at most.
+        cutoff: similarity from 0 to 1 from which on a known name is near.
+    """
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(prefix + one for one in near)}?" if near else ""
 
 
 class InputError(ValueError):

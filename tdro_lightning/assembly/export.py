@@ -92,9 +92,9 @@ def _write_models(
     """Write the models to a temporary folder, and compare what is read from it."""
     prompts = dict(settings.prompts)
     if scores is not None:  # under MTEB's names, by which mteb finds them
-        layout, sets = scores.benchmark["layout"], scores.benchmark["sets"]
         for name in scores.sets:
-            prompts.setdefault(prompt_name(layout, name, sets[name]["hub"]), sets[name]["prompt"])
+            prompt = scores.benchmark["sets"][name]["prompt"]
+            prompts.setdefault(prompt_name(scores.benchmark, name), prompt)
     encoder = load_encoder(
         settings.encoder,
         pooling=config.model.pooling,  # type: ignore[arg-type]

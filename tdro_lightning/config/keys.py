@@ -5,7 +5,6 @@ keys are its method `rules(place)`, which returns a line for each that is broken
 """
 
 import ast
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -15,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, did_you_mean
 
 MOST_TOKENS = 2**20  # of one text: the longest context of any published model
 MOST_COUNT = 10**9  # of steps, rows or tokens
@@ -58,8 +57,7 @@ class Limits:
         return " and ".join(texts) or "a finite number"
 
     def _nearest(self, value: str) -> str:
-        near = difflib.get_close_matches(value, self.choices, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(value, self.choices, cutoff=0.5)
         return f"one of {', '.join(self.choices)}{hint}"
 
 

@@ -1,8 +1,9 @@
 """The experiments and options that are shipped in `conf/`: their list, and the nearest name."""
 
-import difflib
 import re
 from pathlib import Path
+
+from tdro_lightning.errors import did_you_mean
 
 
 def conf_folder() -> Path:
@@ -52,14 +53,12 @@ def list_experiments() -> str:
 
 def unknown_experiment(name: str) -> str:
     """The message for an experiment that is not there, with the nearest one."""
-    near = difflib.get_close_matches(name, experiments(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"no experiment {name}; {hint}All of them: python -m tdro_lightning --help"
+    near = did_you_mean(name, experiments()) or ";"
+    return f"no experiment {name}{near} All of them: python -m tdro_lightning --help"
 
 
 def unknown_option(group: str, name: str) -> str:
     """The message for an option that a group does not have, with the nearest one."""
     known = _options(group)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    hint = did_you_mean(name, known, f"{group}=")
     return f"no {group}/{name}{hint} There are: {', '.join(known)}"

@@ -1,6 +1,5 @@
 """From a composed configuration to checked dataclasses, or one message that says what is wrong."""
 
-import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -21,7 +20,7 @@ from tdro_lightning.config.keys import split_label
 from tdro_lightning.config.safety import leaves, refuse_code, refuse_secrets
 from tdro_lightning.config.schema import MODULES, Config, expand_steps
 from tdro_lightning.config.stage import Stage
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, did_you_mean
 from tdro_lightning.models.model_files import refuse_model_code
 
 
@@ -132,8 +131,7 @@ def unknown_key(key: str) -> str:
             having = [name for name, kind in MODULES.items() if last in _names([kind])]
             return f"{key} cannot be set: it is of module={', '.join(having)}, not of this one"
         return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
-    near = difflib.get_close_matches(last, known, n=1)
-    hint = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else ""
+    hint = did_you_mean(last, known, ".".join([*parents, ""]))
     return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tdro_lightning.errors import ConfigError
 
 GradientNorm = Literal["clip", "unit", "none"]
+TENSORS = ("log_weights", "mean", "ema", "last_measurement", "absences")  # [K] each, in a state
 
 
 class DomainWeights:
@@ -44,12 +45,13 @@ class DomainWeights:
             raise ConfigError(
                 f"module.gradient_norm={gradient_norm!r} is unknown; allowed are clip, unit, none"
             )
-        if learning_rate <= 0:
-            raise ConfigError(f"module.weights_lr={learning_rate} must be above 0")
-        if not 0 <= smoothing < 1:
-            raise ConfigError(f"module.smoothing={smoothing} must be at least 0 and below 1")
-        if not 0 < ema <= 1:
-            raise ConfigError(f"module.ema={ema} must be above 0 and at most 1")
+        for setting, valid, allowed in (
+            (f"weights_lr={learning_rate}", learning_rate > 0, "above 0"),
+            (f"smoothing={smoothing}", 0 <= smoothing < 1, "at least 0 and below 1"),
+            (f"ema={ema}", 0 < ema <= 1, "above 0 and at most 1"),
+        ):
+            if not valid:
+                raise ConfigError(f"module.{setting} must be {allowed}")
         self.names = tuple(names)
         self.learning_rate = learning_rate
         self.gradient_norm = gradient_norm
@@ -99,11 +101,7 @@ class DomainWeights:
         """Everything that later updates depend on: names, tensors and the number of updates."""
         return {
             "names": list(self.names),
-            "log_weights": self.log_weights.clone(),
-            "mean": self.mean.clone(),
-            "ema": self.ema.clone(),
-            "last_measurement": self.last_measurement.clone(),
-            "absences": self.absences.clone(),
+            **{key: getattr(self, key).clone() for key in TENSORS},
             "updates": self.updates,
         }
 
@@ -119,9 +117,8 @@ class DomainWeights:
                 f"but the configured domains are {sorted(self.names)}"
             )
         order = torch.tensor([state["names"].index(name) for name in self.names])
-        for key in ("log_weights", "mean", "ema", "last_measurement"):
-            setattr(self, key, state[key].double().cpu()[order])
-        self.absences = state["absences"].cpu()[order]
+        for key in TENSORS:
+            setattr(self, key, state[key].to("cpu", getattr(self, key).dtype)[order])
         self.updates = int(state["updates"])
 
 

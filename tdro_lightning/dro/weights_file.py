@@ -83,12 +83,12 @@ def write_weights(path: Path, content: WeightsFile) -> None:
         "domain_weights": content.last,
         "size": content.size,
         "epoch": _epochs(content.last, content.size),
+        "mean_weights": content.mean,
+        "ema_weights": content.ema,
+        "lineage": content.lineage or None,
+        "format": FORMAT if content.lineage else None,
     }
-    averages = {"mean_weights": content.mean, "ema_weights": content.ema}
-    value |= {key: weights for key, weights in averages.items() if weights is not None}
-    if content.lineage:
-        value |= {"lineage": content.lineage, "format": FORMAT}
-    write_checked_json(path, value)
+    write_checked_json(path, {key: part for key, part in value.items() if part is not None})
 
 
 def _epochs(weights: Mapping[str, float], size: Mapping[str, int]) -> dict[str, float]:
@@ -112,42 +112,46 @@ def read_weights(path: Path) -> WeightsFile:
         number = str(value["format"])[:20]
         raise DataError(f"{path}: has format {number}; this version reads format {FORMAT}")
     checked = require_checksum(path, value)
-    kinds = {kind: _simplex(value, key, path) for kind, key in _KEYS.items() if key in value}
-    last = kinds["last"]
-    for kind, weights in kinds.items():
-        if set(weights) != set(last):
-            raise DataError(f"{path}: `{_KEYS[kind]}` names other domains than `domain_weights`")
-    size, lineage = value.get("size", {}), value.get("lineage", {})
-    if not isinstance(size, dict):
-        raise DataError(f"{path}: `size` must map domain to rows, is {type(size).__name__}")
+    weights = {key: _simplex(value, key, path) for key in _KEYS.values() if key in value}
+    size, lineage = _mapping(value, "size", "rows", path), value.get("lineage", {})
     for name, rows in size.items():
         if type(rows) is not int or rows < 1:
             raise DataError(f"{path}: `size.{name}` must be a number of rows, is {rows!r}"[:300])
     if not isinstance(lineage, dict) or not isinstance(lineage.get("domains", {}), dict):
         raise DataError(f"{path}: `lineage` and its `domains` must be JSON objects")
-    _require_agreement(value, last, size, path)
+    _require_agreement(value, weights, size, path)
+    kinds = {kind: weights[key] for kind, key in _KEYS.items() if key in weights}
     return WeightsFile(size=size, lineage=lineage, has_checksum=checked, **kinds)
 
 
+def _mapping(value: Mapping[str, Any], key: str, what: str, path: Path) -> dict[str, Any]:
+    """An object of the file; an empty one where it has none."""
+    found = value.get(key, {})
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: `{key}` must map domain to {what}, is {type(found).__name__}")
+    return found
+
+
 def _require_agreement(
-    value: Mapping[str, Any], last: Mapping[str, float], size: Mapping[str, int], path: Path
+    value: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, float]],
+    size: Mapping[str, int],
+    path: Path,
 ) -> None:
-    """Refuse `domain_ids`, `size` and `epoch` that contradict the weights."""
-    names = list(last)
-    ids = value.get("domain_ids", {name: i for i, name in enumerate(names)})
+    """Refuse keys that contradict `domain_weights`."""
+    last = weights[_KEYS["last"]]
+    ids = value.get("domain_ids", {name: i for i, name in enumerate(last)})
     if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
         raise DataError(f"{path}: `domain_ids` must map domain to a whole number")
-    if sorted(ids.values()) != list(range(len(names))):
-        raise DataError(f"{path}: `domain_ids` must be 0 to {len(names) - 1}, each once")
-    epochs = value.get("epoch", {})
-    if not isinstance(epochs, dict):
-        raise DataError(f"{path}: `epoch` must map domain to epochs, is {type(epochs).__name__}")
-    for key, values in (("domain_ids", ids), ("size", size), ("epoch", epochs)):
-        if set(values) - set(last) or (key == "domain_ids" and len(values) != len(last)):
+    if sorted(ids.values()) != list(range(len(last))):
+        raise DataError(f"{path}: `domain_ids` must be 0 to {len(last) - 1}, each once")
+    epochs = _mapping(value, "epoch", "epochs", path)
+    of_all = {"domain_ids": ids, **weights}  # the others may lack domains
+    for key, values in {**of_all, "size": size, "epoch": epochs}.items():
+        if set(values) - set(last) or (key in of_all and len(values) < len(last)):
             raise DataError(f"{path}: `{key}` names other domains than `domain_weights`")
-    expected_epochs = _epochs(last, size) if set(size) == set(last) else {}
-    for name in (name for name in expected_epochs if name in epochs):
-        epoch, expected = epochs[name], expected_epochs[name]
+    for name, expected in (_epochs(last, size) if set(size) == set(last) else {}).items():
+        epoch = epochs.get(name, expected)
         if type(epoch) not in (int, float) or not math.isclose(
             epoch, expected, rel_tol=1e-3, abs_tol=1e-6
         ):

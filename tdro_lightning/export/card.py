@@ -109,7 +109,7 @@ def _eval_results(scores: Scores) -> list[EvalResult]:
         EvalResult(
             task_type="Retrieval",
             dataset_type=sets[name]["hub"] or name,
-            dataset_name=task_name(scores.benchmark["layout"], name, sets[name]["hub"]),
+            dataset_name=task_name(scores.benchmark, name),
             dataset_split=sets[name]["split"],
             dataset_config=sets[name]["language"],
             metric_type=metric.replace("@", "_at_"),
@@ -133,33 +133,53 @@ def _prompts(model: ModelDescription) -> Table:
 
 def _mix(training: Training) -> Table:
     learned = any(share.weight is not None for share in training.shares)
-    columns = [Column("domain", numeric=False), Column("share of batches", "%"), Column("rows")]
-    columns += [Column("epochs"), *([Column("tDRO weight", "%")] if learned else [])]
-    columns.append(Column("instruction of its queries", numeric=False))
-    rows = []
-    for share in sorted(training.shares, key=lambda share: -share.probability):
-        weight = NOTHING if share.weight is None else f"{100 * share.weight:.2f}"
-        drawn = (f"{100 * share.probability:.2f}", f"{share.rows:,}", f"{share.epochs:.2f}")
-        prompt = share.prompts[0] if share.prompts else NOTHING
-        rows.append(cells((share.domain, *drawn, *([weight] if learned else []), prompt)))
+    columns = (
+        Column("domain", numeric=False),
+        Column("share of batches", "%"),
+        Column("rows"),
+        Column("epochs"),
+        *([Column("tDRO weight", "%")] if learned else []),
+        Column("instruction of its queries", numeric=False),
+    )
+    rows = [
+        cells(
+            (
+                share.domain,
+                f"{100 * share.probability:.2f}",
+                f"{share.rows:,}",
+                f"{share.epochs:.2f}",
+                *([_percent(share.weight)] if learned else []),
+                share.prompts[0] if share.prompts else NOTHING,
+            )
+        )
+        for share in sorted(training.shares, key=lambda share: -share.probability)
+    ]
     return _table(columns, rows)
 
 
 def _scores(scores: Scores) -> Table:
     shown = [metric for metric in TITLES if metric in scores.average]
-    columns = [Column("evaluation set", numeric=False), *(Column(TITLES[m]) for m in shown)]
-    columns += [Column("queries"), Column("prompt name", numeric=False)]
-    rows = []
-    for name, metrics in scores.sets.items():
-        entry = scores.benchmark["sets"][name]
-        prompt = prompt_name(scores.benchmark["layout"], name, entry["hub"])
-        rows.append(cells((name, *_percent(metrics, shown), f"{metrics['queries']:,}", prompt)))
-    rows.append(cells(("average", *_percent(scores.average, shown), "", "")))
-    return _table(columns, rows)
+    columns = (
+        Column("evaluation set", numeric=False),
+        *(Column(TITLES[metric]) for metric in shown),
+        Column("queries"),
+        Column("prompt name", numeric=False),
+    )
+    rows = [
+        (name, metrics, f"{metrics['queries']:,}", prompt_name(scores.benchmark, name))
+        for name, metrics in scores.sets.items()
+    ]
+    return _table(
+        columns,
+        [
+            cells((name, *(_percent(values.get(metric)) for metric in shown), *rest))
+            for name, values, *rest in [*rows, ("average", scores.average, "", "")]
+        ],
+    )
 
 
-def _percent(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    return [f"{100 * values[m]:.2f}" if m in values else NOTHING for m in metrics]
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.2f}"
 
 
 def _settings(training: Training) -> Table:
@@ -189,8 +209,9 @@ def _checks(checks: Sequence[ReaderCheck]) -> Table:
         Column("smallest cosine"),
         Column("largest difference of a component"),
     )
-    rows = [cells((c.way, f"{c.cosine:.7f}", f"{c.difference:.1e}")) for c in checks]
-    return _table(columns, rows)
+    return _table(
+        columns, [cells((c.way, f"{c.cosine:.7f}", f"{c.difference:.1e}")) for c in checks]
+    )
 
 
 def _table(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]]) -> Table:

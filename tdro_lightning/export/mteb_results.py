@@ -1,5 +1,6 @@
 """Scores as the JSON files that MTEB writes, one a task."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
@@ -49,18 +50,19 @@ LANGUAGES = {
 }
 
 
-def task_name(layout: str, name: str, hub: str | None) -> str:
-    """MTEB's name of an evaluation set, or the set's own where MTEB has none."""
-    if layout == "miracl":
+def task_name(benchmark: Mapping[str, Any], name: str) -> str:
+    """MTEB's name of a benchmark's set, or the set's own where MTEB has none."""
+    if benchmark["layout"] == "miracl":
         return MIRACL
-    if hub is not None and hub.startswith(FORUM):
+    hub = benchmark["sets"][name]["hub"] or name
+    if hub.startswith(FORUM):
         return f"CQADupstack{hub.removeprefix(FORUM).capitalize()}Retrieval"
-    return TASKS.get(hub or "", (hub or name).removeprefix("mteb/"))
+    return TASKS.get(hub, hub.removeprefix("mteb/"))
 
 
-def prompt_name(layout: str, name: str, hub: str | None) -> str:
+def prompt_name(benchmark: Mapping[str, Any], name: str) -> str:
     """The name under which MTEB looks for the prompt of a task's queries."""
-    return f"{task_name(layout, name, hub)}-query"
+    return f"{task_name(benchmark, name)}-query"
 
 
 def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
@@ -69,26 +71,21 @@ def write_mteb_results(scores: Scores, folder: Path) -> list[str]:
     Sets scored by their answers alone are no task of MTEB's.
     """
     benchmark = scores.benchmark
+    local = benchmark["root"] is not None
     results: dict[str, dict[str, Any]] = {}
-    for name, metrics in scores.sets.items():
-        if "ndcg@10" not in metrics:
-            continue
-        entry = benchmark["sets"][name]
-        task = task_name(benchmark["layout"], name, entry["hub"])
-        local = benchmark["root"] is not None
-        result = results.setdefault(
-            task,
-            {
-                "dataset_revision": "local" if local else entry["revision"] or "main",
-                "task_name": task,
-                "mteb_version": next((d.version for d in distributions(name="mteb")), None),
-                "scores": {},
-                "evaluation_time": None,
-                "kg_co2_emissions": None,
-                "date": scores.record["started"],
-            },
-        )
-        result["scores"].setdefault(entry["split"], []).append(_row(benchmark, entry, metrics))
+    for name in (name for name, metrics in scores.sets.items() if "ndcg@10" in metrics):
+        entry, task = benchmark["sets"][name], task_name(benchmark, name)
+        new = {
+            "dataset_revision": "local" if local else entry["revision"] or "main",
+            "task_name": task,
+            "mteb_version": next((d.version for d in distributions(name="mteb")), None),
+            "scores": defaultdict(list),
+            "evaluation_time": None,
+            "kg_co2_emissions": None,
+            "date": scores.record["started"],
+        }
+        row = _row(benchmark, entry, scores.sets[name])
+        results.setdefault(task, new)["scores"][entry["split"]].append(row)
     for task, result in results.items():
         write_json(folder / f"{slug(task)}.json", result)
     return list(results)
@@ -100,9 +97,8 @@ def _row(
     language, hub = entry["language"], entry["hub"] or ""
     english = "eng-Latn" if hub in TASKS or hub.startswith("mteb/") else None
     code = LANGUAGES.get(language or "", language) or english
-    values = {k.replace("@", "_at_"): v for k, v in metrics.items() if k != "queries"}
     return {
-        **values,
+        **{k.replace("@", "_at_"): v for k, v in metrics.items() if k != "queries"},
         "main_score": metrics["ndcg@10"],
         "hf_subset": language if benchmark["layout"] == "miracl" else "default",
         "languages": [code or "und-Zyyy"],  # without any, MTEB leaves the row out

@@ -1,6 +1,5 @@
 """A cross-encoder: one score for a query and a text that a model reads together."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from transformers import (
 )
 
 from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.models.fingerprint import hash_model
 from tdro_lightning.models.model_files import CONFIG, own_config, refuse_model_code
 from tdro_lightning.models.tokens import length_chunks
 
@@ -66,12 +66,7 @@ class CrossEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         settings = f"{self.model.config.to_json_string()} {self.max_tokens} {tokenizer.to_str()}"
-        digest = hashlib.sha256(settings.encode())
-        for name, value in self.model.state_dict().items():
-            flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(flat.numpy().data)
-        return digest.hexdigest()
+        return hash_model(settings, self.model.state_dict().items())
 
 
 def is_cross_encoder(path: str) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,8 +34,13 @@ def encoder_fingerprint(encoder: Encoder) -> str:
         # Truncation and padding are those of the last call.
         "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("truncation", "padding")},
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in _own_values(encoder, own):
+    return hash_model(json.dumps(settings, sort_keys=True), _own_values(encoder, own))
+
+
+def hash_model(settings: str, values: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of a model's settings, and of the name, dtype, shape and bytes of its tensors."""
+    digest = hashlib.sha256(settings.encode())
+    for name, value in values:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().view(-1)
         digest.update(flat.view(torch.uint8).numpy().data)

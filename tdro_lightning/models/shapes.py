@@ -1,6 +1,5 @@
 """Models of a published shape without their weights: nothing is downloaded."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, did_you_mean
 
 KEY = "model.architecture"
 LEGACY = {"rope_theta"}  # what transformers still accepts from older config files
@@ -33,14 +32,12 @@ def from_architecture(
     """
     kind = str(architecture.get("model_type"))
     if kind not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(kind, list(CONFIG_MAPPING), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(kind, CONFIG_MAPPING, most=3)
         raise ConfigError(f"{KEY}.model_type={kind} is not a model of transformers{hint}")
     known = CONFIG_MAPPING[kind]().to_dict().keys() | LEGACY
     unknown = sorted(architecture.keys() - known)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise ConfigError(f"{KEY}.{unknown[0]} is not a field of {kind}{hint}")
     try:
         config = CONFIG_MAPPING[kind].from_dict(dict(architecture))

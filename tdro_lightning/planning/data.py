@@ -1,7 +1,7 @@
 """What a planned run would read: rows, lengths in tokens, and how often each row is drawn."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,27 +77,24 @@ def find_local_data(config: Config) -> LocalData:
     """
     given = config.domains
     names = chosen_domains(given.catalogue, given.only)
-    missing = _missing(config, names)
-    domains: list[Domain] = []
-    notes: list[str] = []
-    if missing is None:
-        domains = configured_domains(config)
-        for domain in domains:
-            if config.data.negatives:
-                domain.require_negatives()
+    rows = given.rows or {}
+    found = LocalData(names, {n: rows.get(n, given.catalogue[n].size) for n in names})
+    if missing := _missing(config, names):
+        found.notes.append(f"{missing}: rows as catalogued, texts as long as the limits allow")
     else:
-        notes.append(f"{missing}: rows as catalogued, texts as long as the limits allow")
-    sizes: dict[str, int | None] = {d.name: len(d) for d in domains}
-    if not domains:
-        sizes = {n: (given.rows or {}).get(n, given.catalogue[n].size) for n in names}
+        found.domains.extend(configured_domains(config))
+        found.sizes.update({domain.name: len(domain) for domain in found.domains})
+        for domain in found.domains if config.data.negatives else ():
+            domain.require_negatives()
     folder = model_files(config.model.path, "tokenizer.json")
     if folder is None:
-        how = f"{CHARACTERS_A_TOKEN} characters are counted as one" if domains else "not used yet"
-        notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
-        return LocalData(names, sizes, domains, None, notes)
+        unread = f"{CHARACTERS_A_TOKEN} characters are counted as one"
+        how = unread if found.domains else "not used yet"
+        found.notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
+        return found
     tokenizer = TextTokenizer.load(str(folder), config.model.pooling)  # type: ignore[arg-type]
-    require_room_for_queries(domains, tokenizer, config.data.query_tokens)
-    return LocalData(names, sizes, domains, tokenizer, notes)
+    require_room_for_queries(found.domains, tokenizer, config.data.query_tokens)
+    return replace(found, tokenizer=tokenizer)
 
 
 def model_files(path: str, name: str) -> Path | None:
@@ -151,9 +148,9 @@ def domain_shares(config: Config, found: LocalData) -> list[DomainShare]:
 
 def step_tokens(config: Config, found: list[DomainShare]) -> float:
     """Mean tokens of a global batch, without padding: all texts of all devices."""
-    share = {part.name: part.probability for part in found}
-    a_row = {p.name: p.queries.mean() + (1 + config.data.negatives) * p.texts.mean() for p in found}
-    return float(config.data.batch_size * sum(share[name] * a_row[name] for name in share))
+    passages = 1 + config.data.negatives
+    row = sum(p.probability * (p.queries.mean() + passages * p.texts.mean()) for p in found)
+    return float(config.data.batch_size * row)
 
 
 def data_table(config: Config, found: list[DomainShare]) -> Table:
@@ -190,8 +187,7 @@ def data_table(config: Config, found: list[DomainShare]) -> Table:
 
 def histogram(lengths: Lengths, limit: int) -> list[int]:
     """Counts of lengths in equal bins from 0 to the limit."""
-    counts, _ = np.histogram(lengths, bins=BINS, range=(0, limit))
-    return [int(count) for count in counts]
+    return [int(count) for count in np.histogram(lengths, bins=BINS, range=(0, limit))[0]]
 
 
 def bars(counts: list[int]) -> str:
@@ -225,20 +221,14 @@ def _probability(config: Config, found: LocalData) -> dict[str, float]:
 
 
 def _drawn(config: Config, found: LocalData, probability: dict[str, float]) -> list[int] | None:
-    rows = [found.sizes[name] for name in found.names]
-    if None in rows:
+    rows = [size for name in found.names if (size := found.sizes[name]) is not None]
+    if len(rows) < len(found.names):
         return None
-    arguments = {
-        "names": found.names,
-        "rows": rows,
-        "batch_size": config.data.batch_size,
-        "steps": config.trainer.steps,
-        "seed": config.seed,
-    }
+    shape = (found.names, rows, config.data.batch_size, config.trainer.steps, config.seed)
     if isinstance(config.module, TDROConfig):
-        return HeterogeneousBatches(**arguments).rows_drawn()
+        return HeterogeneousBatches(*shape).rows_drawn()
     chances = [probability[name] for name in found.names]
-    return HomogeneousBatches(**arguments, probability=chances).rows_drawn()
+    return HomogeneousBatches(*shape, probability=chances).rows_drawn()
 
 
 def _sampled(

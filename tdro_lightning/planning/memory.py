@@ -8,7 +8,7 @@ Not counted: the CUDA context, fragments between allocations, buffers inside ker
 gradients of activations on their way back. `cards_that_hold` leaves room for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from tdro_lightning.distributed.collectives import BUCKET
 from tdro_lightning.files import GIGA
@@ -86,8 +86,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Bytes in all."""
-        held = self.parameters + self.gradients + self.optimiser + self.reference
-        return held + self.activations
+        return sum(astuple(self))
 
 
 def estimate(
@@ -124,9 +123,10 @@ def estimate(
     return Memory(
         parameters=parameter_bytes(model, shards, mixed=mixed),
         gradients=gradient_bytes(model, shards, devices, domains),
-        optimiser=optimiser_bytes(model, shards),
+        optimiser=2 * model.trained_size // shards,  # AdamW's two moments
         reference=reference_bytes(model, shards, mixed=mixed, shared=shared) if reference else 0,
-        activations=kept + vector_bytes(model, vectors),
+        # Embeddings and their gradients are float32 whatever the model is.
+        activations=kept + 2 * vectors * model.hidden * SINGLE,
     )
 
 
@@ -155,14 +155,8 @@ def gradient_bytes(model: Model, shards: int, devices: int, domains: int) -> int
     if shards > 1:
         whole = SINGLE * max(model.layer_values, model.outside)
         return held + (model.trained_size if model.frozen else whole)
-    if devices > 1:
-        return held + min(model.trained, BUCKET) * model.trained_bytes
-    return held
-
-
-def optimiser_bytes(model: Model, shards: int) -> int:
-    """AdamW's two moments, 2 t / s."""
-    return 2 * model.trained_size // shards
+    bucket = min(model.trained, BUCKET) * model.trained_bytes
+    return held + (bucket if devices > 1 else 0)
 
 
 def reference_bytes(model: Model, shards: int, *, mixed: bool, shared: bool) -> int:
@@ -171,11 +165,6 @@ def reference_bytes(model: Model, shards: int, *, mixed: bool, shared: bool) -> 
         return model.trained_size
     outside = model.outside * model.compute_bytes(mixed) if shards > 1 else 0
     return model.size // shards + outside
-
-
-def vector_bytes(model: Model, vectors: int) -> int:
-    """So many embeddings with their gradients, which are float32 whatever the model is."""
-    return 2 * vectors * model.hidden * SINGLE
 
 
 def activation_bytes(

@@ -107,9 +107,8 @@ def model_shape(backbone: PreTrainedModel | PeftModel) -> Model:
     layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers or not all(hasattr(config, name) for name in SIZES):
         raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
-    parameters = list(backbone.parameters())
-    frozen = [p for p in parameters if not p.requires_grad]
-    trained = [p for p in parameters if p.requires_grad]
+    frozen = [p for p in backbone.parameters() if not p.requires_grad]
+    trained = [p for p in backbone.parameters() if p.requires_grad]
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -132,6 +131,9 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
     """Each strategy with and without activation checkpointing."""
     devices = config.trainer.devices or 1
     many = devices if devices > 1 else DEVICES
+    reference = Path(getattr(config.module, "reference", None) or "")
+    # The same model configuration makes a reference that is another adapter, too.
+    adapter = bool(model.frozen) and not (reference / "config.json").is_file()
     for strategy, devices in (("single", 1), ("ddp", many), ("fsdp", many)):
         tokens, vectors = _held(config, devices)
         sharded = strategy == "fsdp"
@@ -145,7 +147,7 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
                 devices=devices,
                 parameter_shards=devices if sharded else 1,
                 reference=reference_path(config) is not None,
-                shared=not sharded and _is_adapter(config, model),
+                shared=not sharded and adapter,
                 domains=0 if sharded else _gradients_apart(config, model, devices),
             )
             yield MemoryCase(strategy, devices, checkpointing, tokens, memory)
@@ -154,11 +156,10 @@ def memory_cases(config: Config, model: Model) -> Iterator[MemoryCase]:
 def _held(config: Config, devices: int) -> tuple[int, int]:
     """Padded tokens with activations, and embeddings, that one device holds at once at most."""
     data, passages = config.data, 1 + config.data.negatives
-    rows = math.ceil(data.batch_size / devices)
-    tokens = min(_batch_tokens(config, devices), kept_tokens(config))
+    own = math.ceil(data.batch_size / devices) * (1 + passages)
     # Fine-tuning compares every query with the passages of all devices.
     everyone = 0 if isinstance(config.module, TDROConfig) or devices == 1 else data.batch_size
-    return tokens, rows * (1 + passages) + everyone * passages
+    return min(_batch_tokens(config, devices), kept_tokens(config)), own + everyone * passages
 
 
 def _batch_tokens(config: Config, devices: int) -> int:
@@ -171,12 +172,6 @@ def _batch_tokens(config: Config, devices: int) -> int:
 def kept_tokens(config: Config) -> int:
     """Padded tokens of a batch that keep their activations; a chunk at least."""
     return max(config.trainer.chunk_tokens, config.trainer.kept_tokens)
-
-
-def _is_adapter(config: Config, model: Model) -> bool:
-    """Whether the reference is another adapter, as the same model configuration makes it."""
-    reference = getattr(config.module, "reference", None) or ""
-    return bool(model.frozen) and not (Path(reference) / "config.json").is_file()
 
 
 def _gradients_apart(config: Config, model: Model, devices: int) -> int:

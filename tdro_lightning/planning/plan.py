@@ -78,7 +78,7 @@ def estimate_cost(config: Config, layers: int, flops: int, tokens: float) -> Cos
     Raises:
         ConfigError: the GPU is not known, or the model's kernels cannot be counted.
     """
-    given, devices = config.plan, config.trainer.devices or 1
+    given, devices, steps = config.plan, config.trainer.devices or 1, config.trainer.steps
     if given.gpu not in GPUS:
         raise ConfigError(
             f"plan.gpu={given.gpu!r} must be one of {', '.join(GPUS)}; or give "
@@ -91,10 +91,16 @@ def estimate_cost(config: Config, layers: int, flops: int, tokens: float) -> Cos
         speed = given.mfu * peak / flops
     else:
         speed = 1 / token_seconds(config, layers, tokens / devices)
-    steps = config.trainer.steps
     hours = steps * tokens / (speed * devices) / 3600
-    price = hours * devices * given.price
-    return Cost(tokens, steps * tokens * flops, devices, speed, speed * flops / peak, hours, price)
+    return Cost(
+        tokens=tokens,
+        flops=steps * tokens * flops,
+        devices=devices,
+        tokens_per_second=speed,
+        mfu=speed * flops / peak,
+        hours=hours,
+        price=hours * devices * given.price,
+    )
 
 
 def token_seconds(config: Config, layers: int, device_tokens: float) -> float:
@@ -213,7 +219,10 @@ def plan_training(config: Config) -> dict[str, Any]:
     memory = list(memory_cases(config, model))
     probability = {part.name: part.probability for part in domains}
     trial = run_trial(config, local, flops * cost.tokens, probability)
-    here = _here(config, cost, trial)
+    here = None  # the whole run on this machine, where whole steps were tried
+    if trial.whole:
+        all_steps = config.trainer.steps * cost.tokens * trial.seconds / trial.tokens
+        here = {"seconds": all_steps, "process_gb": trial.process_gb}
     notes = local.notes + _not_here(config)
     tell(headline(config, model))
     tell(terminal_table(data_table(config, domains)) + "\n")
@@ -248,24 +257,17 @@ def plan_training(config: Config) -> dict[str, Any]:
     }
 
 
-def _here(config: Config, cost: Cost, trial: TrialRun) -> dict[str, float | None] | None:
-    """The whole run on this machine, where whole steps were tried."""
-    if not trial.whole:
-        return None
-    seconds = config.trainer.steps * cost.tokens * trial.seconds / trial.tokens
-    return {"seconds": seconds, "process_gb": trial.process_gb}
-
-
 def _not_here(config: Config) -> list[str]:
-    notes = []
     path, reference = config.model.path, getattr(config.module, "reference", None)
-    if model_files(path, "model.safetensors") is None:
-        notes.append(f"model.path={path}: weights; a run loads or downloads them")
-    if reference == "any":
-        notes.append("module.reference is not set: counted as one like the proxy")
-    elif reference is not None and not Path(reference).is_dir():
-        notes.append(f"module.reference={reference}: counted as one like the proxy")
-    return notes
+    missing = reference not in (None, "any") and not Path(reference).is_dir()
+    notes = {
+        f"model.path={path}: weights; a run loads or downloads them": (
+            model_files(path, "model.safetensors") is None
+        ),
+        "module.reference is not set: counted as one like the proxy": reference == "any",
+        f"module.reference={reference}: counted as one like the proxy": missing,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _trial_line(trial: TrialRun, here: dict[str, float | None] | None) -> str:

@@ -53,7 +53,6 @@ class TrialRun:
         steps: timed, the first one left out.
         tokens: in them, without padding.
         seconds: they took, the loader included.
-        cpu_seconds: of this process in them; far less than `seconds` where others use the machine.
         process_gb: most memory that this process held.
     """
 
@@ -61,7 +60,6 @@ class TrialRun:
     steps: int
     tokens: int
     seconds: float
-    cpu_seconds: float
     process_gb: float | None
 
 
@@ -70,21 +68,21 @@ class Clock(Callback):
 
     def __init__(self) -> None:
         self.steps = self.tokens = 0
-        self.seconds = self.cpu_seconds = 0.0
-        self._began: tuple[float, float] | None = None
+        self.seconds = 0.0
+        self._began: float | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *rest: Any
     ) -> None:
         """Count the step."""
-        now = time.perf_counter(), time.process_time()
+        now = time.perf_counter()
         show_status(f"trial: step {trainer.global_step} of {trainer.max_steps}")
         if self._began is None:
             self._began = now
             return
         self.steps += 1
         self.tokens += int(batch.texts.lengths.sum())
-        self.seconds, self.cpu_seconds = now[0] - self._began[0], now[1] - self._began[1]
+        self.seconds = now - self._began
         trainer.should_stop = self.steps >= 2 and self.seconds >= SECONDS
 
 
@@ -133,7 +131,6 @@ def run_trial(
         clock.steps,
         clock.tokens,
         clock.seconds,
-        clock.cpu_seconds,
         None if peak is None else peak / GIGA,
     )
 

@@ -113,10 +113,10 @@ def damaged_outputs(
         _report_unchecked(folder)
         return
     root = folder.resolve()
-    for name, known in outputs.items():
+    within = place or root
+    asked = {n: known for n, known in outputs.items() if (root / n).is_relative_to(within)}
+    for name, known in asked.items():
         path = root / name
-        if place is not None and place != path and place not in path.parents:
-            continue
         if not path.is_file():
             yield f"{folder / name} is missing"
         elif path.stat().st_size != known["bytes"]:
@@ -124,10 +124,9 @@ def damaged_outputs(
         elif fingerprint(path) != known["sha256"]:
             yield f"{folder / name} has another SHA-256 than the record in {RECORD}"
     for path in _files(root, _results(record)):
-        if path.relative_to(root).as_posix() not in outputs and (
-            place is None or place == path or place in path.parents
-        ):
-            yield f"{folder / path.relative_to(root)} was added after the run"
+        name = path.relative_to(root).as_posix()
+        if name not in outputs and path.is_relative_to(within):
+            yield f"{folder / name} was added after the run"
 
 
 @cache
@@ -139,15 +138,14 @@ def _report_unchecked(folder: Path) -> None:
 def _run_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """The folder and record of the run among whose results a path is."""
     place = path.resolve()
-    for folder in (place, *place.parents):
-        if (folder / RECORD).is_file():
-            record = read_checked_json(folder / RECORD)
-            if not isinstance(record, dict) or not {"stage", "status"} <= record.keys():
-                return None  # another program's
-            parts = place.relative_to(folder).parts
-            own = not parts or parts[0] in _results(record)
-            return (folder, record) if own else None
-    return None
+    folder = next((f for f in (place, *place.parents) if (f / RECORD).is_file()), None)
+    if folder is None:
+        return None
+    record = read_checked_json(folder / RECORD)
+    if not isinstance(record, dict) or not {"stage", "status"} <= record.keys():
+        return None  # another program's
+    parts = place.relative_to(folder).parts
+    return (folder, record) if not parts or parts[0] in _results(record) else None
 
 
 def _results(record: Mapping[str, Any]) -> Sequence[str]:

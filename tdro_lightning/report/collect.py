@@ -4,19 +4,28 @@ import csv
 import dataclasses
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
 from tdro_lightning.records.outputs import RECORD, require_intact
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
-from tdro_lightning.report.runs import DomainWeight, Input, RetrieverScores, Run, Series, Usage
+from tdro_lightning.report.runs import (
+    DomainWeight,
+    Input,
+    RetrieverScores,
+    Run,
+    Series,
+    SetScores,
+    Usage,
+)
 from tdro_lightning.report.sweeps import swept_settings
 
-PER_QUERY = "per_query"
+SOURCES = ("reference", "weights")  # inputs that are results of a run before
 OBJECT, LIST = "a JSON object", "a list of strings"
 TEXT, NUMBER, COUNT = "a string that is not empty", "a finite number", "a whole number from 0"
 KINDS: Mapping[str, Callable[[Any], bool]] = {
@@ -49,8 +58,7 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
         raise DataError("no run folders given; pass at least one folder that holds run.json files")
     runs = [run for run in map(read_run, places.values()) if run.stage not in ("chain", "report")]
     for run in runs if with_sources else ():  # a list that grows in the loop
-        trained = [input.path for input in run.inputs if input.label in ("reference", "weights")]
-        for folder in (Path(path).parent for path in trained):
+        for folder in (Path(i.path).parent for i in run.inputs if i.label in SOURCES):
             if folder.resolve() not in places and (folder / RECORD).is_file():
                 places[folder.resolve()] = folder
                 runs.append(read_run(folder))
@@ -59,14 +67,15 @@ def collect_runs(folders: Sequence[Path], *, with_sources: bool = False) -> tupl
         run if count[run.name] == 1 else dataclasses.replace(run, name=f"{run.name} [{difference}]")
         for run, difference in zip(runs, _differences(runs), strict=True)
     ]
-    ordered = sorted(runs, key=lambda run: natural_order(run.name))
-    return without_repeats(distinct_sets(ordered))
+    return without_repeats(distinct_sets(sorted(runs, key=lambda run: natural_order(run.name))))
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
     """For each run, what distinguishes it from the others of its name."""
-    short = [", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) for run in runs]
-    short = [s or f"seed {run.seed}" for s, run in zip(short, runs, strict=True)]
+    short = [
+        ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in run.swept.items()) or f"seed {run.seed}"
+        for run in runs
+    ]
     count = Counter((run.name, text) for run, text in zip(runs, short, strict=True))
     return [
         text if count[run.name, text] == 1 else run.folder.as_posix()
@@ -182,30 +191,20 @@ def _retrievers(
                     f"at most {LONGEST}"
                 )
         scores = {
-            name: {
-                metric: _require(score, NUMBER, f"{place}, `{name}.{metric}`")
-                for metric, score in metrics.items()
-                if metric != "queries"
-            }
-            for name, metrics in sets.items()
-        }
-        queries = {
-            name: _require(metrics.get("queries"), COUNT, f"{place}, `{name}.queries`")
-            for name, metrics in sets.items()
-        }
-        per_query = {name: folder / PER_QUERY / slug(label) / f"{slug(name)}.json" for name in sets}
-        digests = {name: _set_fingerprint(name, recorded, inputs, path) for name in sets}
-        encoder = inputs.get(f"encoder {label}", {}).get("path", folder / "encoder")
-        retrievers.append(
-            RetrieverScores(
-                label,
-                scores,
-                queries,
-                per_query,
-                {name: sha256 for name, sha256 in digests.items() if sha256},
-                Path(encoder) if Path(encoder).is_dir() else None,
+            name: SetScores(
+                {
+                    metric: _require(score, NUMBER, f"{place}, `{name}.{metric}`")
+                    for metric, score in metrics.items()
+                    if metric != "queries"
+                },
+                _require(metrics.get("queries"), COUNT, f"{place}, `{name}.queries`"),
+                folder / "per_query" / slug(label) / f"{slug(name)}.json",
+                _set_fingerprint(name, recorded, inputs, path),
             )
-        )
+            for name, metrics in sets.items()
+        }
+        encoder = Path(inputs.get(f"encoder {label}", {}).get("path", folder / "encoder"))
+        retrievers.append(RetrieverScores(label, scores, encoder if encoder.is_dir() else None))
     return tuple(retrievers)
 
 
@@ -214,71 +213,60 @@ def _set_fingerprint(
     recorded: Mapping[str, Mapping[str, Any]],
     inputs: Mapping[str, Mapping[str, Any]],
     path: Path,
-) -> str | None:
+) -> str:
     """SHA-256 of an evaluation set; of its files, and so marked, where an older run has no other.
 
-    The labels are those of `config.benchmarks.benchmark_locations`.
+    The labels are those of `config.benchmarks.benchmark_locations`; empty where nothing is known.
     """
     if name in recorded:
-        sha256 = _require(recorded[name].get("sha256"), TEXT, f"{path}: `sets.{name}.sha256`")
-        return cast(str, sha256)
+        return str(_require(recorded[name].get("sha256"), TEXT, f"{path}: `sets.{name}.sha256`"))
     labels = [f"{hub}{what} {name}" for what in ("set", "corpus of") for hub in ("", "hub ")]
     files = [inputs[label].get("sha256") for label in labels if label in inputs]
-    return FILES + "".join(map(str, files)) if files and all(files) else None
+    return FILES + "".join(map(str, files)) if files and all(files) else ""
 
 
 def _weights(path: Path) -> tuple[DomainWeight, ...]:
     if not path.is_file():
         return ()
-    record = _require(read_checked_json(path), OBJECT, str(path))
-    last, size = (
-        _require(record.get(key), OBJECT, f"{path}: `{key}`") for key in ("domain_weights", "size")
-    )
-    mean, ema = (
-        _require(record.get(key, {}), OBJECT, f"{path}: `{key}`")
-        for key in ("mean_weights", "ema_weights")
-    )
+    found = read_weights(path)
+    mean, ema = found.mean or {}, found.ema or {}
     return tuple(
         DomainWeight(
             name,
-            _require(size.get(name), COUNT, f"{path}: `size.{name}`"),
-            _require(weight, NUMBER, f"{path}: `domain_weights.{name}`"),
-            _require(mean.get(name), NUMBER, f"{path}: `mean_weights.{name}`", optional=True),
-            _require(ema.get(name), NUMBER, f"{path}: `ema_weights.{name}`", optional=True),
+            _require(found.size.get(name), COUNT, f"{path}: `size.{name}`"),
+            weight,
+            mean.get(name),
+            ema.get(name),
         )
-        for name, weight in last.items()
+        for name, weight in found.last.items()
     )
 
 
 def _history(path: Path) -> dict[str, Series]:
+    """The logged metrics; a step that was logged again counts as it was the last time."""
     if not path.is_file():
         return {}
+    points: dict[str, dict[int, float]] = defaultdict(dict)
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            points = _points(csv.reader(stream), path)
+            lines = csv.reader(stream)
+            if next(lines, None) != ["step", "metric", "value"]:
+                raise DataError(f"{path}:1: the header must be `step,metric,value`")
+            for number, line in enumerate(lines, start=2):
+                try:
+                    step, metric, value = line
+                    points[metric][int(step)] = float(value)
+                except ValueError:
+                    raise DataError(
+                        f"{path}:{number}: expected a whole number, a metric and a number, "
+                        f"got {','.join(line)!r}"
+                    ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from None
-    ordered = {metric: sorted(values.items()) for metric, values in points.items()}
     return {
-        metric: Series(tuple(step for step, _ in values), tuple(value for _, value in values))
-        for metric, values in ordered.items()
+        metric: Series(*zip(*sorted(values.items()), strict=True))
+        for metric, values in points.items()
     }
-
-
-def _points(lines: Iterator[list[str]], path: Path) -> dict[str, dict[int, float]]:
-    if next(lines, None) != ["step", "metric", "value"]:
-        raise DataError(f"{path}:1: the header must be `step,metric,value`")
-    points: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, start=2):
-        try:
-            step, metric, value = line
-            points.setdefault(metric, {})[int(step)] = float(value)
-        except ValueError:
-            raise DataError(
-                f"{path}:{number}: expected a whole number, a metric and a number, "
-                f"got {','.join(line)!r}"
-            ) from None
-    return points
 
 
 def _usage(path: Path) -> tuple[Usage, ...]:

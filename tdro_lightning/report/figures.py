@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from tdro_lightning.report.gains import ABOVE, BELOW, BaselineComparison, few_seeds_warning
 from tdro_lightning.report.runs import DomainWeight, Series
 from tdro_lightning.report.svg import (
+    DASHES,
     colour,
     dashes,
     figure_style,
@@ -41,22 +42,16 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
     """A bar a domain for its last weight, largest on top, against the uniform weight."""
     ordered = sorted_weights(weights)[::-1]
     uniform = 1 / len(ordered)
-    height = 0.55 + 0.19 * len(ordered)
+    names = [shorten(weight.domain) for weight in ordered]
     with figure_style(salt):
-        canvas, axes = figure_axes(height, left=1.75, right=0.6, bottom=0.4, top=0.15)
-        places = range(len(ordered))
+        canvas, axes = _row_axes(names, uniform, row=0.19, left=1.75)
         axes.barh(
-            places,
+            range(len(ordered)),
             [weight.last for weight in ordered],
             height=0.66,
             color=[colour(0 if weight.last >= uniform else 1) for weight in ordered],
         )
-        axes.axvline(uniform, color=colour(6), linestyle="--", linewidth=1)
-        axes.set_yticks(places, [shorten(weight.domain) for weight in ordered])
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.set_xlim(left=0)
-        axes.spines["left"].set_visible(False)
         for place, weight in enumerate(ordered):
             axes.annotate(
                 f"{weight.last:.4f}",
@@ -77,77 +72,55 @@ def weight_bars(weights: Sequence[DomainWeight], salt: str) -> Figure:
 
 def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a domain for its weight over the steps, on a logarithmic axis."""
-    picked = {domain: _picked(curve) for domain, curve in series.items()}
-    svg = _line_figure(
-        picked, "domain weight", "Weights of all domains over the steps", salt, logarithmic=True
-    )
+    description = "Weights of all domains over the steps"
     return Figure(
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
         "distances are equal ratios.",
-        svg,
+        _line_figure(_thinned(series), "domain weight", description, salt, logarithmic=True),
     )
 
 
 def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """Lines for how concentrated the weights are and how large the measurement is."""
-    picked = {title: _picked(curve) for title, curve in series.items()}
-    svg = _line_figure(
-        picked, "value", "Concentration and measurement norm by step", salt, logarithmic=True
-    )
+    description = "Concentration and measurement norm by step"
     return Figure(
         "Concentration and measurement norm",
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
         "the smallest. Measurement norm: L2 norm over "
         "the domains before normalisation. The vertical axis is logarithmic.",
-        svg,
+        _line_figure(_thinned(series), "value", description, salt, logarithmic=True),
     )
 
 
 def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
     """A line a fine-tuning run for its loss over the steps."""
     smooth = {run: _averaged(curve) for run, curve in series.items()}
-    svg = _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt)
     return Figure(
         "Loss of the fine-tuning runs",
         f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
         "of runs with different domain weights are over different data.",
-        svg,
+        _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt),
     )
 
 
 def measurement_panels(series: Mapping[str, Series], salt: str) -> Figure:
     """A panel a domain for the loss measurement that drives its weight."""
-    svg = _panels(
-        {domain: {"measurement": curve} for domain, curve in series.items()},
-        "Loss measurement of each domain over the steps",
-        salt,
-    )
     return Figure(
         "Loss measurement of each domain",
         "Domains with a larger measurement than others gain weight. All panels share their "
         f"axes; the horizontal axis counts steps{_smoothing(series)}.",
-        svg,
+        _panels([series], "Loss measurement of each domain over the steps", salt),
     )
 
 
 def loss_panels(proxy: Mapping[str, Series], reference: Mapping[str, Series], salt: str) -> Figure:
     """A panel a domain for the losses of the proxy and of the frozen reference."""
-    domains = dict.fromkeys([*proxy, *reference])
-    curves = {"proxy": proxy, "reference": reference}
-    svg = _panels(
-        {
-            domain: {kind: found[domain] for kind, found in curves.items() if domain in found}
-            for domain in domains
-        },
-        "Proxy and reference loss of each domain over the steps",
-        salt,
-    )
     return Figure(
         "Proxy and reference loss of each domain",
         "Solid: the proxy in training. Dashed: the frozen reference on the same examples. All "
         f"panels share their axes; the horizontal axis counts steps{_smoothing(proxy)}.",
-        svg,
+        _panels([proxy, reference], "Proxy and reference loss of each domain over the steps", salt),
     )
 
 
@@ -162,38 +135,54 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
     if not shown:
         return None
     shown.sort(key=lambda one: (one.average.difference, one.result.name))
+    several = any(len(one.by_seed) > 1 for one in shown)
     with figure_style("gains"):
-        height = 0.6 + 0.24 * len(shown)
-        canvas, axes = figure_axes(height, left=2.1, right=0.6, bottom=0.42, top=0.15)
-        axes.axvline(0, color=colour(6), linestyle="--", linewidth=1)
+        names = [shorten(one.result.name, 30) for one in shown]
+        canvas, axes = _row_axes(names, 0, row=0.24, left=2.1)
         for row, one in enumerate(shown):
             gain = one.average
             hue = colour({ABOVE: 0, BELOW: 1}.get(gain.mark, 6))
             if gain.test and gain.test.low is not None and gain.test.high is not None:
                 axes.plot([gain.test.low, gain.test.high], [row, row], color=hue, linewidth=2)
-            if len(one.by_seed) > 1:
-                for difference in one.by_seed.values():
-                    axes.plot([difference, difference], [row - 0.2, row + 0.2], color=hue)
+            for difference in one.by_seed.values() if len(one.by_seed) > 1 else ():
+                axes.plot([difference, difference], [row - 0.2, row + 0.2], color=hue)
             axes.plot([gain.difference], [row], color=hue, marker="o", markersize=5)
             axes.annotate(
                 f"{format_difference(gain.difference)}{gain.mark}".replace("-", "−"),
                 (gain.difference, row),
                 xytext=(0, 5), textcoords="offset points", ha="center",
             )  # fmt: skip
-        axes.set_yticks(range(len(shown)), [shorten(one.result.name, 30) for one in shown])
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(-0.6, len(shown) - 0.2)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"difference in {title} × 100 from {_names(shown)}")
+        baselines = {one.baseline.name for one in shown}
+        against = shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"
+        axes.set_xlabel(f"difference in {title} × 100 from {against}")
         svg = inline_svg(canvas, f"Gain in {title} of each retriever over its baseline")
-    seeds = "; short strokes are single seeds" if any(len(c.by_seed) > 1 for c in shown) else ""
     return Figure(
         f"Gain in {title} over the baseline",
-        f"Average over the sets. Lines are 95 % intervals over queries{seeds}. Blue and * is "
+        "Average over the sets. Lines are 95 % intervals over queries"
+        f"{'; short strokes are single seeds' if several else ''}. Blue and * is "
         "significantly above the baseline, orange and † significantly below, grey neither. "
         f"{few_seeds_warning(shown)}".strip(),
         svg,
     )
+
+
+def _row_axes(names: Sequence[str], line: float, *, row: float, left: float) -> tuple[Canvas, Axes]:
+    """Axes with a row for each name from the bottom up, and a dashed vertical line at a value.
+
+    Args:
+        names: of the rows.
+        line: what they are compared with.
+        row: height of a row in inches.
+        left: margin for the names in inches.
+    """
+    height = 0.6 + row * len(names)
+    canvas, axes = figure_axes(height, left=left, right=0.6, bottom=0.42, top=0.15)
+    axes.axvline(line, color=colour(6), linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(names) - 0.2)
+    axes.spines["left"].set_visible(False)
+    return canvas, axes
 
 
 def figure_axes(
@@ -210,6 +199,13 @@ def figure_axes(
     return canvas, canvas.add_axes(box)
 
 
+def curve_axes(inner: float) -> tuple[Canvas, Axes]:
+    """Axes for curves with their names on the right; the height inside in inches."""
+    canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
+    axes.grid(axis="y")
+    return canvas, axes
+
+
 def _line_figure(
     series: Mapping[str, Series],
     quantity: str,
@@ -219,8 +215,7 @@ def _line_figure(
 ) -> str:
     with figure_style(salt):
         inner = max(2.6, LINE * len(series))
-        canvas, axes = figure_axes(inner + 0.55, left=0.65, right=1.95, bottom=0.42, top=0.13)
-        axes.grid(axis="y")
+        canvas, axes = curve_axes(inner)
         for number, curve in enumerate(series.values()):
             axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
         if logarithmic:
@@ -246,16 +241,14 @@ def _set_log_axis(axes: Axes, series: Mapping[str, Series]) -> None:
 
 def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
     to_axes = axes.transData + axes.transAxes.inverted()
+    low = min(axes.get_ylim())
     ends = {}
     for name, curve in series.items():
-        low = min(axes.get_ylim())
-        value = curve.values[-1] if math.isfinite(curve.values[-1]) else low
-        x, y = to_axes.transform((curve.steps[-1], max(value, low)))
-        ends[name] = (float(x), float(y))
-    labels = spread_labels({name: y for name, (_, y) in ends.items()}, gap)
-    for number, name in enumerate(series):
+        last = curve.values[-1] if math.isfinite(curve.values[-1]) else low
+        ends[name] = to_axes.transform((curve.steps[-1], max(last, low)))
+    labels = spread_labels({name: float(y) for name, (_, y) in ends.items()}, gap)
+    for number, (name, (x, y)) in enumerate(ends.items()):
         place = labels[name]
-        x, y = ends[name]
         axes.add_line(
             Line2D(
                 [x, 1.015, 1.04, 1.075],
@@ -272,11 +265,13 @@ def _label_ends(axes: Axes, series: Mapping[str, Series], gap: float) -> None:
         )
 
 
-def _panels(curves: Mapping[str, Mapping[str, Series]], description: str, salt: str) -> str:
+def _panels(kinds: Sequence[Mapping[str, Series]], description: str, salt: str) -> str:
+    """A panel a domain; its curve of the first kind is solid, of the second one dashed."""
+    domains = list(dict.fromkeys(domain for curves in kinds for domain in curves))
+    columns = min(PANELS, len(domains))
+    rows = math.ceil(len(domains) / columns)
+    height = 0.45 + 1.1 * rows
     with figure_style(salt):
-        columns = min(PANELS, len(curves))
-        rows = math.ceil(len(curves) / columns)
-        height = 0.45 + 1.1 * rows
         canvas = Canvas(figsize=(WIDTH, height))
         grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         canvas.subplots_adjust(
@@ -287,26 +282,24 @@ def _panels(curves: Mapping[str, Mapping[str, Series]], description: str, salt: 
             wspace=0.12,
             hspace=0.42,
         )
-        for axes, (domain, kinds) in zip(grid.flat, curves.items(), strict=False):
+        for axes, domain in zip(grid.flat, domains, strict=False):
             axes.set_title(shorten(domain, 22), pad=3)
             axes.grid(axis="y")
-            for kind, curve in kinds.items():
-                smooth = _averaged(curve)
-                reference = kind == "reference"
-                axes.plot(
-                    smooth.steps,
-                    smooth.values,
-                    color=colour(1 if reference else 0),
-                    linestyle="--" if reference else "-",
-                )
+            for number, curves in enumerate(kinds):
+                if domain in curves:
+                    smooth = _averaged(curves[domain])
+                    axes.plot(
+                        *(smooth.steps, smooth.values),
+                        color=colour(number),
+                        linestyle=DASHES[number],
+                    )
             axes.margins(x=0)
             axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(3))
-        for position, axes in enumerate(grid.flat):
-            if position >= len(curves):
-                axes.set_visible(False)
-            elif position + columns >= len(curves):
-                axes.tick_params(labelbottom=True)
+        for axes in grid.flat[len(domains) :]:
+            axes.set_visible(False)
+        for axes in grid.flat[len(domains) - columns : len(domains)]:
+            axes.tick_params(labelbottom=True)
         return inline_svg(canvas, description)
 
 
@@ -314,10 +307,13 @@ def _bin(count: int) -> int:
     return math.ceil(count / POINTS)
 
 
-def _picked(curve: Series) -> Series:
-    """Every n-th point counted from the last one, which stays."""
-    step = _bin(len(curve.steps))
-    return Series(curve.steps[::-step][::-1], curve.values[::-step][::-1])
+def _thinned(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Of each curve, every n-th point counted from the last one, which stays."""
+    steps = {name: _bin(len(curve.steps)) for name, curve in series.items()}
+    return {
+        name: Series(curve.steps[:: -steps[name]][::-1], curve.values[:: -steps[name]][::-1])
+        for name, curve in series.items()
+    }
 
 
 def _averaged(curve: Series) -> Series:
@@ -331,8 +327,3 @@ def _averaged(curve: Series) -> Series:
 def _smoothing(series: Mapping[str, Series]) -> str:
     size = max((_bin(len(curve.steps)) for curve in series.values()), default=1)
     return f"; each point is the mean of {size} logged steps" if size > 1 else ""
-
-
-def _names(comparisons: Sequence[BaselineComparison]) -> str:
-    baselines = {one.baseline.name for one in comparisons}
-    return shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"

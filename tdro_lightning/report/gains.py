@@ -1,6 +1,7 @@
 """What a result gains over its baseline, set by set and on average, with tests."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.files import read_json
 from tdro_lightning.report.results import Result, Seed
 from tdro_lightning.report.runs import RetrieverScores
@@ -81,9 +81,9 @@ class BaselineComparison:
 
 def group_sets(names: Iterable[str]) -> dict[str, list[str]]:
     """Sets by the part of their name before a slash; such a group counts as one set."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found.setdefault(name.partition("/")[0], []).append(name)
+        found[name.partition("/")[0]].append(name)
     return found
 
 
@@ -108,10 +108,10 @@ def compare_with_baselines(
     found = [_compare(result, other, metric, columns, results) for result, other in pairs]
     comparisons = [one for one in found if one is not None]
     averages = _adjust([one.average for one in comparisons])
-    by_seeds = [None if one.over_seeds is None else one.over_seeds.t_test for one in comparisons]
+    over_seeds = _holm([one.over_seeds for one in comparisons], "t_test")
     return [
         dataclasses.replace(one, average=average, seeds_t_test=p)
-        for one, average, p in zip(comparisons, averages, holm(by_seeds), strict=True)
+        for one, average, p in zip(comparisons, averages, over_seeds, strict=True)
     ]
 
 
@@ -119,8 +119,8 @@ def _compare(
     result: Result,
     baseline: Result,
     metric: str,
-    columns: Mapping[str, Sequence[str]] | None = None,
-    results: Sequence[Result] = (),
+    columns: Mapping[str, Sequence[str]] | None,
+    results: Sequence[Result],
 ) -> BaselineComparison | None:
     """Compare two results; None where they have no seed or set in common.
 
@@ -134,22 +134,31 @@ def _compare(
     if not pairs or not names or not set(names) <= set(common):
         return None
     differences = {name: _differences(pairs, name, metric) for name in names}
+    first = next(iter(pairs.values()))[0]
 
-    def gain(parts: Sequence[Sequence[str]]) -> Gain:
-        failed = below_untrained(result, results, metric, [name for part in parts for name in part])
-        return dataclasses.replace(_gain(pairs, parts, differences, metric), failed=failed)
+    def gain(groups: Sequence[Sequence[str]]) -> Gain:
+        """Gain on the mean of groups, each of which is the mean of its sets."""
+        weights = {name: 1 / len(parts) / len(groups) for parts in groups for name in parts}
+        known = [d for name in weights if (d := differences[name]) is not None]
+        return Gain(
+            fmean(_mean(theirs, groups, metric) for _, theirs in pairs.values()),
+            fmean(_mean(ours, groups, metric) for ours, _ in pairs.values()),
+            sum(first.sets[name].queries for name in weights),
+            query_test(known, list(weights.values())) if len(known) == len(weights) else None,
+            failed=below_untrained(result, results, metric, list(weights)),
+        )
 
-    gains = [gain([parts]) for parts in grouped.values()]
+    groups = list(grouped.values())
     by_seed = {
-        seed: _mean(ours, grouped.values(), metric) - _mean(theirs, grouped.values(), metric)
+        seed: _mean(ours, groups, metric) - _mean(theirs, groups, metric)
         for seed, (ours, theirs) in pairs.items()
     }
     return BaselineComparison(
         result,
         baseline,
         metric,
-        dict(zip(grouped, _adjust(gains), strict=True)),
-        gain(list(grouped.values())),
+        dict(zip(grouped, _adjust([gain([parts]) for parts in groups]), strict=True)),
+        gain(groups),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,
     )
@@ -167,15 +176,10 @@ def below_untrained(
         names: the sets; those that the untrained model was not evaluated on do not count.
     """
     for other in results if result.trained else ():
-        scores = [(result.score(n, metric), other.score(n, metric)) for n in names]
-        known = {
-            name: (ours, theirs)
-            for name, (ours, theirs) in zip(names, scores, strict=True)
-            if ours is not None and theirs is not None
-        }
-        if other.label.casefold() == "untrained" and other.model == result.model and known:
-            means = [mean_over_sets({n: v[i] for n, v in known.items()}) for i in (0, 1)]
-            if means[0] < means[1]:
+        if other.label.casefold() == "untrained" and other.model == result.model:
+            known = [n for n in names if result.has(n, metric) and other.has(n, metric)]
+            ours, theirs = result.average(known, metric), other.average(known, metric)
+            if ours is not None and theirs is not None and ours < theirs:
                 return True
     return False
 
@@ -258,50 +262,32 @@ def _differences(
 ) -> NDArray[np.float64] | None:
     """Difference of every query, mean over the seeds; None where a file is not at hand."""
     found = []
-    for ours, theirs in pairs.values():
-        paths = [one.per_query.get(name) for one in (ours, theirs)]
-        if any(path is None or not path.is_file() for path in paths):
+    for pair in pairs.values():
+        paths = [one.sets[name].per_query for one in pair]
+        if not all(path.is_file() for path in paths):
             return None
-        scores, others = (query_scores(path, metric) for path in paths if path is not None)
-        if scores.keys() != others.keys():
+        ours, theirs = (query_scores(path, metric) for path in paths)
+        if ours.keys() != theirs.keys():
             raise DataError(
                 f"{paths[0]} has other queries than {paths[1]}; evaluate both on the same set, "
                 "or report them apart"
             )
-        found.append({query: scores[query] - others[query] for query in scores})
+        found.append({query: ours[query] - theirs[query] for query in ours})
     if any(one.keys() != found[0].keys() for one in found):
         raise DataError(f"set {name}: the seeds have scores of different queries")
     by_seed = np.array([[one[query] for query in found[0]] for one in found], dtype=np.float64)
     return np.asarray(by_seed.mean(axis=0))
 
 
-def _gain(
-    pairs: Mapping[Seed, tuple[RetrieverScores, RetrieverScores]],
-    grouped: Sequence[Sequence[str]],
-    differences: Mapping[str, NDArray[np.float64] | None],
-    metric: str,
-) -> Gain:
-    """Gain on the mean of groups, each of which is the mean of its sets."""
-    weights = {name: 1 / len(parts) / len(grouped) for parts in grouped for name in parts}
-    first = next(iter(pairs.values()))[0]
-    known = [d for name in weights if (d := differences[name]) is not None]
-    return Gain(
-        fmean(_mean(theirs, grouped, metric) for _, theirs in pairs.values()),
-        fmean(_mean(ours, grouped, metric) for ours, _ in pairs.values()),
-        sum(first.queries[name] for name in weights),
-        query_test(known, list(weights.values())) if len(known) == len(weights) else None,
-    )
-
-
-def _mean(one: RetrieverScores, grouped: Iterable[Sequence[str]], metric: str) -> float:
-    return 100 * fmean(fmean(one.sets[name][metric] for name in parts) for parts in grouped)
+def _mean(one: RetrieverScores, groups: Sequence[Sequence[str]], metric: str) -> float:
+    return 100 * fmean(fmean(one.sets[name].scores[metric] for name in parts) for parts in groups)
 
 
 def _adjust(gains: Sequence[Gain]) -> list[Gain]:
     tests = [gain.test for gain in gains]
-    t_tests = holm([None if test is None else test.t_test for test in tests])
-    signs = holm([None if test is None else test.randomisation for test in tests])
-    return [
-        dataclasses.replace(gain, t_test=t, randomisation=p)
-        for gain, t, p in zip(gains, t_tests, signs, strict=True)
-    ]
+    adjusted = zip(gains, _holm(tests, "t_test"), _holm(tests, "randomisation"), strict=True)
+    return [dataclasses.replace(gain, t_test=t, randomisation=p) for gain, t, p in adjusted]
+
+
+def _holm(tests: Sequence[PairedTest | None], kind: str) -> list[float | None]:
+    return holm([None if test is None else getattr(test, kind) for test in tests])

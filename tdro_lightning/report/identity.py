@@ -1,16 +1,15 @@
 """Which evaluation sets, and which models, of several runs are the same."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from tdro_lightning.report.runs import RetrieverScores, Run
+from tdro_lightning.report.runs import RetrieverScores, Run, SetScores
 
 FILES = "files "  # before the SHA-256 of a set's files, which older runs have instead of its own
 CLOSE = 5e-4  # fractions; scores of one model may differ so between machines
 MANY = 4  # names in a note
-BY_SET = ("sets", "queries", "per_query", "fingerprints")  # fields of scores by name of the set
 
 
 def distinct_sets(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -20,15 +19,20 @@ def distinct_sets(runs: Sequence[Run]) -> tuple[Run, ...]:
     nothing pairs or averages their scores: `nq [1a2b3c4d]`. Where a set's SHA-256 is not recorded,
     it is taken for the one set of its name, or kept apart where there are several.
     """
-    digests: dict[str, set[str]] = {}
-    for _, scores, name in _evaluated(runs):
-        digests.setdefault(name, set()).add(scores.fingerprints.get(name, ""))
+    digests: dict[str, set[str]] = defaultdict(set)
+    for _, name, one in _evaluated(runs):
+        digests[name].add(one.fingerprint)
     several = {name for name, own in digests.items() if _differ(own)}
+
+    def renamed(retriever: RetrieverScores) -> RetrieverScores:
+        sets = {
+            name + _suffix(one.fingerprint) if name in several else name: one
+            for name, one in retriever.sets.items()
+        }
+        return dataclasses.replace(retriever, sets=sets)
+
     return tuple(
-        dataclasses.replace(
-            run, retrievers=tuple(_rename_sets(one, several) for one in run.retrievers)
-        )
-        for run in runs
+        dataclasses.replace(run, retrievers=tuple(map(renamed, run.retrievers))) for run in runs
     )
 
 
@@ -38,21 +42,19 @@ def set_notes(runs: Sequence[Run]) -> list[str]:
     Args:
         runs: as `distinct_sets` returns them.
     """
-    apart: dict[str, dict[str, list[str]]] = {}
-    others: dict[str, dict[str, list[str]]] = {}
-    for run, one, name in _evaluated(runs):
-        sha256 = one.fingerprints.get(name, "")
-        if name.endswith(_suffix(sha256)):
-            base = name.removesuffix(_suffix(sha256))
-            apart.setdefault(base, {}).setdefault(name, []).append(run.name)
+    apart: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    others: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run, name, one in _evaluated(runs):
+        suffix = _suffix(one.fingerprint)
+        if name.endswith(suffix):
+            apart[name.removesuffix(suffix)][name].append(run.name)
         else:
-            others.setdefault(name, {}).setdefault(sha256, []).append(run.name)
+            others[name][one.fingerprint].append(run.name)
     notes = []
     if apart:
-        each = (
-            "; ".join(f"{name} in {_some(own)}" for name, own in by_name.items())
-            for by_name in apart.values()
-        )
+        each = [
+            f"{name} in {_some(own)}" for by_name in apart.values() for name, own in by_name.items()
+        ]
         notes.append(
             "These evaluation sets have one name and differ in queries, corpus or judgements, so "
             f"their scores are not compared: {'; '.join(each)}."
@@ -63,10 +65,10 @@ def set_notes(runs: Sequence[Run]) -> list[str]:
         if by_sha.keys() == {""} or len(by_sha) > 1
     }
     if unsure := {name: own for name, own in unsure.items() if len(own) > 1}:
-        own = dict.fromkeys(run for runs_of in unsure.values() for run in runs_of)
         notes.append(
             f"Whether all runs used the same evaluation set is not recorded for {_some(unsure)} "
-            f"(in {_some(own)}); scores there are compared by the set's name."
+            f"(in {_some(run for own in unsure.values() for run in own)}); scores there are "
+            "compared by the set's name."
         )
     return notes
 
@@ -97,15 +99,19 @@ def without_repeats(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 def merge_scores(parts: Sequence[RetrieverScores]) -> RetrieverScores:
     """One retriever's evaluations together; of a duplicate set, the first counts."""
-    changes: dict[str, Any] = {field: {} for field in BY_SET}
+    sets: dict[str, SetScores] = {}
     for part in parts:
-        for field, values in changes.items():
-            values |= {n: v for n, v in getattr(part, field).items() if n not in values}
-    return dataclasses.replace(parts[0], **changes)
+        sets |= {name: one for name, one in part.sets.items() if name not in sets}
+    return dataclasses.replace(parts[0], sets=sets)
 
 
-def _evaluated(runs: Sequence[Run]) -> Iterable[tuple[Run, RetrieverScores, str]]:
-    return ((run, one, name) for run in runs for one in run.retrievers for name in one.sets)
+def _evaluated(runs: Sequence[Run]) -> Iterable[tuple[Run, str, SetScores]]:
+    return (
+        (run, name, one)
+        for run in runs
+        for retriever in run.retrievers
+        for name, one in retriever.sets.items()
+    )
 
 
 def _differ(digests: Iterable[str]) -> bool:
@@ -123,22 +129,13 @@ def _trained_there(run: Run, one: RetrieverScores) -> bool:
     return one.encoder is not None and one.encoder.resolve() == (run.folder / "encoder").resolve()
 
 
-def _rename_sets(scores: RetrieverScores, several: Collection[str]) -> RetrieverScores:
-    names = {n: n + _suffix(scores.fingerprints.get(n, "")) for n in scores.sets if n in several}
-    changes: dict[str, Any] = {
-        field: {names.get(name, name): value for name, value in getattr(scores, field).items()}
-        for field in BY_SET
-    }
-    return dataclasses.replace(scores, **changes)
-
-
 def _agree(one: RetrieverScores, other: RetrieverScores) -> bool:
     """Whether two evaluations have the same scores on every set and metric that both have."""
     return all(
-        abs(value - other.sets[name][metric]) <= CLOSE
-        for name, scores in one.sets.items()
-        for metric, value in scores.items()
-        if metric in other.sets.get(name, {})
+        abs(value - other.sets[name].scores[metric]) <= CLOSE
+        for name, own in one.sets.items()
+        for metric, value in own.scores.items()
+        if name in other.sets and metric in other.sets[name].scores
     )
 
 

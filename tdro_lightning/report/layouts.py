@@ -12,7 +12,7 @@ from tdro_lightning.report.gains import (
     group_sets,
 )
 from tdro_lightning.report.paper_tables import full_rows, read_paper_tables, set_names, summary_rows
-from tdro_lightning.report.result_tables import MARKS, query_count
+from tdro_lightning.report.result_tables import MARKS, count_sets, queries_of
 from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, format_difference
 
@@ -58,14 +58,19 @@ def layout_tables(
         pairs: results with their baselines.
     """
     benchmarks = _benchmarks(results)
-    comparisons: dict[tuple[str, str], tuple[Benchmark, Mapping[str, BaselineComparison]]] = {}
-    for benchmark in benchmarks:
-        for metric in benchmark.metrics:
-            gains = compare_with_baselines(pairs, metric, benchmark.columns, results)
-            by_name = {gain.result.name: gain for gain in gains}
-            comparisons[benchmark.title, metric] = benchmark, by_name
-    full = [_full_table(one, one.metrics[0], results, comparisons) for one in benchmarks]
-    return (*full, *_summaries(results, comparisons, {other.name for _, other in pairs}))
+    found: Compared = {
+        (benchmark.title, metric): (
+            benchmark,
+            {
+                gain.result.name: gain
+                for gain in compare_with_baselines(pairs, metric, benchmark.columns, results)
+            },
+        )
+        for benchmark in benchmarks
+        for metric in benchmark.metrics
+    }
+    full = [_full_table(one, one.metrics[0], results, found) for one in benchmarks]
+    return (*full, *_summaries(results, found, {other.name for _, other in pairs}))
 
 
 def _benchmarks(results: Sequence[Result]) -> list[Benchmark]:
@@ -77,19 +82,15 @@ def _benchmarks(results: Sequence[Result]) -> list[Benchmark]:
         columns, title = set_names(table, names), table["benchmark"]
         metrics = [table["metric"], *(c["metric"] for c in summed if c["title"] == title)]
         benchmark = Benchmark(title, columns, tuple(dict.fromkeys(metrics)), number)
-        complete = len(columns) == len(table["columns"])
-        if complete and any(_covers(result, benchmark, metrics[0]) for result in results):
+        needed = set(benchmark.sets)
+        covered = any(needed <= set(result.common_sets(metrics[0])) for result in results)
+        if len(columns) == len(table["columns"]) and covered:
             benchmarks.append(benchmark)
     used = {name for benchmark in benchmarks for name in benchmark.sets}
     if others := group_sets([name for name in names if name not in used]):
         measured = [m for m in TITLES if any(result.common_sets(m) for result in results)]
-        title = f"{len(others)} set{'' if len(others) == 1 else 's'}"
-        benchmarks.append(Benchmark(title, others, tuple(measured[:2]), None))
+        benchmarks.append(Benchmark(count_sets(others), others, tuple(measured[:2]), None))
     return benchmarks
-
-
-def _covers(result: Result, benchmark: Benchmark, metric: str) -> bool:
-    return all(result.has(name, metric) for name in benchmark.sets)
 
 
 def _full_table(
@@ -115,7 +116,10 @@ def _full_table(
         f"{few_seeds_warning(list(comparisons.values()))}".strip(),
         (
             Column("Model", numeric=False),
-            *(Column(title, _queries(shown, names)) for title, names in benchmark.columns.items()),
+            *(
+                Column(title, queries_of(shown, names))
+                for title, names in benchmark.columns.items()
+            ),
             Column("Avg", f"{len(benchmark.columns)} sets"),
             Column("Gain"),
         ),
@@ -241,17 +245,12 @@ def _kind(result: Result, baselines: Collection[str]) -> str:
     return selection if result.label.startswith(SELECTIONS) else other
 
 
-def _queries(results: Sequence[Result], names: Sequence[str]) -> str:
-    counts = [one.queries for result in results for one in result.by_seed.values()]
-    return query_count([sum(own[n] for n in names) for own in counts if own.keys() >= set(names)])
-
-
 def _note(with_published: bool) -> str:
-    own = "Retrievers measured here are means over their seeds; a set with parts is their mean. "
     theirs = (
         "Rows headed `Published` are as printed in the paper, whose stars come without a "
         "description of the test. "
-        if with_published
-        else ""
     )
-    return f"{theirs}{own}{MARKS}."
+    return (
+        f"{theirs if with_published else ''}Retrievers measured here are means over their seeds; "
+        f"a set with parts is their mean. {MARKS}."
+    )

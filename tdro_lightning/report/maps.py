@@ -2,7 +2,11 @@
 
 import bisect
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -37,21 +41,16 @@ def step_map(series: Mapping[str, Series], salt: str) -> Figure:
     size = math.ceil(len(steps) / COLUMNS)
     starts = [*range(0, len(steps), size), len(steps)]
     edges = [*(steps[i] - 0.5 for i in starts[:-1]), steps[-1] + 0.5]
+    boxes: dict[int, list[Box]] = defaultdict(list)
+    for row, name in enumerate(ordered):
+        means = [fmean(series[name].values[a:b]) for a, b in pairwise(starts)]
+        levels = [shade(mean * len(series)) for mean in means]
+        columns = zip(levels, pairwise(edges), strict=True)
+        for level, neighbours in groupby(columns, itemgetter(0)):  # those of one shade are one box
+            ends = [edge for _, column in neighbours for edge in column]
+            boxes[level].append((ends[0], row + 0.04, ends[-1] - ends[0], 0.92))
     with figure_style(salt):
         canvas, axes = _axes(ordered, bottom=0.72)
-        boxes: dict[int, list[Box]] = {}
-        for row, name in enumerate(ordered):
-            values = series[name].values
-            means = [
-                math.fsum(values[a:b]) / (b - a) for a, b in zip(starts, starts[1:], strict=False)
-            ]
-            begin = 0
-            for i in range(1, len(means) + 1):  # neighbours of one shade are one box
-                level = shade(means[begin] * len(series))
-                if i == len(means) or shade(means[i] * len(series)) != level:
-                    box = (edges[begin], row + 0.04, edges[i] - edges[begin], 0.92)
-                    boxes.setdefault(level, []).append(box)
-                    begin = i
         _fill(axes, boxes, SHADES)
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -75,22 +74,22 @@ def run_map(ratios: Mapping[str, Mapping[str, float]], title: str, caption: str)
         title: also the description for readers who do not see the figure.
         caption: what the values are.
     """
-    domains = list(dict.fromkeys(name for run in ratios.values() for name in run))
-    totals = {name: [run[name] for run in ratios.values() if name in run] for name in domains}
-    ordered = sorted(domains, key=lambda n: (-math.fsum(totals[n]) / len(totals[n]), n))
+    own: dict[str, list[float]] = defaultdict(list)
+    for name, ratio in (item for run in ratios.values() for item in run.items()):
+        own[name].append(ratio)
+    ordered = sorted(own, key=lambda name: (-fmean(own[name]), name))
     longest = max(len(shorten(name, 30)) for name in ratios)
     level = longest * len(ratios) <= 70  # the names stand side by side
     with figure_style(title):
         canvas, axes = _axes(ordered, bottom=0.4, top=0.25 if level else 0.2 + 0.055 * longest)
-        boxes: dict[int, list[Box]] = {}
+        boxes: dict[int, list[Box]] = defaultdict(list)
         for column, values in enumerate(ratios.values()):
-            for row, name in enumerate(ordered):
-                if name in values:
-                    box = (column + 0.03, row + 0.04, 0.94, 0.92)
-                    boxes.setdefault(shade(values[name]), []).append(box)
-                    text = f"{values[name]:.2f}".removesuffix("0") if values[name] else "0"
-                    if len(ratios) <= 12:
-                        axes.text(column + 0.5, row + 0.52, text, ha="center", va="center_baseline")
+            for name, ratio in values.items():
+                row = ordered.index(name)
+                boxes[shade(ratio)].append((column + 0.03, row + 0.04, 0.94, 0.92))
+                text = f"{ratio:.2f}".removesuffix("0") if ratio else "0"
+                if len(ratios) <= 12:
+                    axes.text(column + 0.5, row + 0.52, text, ha="center", va="center_baseline")
         _fill(axes, boxes, UNDER_TEXT)
         axes.set_xlim(0, len(ratios))
         axes.xaxis.tick_top()
@@ -117,32 +116,30 @@ def _axes(rows: Sequence[str], *, bottom: float, top: float = 0.1) -> tuple[Canv
 def _fill(axes: Axes, boxes: Mapping[int, Sequence[Box]], shades: Sequence[float]) -> None:
     """One path a shade, with all boxes in it, which keeps the page small."""
     for level, found in sorted(boxes.items()):
-        corners: list[tuple[float, float]] = []
-        for left, bottom, width, height in found:
-            right, top = left + width, bottom + height
-            corners += [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+        corners = [
+            (left + width * x, bottom + height * y)
+            for left, bottom, width, height in found
+            for x, y in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))
+        ]
         codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(found)
-        patch = PathPatch(Path(corners, codes), **_look(level, shades))
-        patch.set_zorder(0)
-        axes.add_patch(patch)
+        axes.add_patch(PathPatch(Path(corners, codes), zorder=0, **_look(level, shades)))
 
 
 def _legend(axes: Axes, rows: int, below: float, shades: Sequence[float]) -> None:
     """A row of shades `below` inches under the axes, with what they stand for."""
     unit = 1 / (0.19 * rows)
-    texts = {0: "within 10 %", **{i + 1: f"≥ {f:g}×" for i, f in enumerate(FACTORS)}}
-    texts |= {-level: f"≤ 1/{FACTORS[level - 1]:g}" for level in range(1, len(FACTORS) + 1)}
+    lower, higher = [f"≤ 1/{f:g}" for f in reversed(FACTORS)], [f"≥ {f:g}×" for f in FACTORS]
     width = 0.55 / (WIDTH - 2.35)
-    for i, level in enumerate(range(-len(FACTORS), len(FACTORS) + 1)):
+    for i, text in enumerate([*lower, "within 10 %", *higher]):
         place = (i * width, -(below + 0.12) * unit)
         axes.add_patch(
             Rectangle(
                 place, width * 0.94, 0.1 * unit, transform=axes.transAxes, clip_on=False,
-                **_look(level, shades),
+                **_look(i - len(FACTORS), shades),
             )
         )  # fmt: skip
         axes.text(
-            place[0] + width * 0.47, place[1] - 0.12 * unit, texts[level],
+            place[0] + width * 0.47, place[1] - 0.12 * unit, text,
             transform=axes.transAxes, ha="center", va="baseline", fontsize=6.5,
         )  # fmt: skip
 

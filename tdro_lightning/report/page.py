@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,15 +132,14 @@ def _write_pages(
     notes: Sequence[str],
 ) -> None:
     """The page with its figures inside, and the Markdown with its figures beside it."""
-    figures: dict[str, str] = {}
-    for section in sections:
-        found = [figure for block in section.blocks for figure in block.figures]
-        for number, figure in enumerate(found, start=1):
-            figures[figure.svg] = f"figures/{section.anchor}-{number}.svg"
     for old in (output / "figures").glob("*.svg"):
         old.unlink()
-    for svg, name in figures.items():
-        write_text(output / name, standalone_svg(svg))
+    figures: dict[str, str] = {}
+    for section in sections:
+        found = [figure.svg for block in section.blocks for figure in block.figures]
+        for number, svg in enumerate(found, start=1):
+            figures[svg] = f"figures/{section.anchor}-{number}.svg"
+            write_text(output / figures[svg], standalone_svg(svg))
     templates = template_environment(Path(__file__).parent)
     templates.filters["svg"] = lambda figure: Markup(figure.svg)
     templates.filters["duration"] = format_duration
@@ -169,53 +169,55 @@ def report_notes(
         metric: the main one, None where nothing is evaluated.
         baseline: label, run or step that the baseline goes by.
     """
-    notes = []
-    unfinished = [f"{run.name} ({run.status})" for run in runs if run.status != "finished"]
-    if unfinished:
-        notes.append(
-            "Not finished, so scores and weights of these runs are left out: "
-            f"{', '.join(unfinished)}."
-        )
-    warnings = dict.fromkeys(text for run in runs for text in run.warnings)
-    for text in warnings:
-        names = [run.name for run in runs for own in run.warnings if own == text]
-        notes.append(f"Warning of {', '.join(names)}: {text}")
-    notes += set_notes(runs)
-    failed = [
+    unfinished = ", ".join(f"{run.name} ({run.status})" for run in runs if run.status != "finished")
+    failed = ", ".join(
         one.name
         for one in results
         if metric and below_untrained(one, results, metric, one.common_sets(metric))
+    )
+    warnings: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        for text in run.warnings:
+            warnings[text].append(run.name)
+    notes = [
+        f"Not finished, so scores and weights of these runs are left out: {unfinished}."
+        if unfinished
+        else "",
+        *(f"Warning of {', '.join(names)}: {text}" for text, names in warnings.items()),
+        *set_notes(runs),
+        f"Below the untrained model on average, so training has failed: {failed}."
+        if failed
+        else "",
+        _without_gain(results, comparisons, baseline) if results else "",
     ]
-    if failed:
-        notes.append(
-            f"Below the untrained model on average, so training has failed: {', '.join(failed)}."
-        )
-    return [*notes, *(_without_gain(results, comparisons, baseline) if results else [])]
+    return [note for note in notes if note]
 
 
 def _without_gain(
     results: Sequence[Result], comparisons: Sequence[BaselineComparison], baseline: str
-) -> list[str]:
+) -> str:
+    """Which results have no gain, why, and what to do about it; empty where all have one."""
     reasons = reasons_without_baseline(results, baseline)
-    others = [one.result.name for one in comparisons]
-    others += [one.name for own in reasons.values() for one in own]
-    others += [one.name for one in baselines(results, baseline)]
-    if rest := [one for one in results if one.name not in others]:
+    others = [
+        *(one.result for one in comparisons),
+        *(one for own in reasons.values() for one in own),
+        *baselines(results, baseline),
+    ]
+    if rest := [one for one in results if one.name not in {other.name for other in others}]:
         reasons["no seed or metric in common with the baseline"] = rest
     missing = "; ".join(
         f"{', '.join(one.name for one in own)}: {reason}" for reason, own in reasons.items()
     )
     if comparisons:
-        return [f"Without a gain: {missing}."] if reasons else []
+        return f"Without a gain: {missing}." if reasons else ""
     if not reasons:
-        return ["There is no table of gains: only the baseline is evaluated."]
-    how = "Name another baseline with report.baseline."
-    if baseline == BASELINE:
-        how = (
-            "Train the baseline with +experiment=finetune_uniform and evaluate it on the same sets "
-            "(+evaluate.encoders.uniform=FOLDER/encoder), or name another with report.baseline."
-        )
-    return [f"There is no table of gains ({missing}). {how}"]
+        return "There is no table of gains: only the baseline is evaluated."
+    train = (
+        "Train the baseline with +experiment=finetune_uniform and evaluate it on the same sets "
+        "(+evaluate.encoders.uniform=FOLDER/encoder), or name another with report.baseline."
+    )
+    how = train if baseline == BASELINE else "Name another baseline with report.baseline."
+    return f"There is no table of gains ({missing}). {how}"
 
 
 def _gains_text(gains: Sequence[Table], warning: str) -> str:

@@ -51,18 +51,6 @@ def _by_domain(content: Mapping[str, Any]) -> Table:
     counts = list(content["domains"].items())
     if len(counts) > 1:
         counts.append(("all", _sum([entry for _, entry in counts])))
-    rows = [
-        cells(
-            [
-                name,
-                *(str(entry[key]) for key in ("rows", "kept")),
-                *(str(n) for n in entry["dropped_rows"].values()),
-                *(str(n) for n in entry["dropped_passages"].values()),
-                *(str(n) for n in entry["methods"].values()),
-            ]
-        )
-        for name, entry in counts
-    ]
     return Table(
         title="Dropped by domain",
         caption=(
@@ -86,25 +74,23 @@ def _by_domain(content: Mapping[str, Any]) -> Table:
             Column("SimHash"),
             Column("MinHash"),
         ),
-        rows=tuple(rows),
+        rows=tuple(
+            cells(
+                [
+                    name,
+                    *(str(entry[key]) for key in ("rows", "kept")),
+                    *(str(n) for n in entry["dropped_rows"].values()),
+                    *(str(n) for n in entry["dropped_passages"].values()),
+                    *(str(n) for n in entry["methods"].values()),
+                ]
+            )
+            for name, entry in counts
+        ),
     )
 
 
 def _by_set(content: Mapping[str, Any]) -> Table:
     sizes = content["evaluation"]
-    rows = [
-        cells(
-            [
-                name,
-                found,
-                str(sizes[found]["queries"]),
-                str(sizes[found]["documents"]),
-                *(str(parts[part]) for part in ("query", "positive", "negative")),
-            ]
-        )
-        for name, entry in content["domains"].items()
-        for found, parts in entry["sets"].items()
-    ]
     return Table(
         title="Matches by domain and evaluation set",
         caption=(
@@ -120,7 +106,19 @@ def _by_set(content: Mapping[str, Any]) -> Table:
             Column("by positive"),
             Column("by negative"),
         ),
-        rows=tuple(rows),
+        rows=tuple(
+            cells(
+                [
+                    name,
+                    found,
+                    str(sizes[found]["queries"]),
+                    str(sizes[found]["documents"]),
+                    *(str(parts[part]) for part in ("query", "positive", "negative")),
+                ]
+            )
+            for name, entry in content["domains"].items()
+            for found, parts in entry["sets"].items()
+        ),
     )
 
 

@@ -1,10 +1,10 @@
 """Tables of results: scores of every metric, and gains over the baseline with their tests."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
-from tdro_lightning.evaluation.averages import mean_over_sets
-from tdro_lightning.report.gains import BaselineComparison, Gain, few_seeds_warning
+from tdro_lightning.report.gains import BaselineComparison, Gain, few_seeds_warning, group_sets
 from tdro_lightning.report.results import BASELINE, MAIN_METRIC, TITLES, Result
 from tdro_lightning.report.significance import FEW, PairedTest
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells, format_difference
@@ -35,19 +35,13 @@ def score_table(results: Sequence[Result], metric: str) -> Table:
     """
     sets = _sets(results, metric)
     shared = [name for name in sets if all(result.has(name, metric) for result in results)]
-    averages = [_average(result, shared, metric) for result in results]
-    count = len({name.partition("/")[0] for name in shared})
-    columns = [Column("Average", f"{count} set{'' if count == 1 else 's'}")]
-    body = [_score_cells(averages, results)]
+    averages = [result.average(shared, metric) for result in results]
+    columns = {Column("Average", count_sets(group_sets(shared))): _score_cells(averages, results)}
     if metric == MAIN_METRIC and any(result.label.casefold() == BASELINE for result in results):
-        columns.append(Column(f"vs {BASELINE}"))
-        body.append(_difference_cells(averages, results))
+        columns[Column(f"vs {BASELINE}")] = _difference_cells(averages, results)
     for name in sets:
-        queries = [
-            one.queries[name] for r in results for one in r.by_seed.values() if name in one.queries
-        ]
-        columns.append(Column(name, query_count(queries, "d")))
-        body.append(_score_cells([result.score(name, metric) for result in results], results))
+        scores = [result.score(name, metric) for result in results]
+        columns[Column(name, queries_of(results, [name], "d"))] = _score_cells(scores, results)
     groups = (
         ", and the sets of a group (`group/part`) as one" if any("/" in n for n in sets) else ""
     )
@@ -58,17 +52,16 @@ def score_table(results: Sequence[Result], metric: str) -> Table:
         f"{TITLES[metric]} × 100, higher is better; the best trained value of a column is "
         f"bold. The average counts every set once{groups}.",
         (Column("Retriever", numeric=False), *columns),
-        tuple(zip((Cell(result.name) for result in results), *body, strict=True)),
+        tuple(zip((Cell(result.name) for result in results), *columns.values(), strict=True)),
     )
 
 
 def seed_counts(results: Sequence[Result]) -> dict[str, int]:
     """Number of different run seeds of each trained label."""
-    seeds: dict[str, set[int | None]] = {}
-    for result in results:
-        if result.trained:
-            seeds.setdefault(result.label, set()).update(result.by_seed)
-    return {label: len(own) for label, own in seeds.items()}
+    seeds = dict.fromkeys(
+        (one.label, seed) for one in results if one.trained for seed in one.by_seed
+    )
+    return Counter(label for label, _ in seeds)
 
 
 def seed_note(results: Sequence[Result]) -> str:
@@ -88,15 +81,21 @@ def query_count(counts: Collection[int], style: str = ",") -> str:
     return f"{lowest} queries" if lowest == highest else f"{lowest} to {highest} queries"
 
 
+def queries_of(results: Sequence[Result], names: Sequence[str], style: str = ",") -> str:
+    """The number of queries of some sets together, as in `query_count`."""
+    seeds = [one.sets for result in results for one in result.by_seed.values()]
+    counts = [sum(own[n].queries for n in names) for own in seeds if own.keys() >= set(names)]
+    return query_count(counts, style)
+
+
+def count_sets(names: Collection[str]) -> str:
+    """`1 set` or `7 sets`."""
+    return f"{len(names)} set{'' if len(names) == 1 else 's'}"
+
+
 def _sets(results: Sequence[Result], metric: str) -> list[str]:
     names = dict.fromkeys(name for result in results for name in result.sets)
     return [name for name in names if any(result.has(name, metric) for result in results)]
-
-
-def _average(result: Result, sets: Sequence[str], metric: str) -> float | None:
-    scores = {name: result.score(name, metric) for name in sets}
-    measured = {name: score for name, score in scores.items() if score is not None}
-    return mean_over_sets(measured) if measured else None
 
 
 def _score_cells(values: Sequence[float | None], results: Sequence[Result]) -> list[Cell]:
@@ -136,38 +135,36 @@ def gain_tables(comparisons: Sequence[BaselineComparison], title: str) -> tuple[
 
 def average_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
     """A row a result: the gain of the average over sets, with both tests over queries."""
-    titles = (
-        Column("Retriever", numeric=False),
-        Column("Against", numeric=False),
-        Column("Sets"),
-        Column("Queries"),
-        Column("Baseline"),
-        Column("Score"),
-        Column("Gain"),
-        Column("95 % interval"),
-        Column("p", "randomisation"),
-        Column("p", "t-test"),
-    )
     return Table(
         f"Gain in {title}, average over sets",
         f"{title} × 100 averaged over the sets that both have, each counted once ({GROUPED}), and "
         f"over the seeds that both have. {MARKS} over the retrievers of this table, as are both "
         "columns of p-values; intervals are not adjusted. A dash where the scores of the queries "
         f"are not at hand. {QUERIES_ONLY} {few_seeds_warning(comparisons)}".strip(),
-        titles,
+        (
+            Column("Retriever", numeric=False),
+            Column("Against", numeric=False),
+            Column("Sets"),
+            Column("Queries"),
+            Column("Baseline"),
+            Column("Score"),
+            Column("Gain"),
+            Column("95 % interval"),
+            Column("p", "randomisation"),
+            Column("p", "t-test"),
+        ),
         tuple(
             (
-                *cells([one.result.name, one.baseline.name, str(len(one.sets))]),
+                Cell(one.result.name),
+                Cell(one.baseline.name),
+                Cell(str(len(one.sets))),
                 Cell(f"{one.average.queries:,}"),
-                *cells([f"{one.average.baseline:.1f}", f"{one.average.score:.1f}"]),
+                Cell(f"{one.average.baseline:.1f}"),
+                Cell(f"{one.average.score:.1f}"),
                 Cell(format_difference(one.average.difference), mark=one.average.mark),
-                *cells(
-                    [
-                        interval(one.average.test),
-                        p_value(one.average.randomisation),
-                        p_value(one.average.t_test),
-                    ]
-                ),
+                Cell(interval(one.average.test)),
+                Cell(p_value(one.average.randomisation)),
+                Cell(p_value(one.average.t_test)),
             )
             for one in comparisons
         ),
@@ -176,10 +173,10 @@ def average_table(comparisons: Sequence[BaselineComparison], title: str) -> Tabl
 
 def sets_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
     """A row a result, a column a set: gain and interval."""
-    counts: dict[str, list[int]] = {}
+    counts: dict[str, list[int]] = defaultdict(list)
     for one in comparisons:
         for name, gain in one.sets.items():
-            counts.setdefault(name, []).append(gain.queries)
+            counts[name].append(gain.queries)
     return Table(
         f"Gain in {title} on each set",
         f"Difference in {title} × 100 with its 95 % interval (paired t, not adjusted). {MARKS} "
@@ -199,33 +196,32 @@ def sets_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
 def seeds_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
     """A row a result with several seeds: how the gain of the average scatters over them."""
     titles = ("Seeds", "Gain", "Lowest", "Highest", "95 % interval", "p", "Seeds above")
-    rows = []
     shown = [one for one in comparisons if one.over_seeds]
-    for one in shown:
-        test, differences = one.over_seeds, list(one.by_seed.values())
-        few = f" ({len(differences)} seeds)" if len(differences) < FEW else ""
-        rows.append(
-            cells(
-                [
-                    one.result.name,
-                    str(len(differences)),
-                    format_difference(fmean(differences)),
-                    format_difference(min(differences)),
-                    format_difference(max(differences)),
-                    interval(test),
-                    p_value(one.seeds_t_test) + few,
-                    f"{sum(value > 0 for value in differences)} of {len(differences)}",
-                ]
-            )
-        )
     return Table(
         f"Gain in {title} over seeds",
         f"Difference of the average {title} × 100 from the baseline of the same seed. The interval "
         "and p are those of the paired, two-sided t-test over seeds, p adjusted by Holm over the "
         "retrievers of this table. With few seeds it finds large and steady gains only, and three "
         f"differences that happen to be alike make p small. {few_seeds_warning(shown)}".strip(),
-        (Column("Retriever", numeric=False), *(Column(name) for name in titles)),
-        tuple(rows),
+        (Column("Retriever", numeric=False), *map(Column, titles)),
+        tuple(map(_seeds_row, shown)),
+    )
+
+
+def _seeds_row(one: BaselineComparison) -> tuple[Cell, ...]:
+    differences = list(one.by_seed.values())
+    few = f" ({len(differences)} seeds)" if len(differences) < FEW else ""
+    return cells(
+        [
+            one.result.name,
+            str(len(differences)),
+            format_difference(fmean(differences)),
+            format_difference(min(differences)),
+            format_difference(max(differences)),
+            interval(one.over_seeds),
+            p_value(one.seeds_t_test) + few,
+            f"{sum(value > 0 for value in differences)} of {len(differences)}",
+        ]
     )
 
 

@@ -1,11 +1,14 @@
 """Evaluated retrievers of runs: one way to train, over the seeds with which it was run."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Self
 
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.identity import merge_scores
 from tdro_lightning.report.runs import RetrieverScores, Run
 
@@ -40,6 +43,11 @@ class Result:
     model: str | None
     by_seed: Mapping[Seed, RetrieverScores]
 
+    @classmethod
+    def of_run(cls, run: Run, one: RetrieverScores) -> Self:
+        """The result of one seed."""
+        return cls(one.label, one.label, run.name, run.model, {run.seed: one})
+
     @property
     def rank(self) -> int:
         """0 for BM25, 1 for the untrained encoder, 2 for the baseline, 3 for all others."""
@@ -65,9 +73,9 @@ class Result:
 
     def scores(self, name: str, metric: str) -> list[float] | None:
         """The metric times 100 on one set, one value a seed; None where a seed lacks it."""
-        values = [one.sets.get(name, {}).get(metric) for one in self.by_seed.values()]
-        measured = [100 * value for value in values if value is not None]
-        return measured if len(measured) == len(values) else None
+        seeds = [one.sets[name].scores for one in self.by_seed.values() if name in one.sets]
+        measured = [100 * scores[metric] for scores in seeds if metric in scores]
+        return measured if len(measured) == len(self.by_seed) else None
 
     def score(self, name: str, metric: str) -> float | None:
         """Mean of `scores` over the seeds."""
@@ -82,6 +90,12 @@ class Result:
         """The sets on which every seed was evaluated by the metric."""
         return [name for name in self.sets if self.has(name, metric)]
 
+    def average(self, names: Sequence[str], metric: str) -> float | None:
+        """Mean of `score` over those sets that have one, as `mean_over_sets` takes it."""
+        scores = {name: self.score(name, metric) for name in names}
+        measured = {name: score for name, score in scores.items() if score is not None}
+        return mean_over_sets(measured) if measured else None
+
 
 def results_by_run(runs: Sequence[Run]) -> tuple[Result, ...]:
     """A result for each retriever of each run: those without training, the baseline, the others.
@@ -89,11 +103,7 @@ def results_by_run(runs: Sequence[Run]) -> tuple[Result, ...]:
     The same scores of the same untrained retriever in several runs are kept once. Where several
     runs have a label in common, the step's or the run's name is appended.
     """
-    results = [
-        Result(one.label, one.label, run.name, run.model, {run.seed: one})
-        for run in runs
-        for one in run.retrievers
-    ]
+    results = [Result.of_run(run, one) for run in runs for one in run.retrievers]
     return _named_and_sorted(results, with_models=False)
 
 
@@ -104,21 +114,22 @@ def results_over_seeds(runs: Sequence[Run]) -> tuple[Result, ...]:
     one seed with different evaluation sets. Where a seed has a duplicate set, the runs differ in
     something else, and each is a result of its own.
     """
-    entries: dict[tuple[str, str, str | None], list[tuple[Run, RetrieverScores]]] = {}
+    entries: dict[tuple[str, str, str | None], list[tuple[Run, RetrieverScores]]] = defaultdict(
+        list
+    )
     for run in runs:
         for scores in run.retrievers:
-            key = (run.bare_name, scores.label, run.model)
-            entries.setdefault(key, []).append((run, scores))
+            entries[run.bare_name, scores.label, run.model].append((run, scores))
     results: list[Result] = []
     for (name, label, model), own in entries.items():
-        by_seed: dict[Seed, list[RetrieverScores]] = {}
+        by_seed: dict[Seed, list[RetrieverScores]] = defaultdict(list)
         for run, scores in sorted(own, key=lambda entry: entry[0].seed or 0):
-            by_seed.setdefault(run.seed, []).append(scores)
+            by_seed[run.seed].append(scores)
         merged = {seed: merge_scores(parts) for seed, parts in by_seed.items()}
         if sum(len(one.sets) for one in merged.values()) == sum(len(one.sets) for _, one in own):
             results.append(Result(label, label, name, model, merged))
         else:
-            results += [Result(label, label, run.name, model, {run.seed: one}) for run, one in own]
+            results += [Result.of_run(run, one) for run, one in own]
     return _named_and_sorted(results, with_models=True)
 
 
@@ -128,36 +139,27 @@ def _named_and_sorted(results: Sequence[Result], *, with_models: bool) -> tuple[
     for result in results:
         if result.trained or not any(_same_scores(result, other) for other in kept):
             kept.append(result)
-    runs, models = [one.run for one in kept], [one.model for one in kept]
-    places: list[list[str | None]] = [[one.chain_and_step[1] for one in kept], [*runs]]
-    if with_models:
-        both = [f"{run}, {model}" for run, model in zip(runs, models, strict=True)]
-        places = [places[0], models, places[1], [*both]]
-    names = distinct_names([one.label for one in kept], places)
-    named = [dataclasses.replace(one, name=n) for one, n in zip(kept, names, strict=True)]
+    names: dict[int, str] = {}
+    for label in dict.fromkeys(one.label for one in kept):
+        own = [i for i, one in enumerate(kept) if one.label == label]
+        kinds = list(zip(*(_places(kept[i], with_models) for i in own), strict=True))
+        places = next((texts for texts in kinds if len(set(texts)) == len(own)), kinds[-1])
+        names |= {
+            i: f"{label} ({place})" if len(own) > 1 else label
+            for i, place in zip(own, places, strict=True)
+        }
+    named = [dataclasses.replace(one, name=names[i]) for i, one in enumerate(kept)]
     return tuple(sorted(named, key=lambda result: result.rank))
+
+
+def _places(result: Result, with_models: bool) -> tuple[str, ...]:
+    """What may stand behind a label that several results have in common, the preferred first."""
+    step, run, model = result.chain_and_step[1], result.run, str(result.model)
+    return (step, model, run, f"{run}, {model}") if with_models else (step, run)
 
 
 def _same_scores(result: Result, other: Result) -> bool:
     return all(a == b for a in result.by_seed.values() for b in other.by_seed.values())
-
-
-def distinct_names(labels: Sequence[str], places: Sequence[Sequence[str | None]]) -> list[str]:
-    """The labels; behind those that several share, the first place in which all of them differ.
-
-    Args:
-        labels: one for each retriever.
-        places: lists as long as the labels, the preferred one first.
-    """
-    names = list(labels)
-    for label in set(labels):
-        own = [i for i, other in enumerate(labels) if other == label]
-        for place in places if len(own) > 1 else ():
-            for i in own:
-                names[i] = f"{label} ({place[i]})"
-            if len({names[i] for i in own}) == len(own):
-                break
-    return names
 
 
 def baseline_pairs(results: Sequence[Result], baseline: str) -> list[tuple[Result, Result]]:

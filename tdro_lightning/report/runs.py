@@ -16,19 +16,25 @@ class Input:
 
 
 @dataclass(frozen=True)
-class RetrieverScores:
-    """Evaluated sets of one retriever: {set: {metric: fraction}} and {set: number of queries}.
+class SetScores:
+    """Scores of one retriever on one set, {metric: fraction}, and the number of queries.
 
-    `per_query` says where each set's scores of the queries are; they are read when asked for.
-    `fingerprints` holds the SHA-256 of each set that the run recorded, and `encoder` is the folder
-    of the model, where there is one.
+    `per_query` says where the scores of the queries are; they are read when asked for.
+    `fingerprint` is the SHA-256 of the set, empty where the run did not record it.
     """
 
+    scores: Mapping[str, float]
+    queries: int
+    per_query: Path = field(compare=False)
+    fingerprint: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class RetrieverScores:
+    """Evaluated sets of one retriever, by name; `encoder` is its folder, where there is one."""
+
     label: str
-    sets: Mapping[str, Mapping[str, float]]
-    queries: Mapping[str, int]
-    per_query: Mapping[str, Path] = field(default_factory=dict, compare=False)
-    fingerprints: Mapping[str, str] = field(default_factory=dict, compare=False)
+    sets: Mapping[str, SetScores]
     encoder: Path | None = field(default=None, compare=False)
 
 

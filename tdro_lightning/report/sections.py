@@ -24,6 +24,7 @@ from tdro_lightning.report.tables import Table, plain_text, terminal_table
 from tdro_lightning.report.training_tables import (
     concentration_table,
     health_table,
+    relative_weights,
     run_table,
     speed_table,
     usage_table,
@@ -131,11 +132,8 @@ def _folded(blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 
 def _weight_map(runs: Sequence[Run]) -> list[Figure]:
-    weighted = [run for run in runs if run.weights]
-    ratios = {
-        name: {weight.domain: weight.last * len(run.weights) for weight in run.weights}
-        for name, run in zip(_short_names(weighted), weighted, strict=True)
-    }
+    weighted = _by_short_name([run for run in runs if run.weights])
+    ratios = relative_weights({name: run.weights for name, run in weighted.items()})
     caption = (
         "Last weight over the uniform weight: blue gained in training, orange lost. The domains "
         "with the largest mean stand on top."
@@ -146,7 +144,7 @@ def _weight_map(runs: Sequence[Run]) -> list[Figure]:
 
 def _usage_map(runs: Sequence[Run]) -> list[Figure]:
     ratios = {}
-    for name, run in zip(_short_names(runs), runs, strict=True):
+    for name, run in _by_short_name(runs).items():
         drawn = {usage.domain: usage.rows * usage.epochs for usage in run.usage}
         if total := sum(drawn.values()):
             ratios[name] = {domain: n * len(drawn) / total for domain, n in drawn.items()}
@@ -158,34 +156,34 @@ def _usage_map(runs: Sequence[Run]) -> list[Figure]:
     return [run_map(ratios, title, caption)] if len(ratios) > 1 else []
 
 
-def _short_names(runs: Sequence[Run]) -> list[str]:
-    """The names of the runs without their chain, where that leaves them different."""
-    steps = [run.step for run in runs]
-    return steps if len(set(steps)) == len(runs) else [run.name for run in runs]
+def _by_short_name(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by their name without the chain, where that leaves them different."""
+    short = {run.step: run for run in runs}
+    return short if len(short) == len(runs) else {run.name: run for run in runs}
 
 
 def _weight_block(run: Run) -> Block:
-    tables: list[Table] = []
-    figures: list[Figure] = []
-    if run.weights:
-        tables += [weight_table(run.weights), concentration_table(run.weights)]
-        figures.append(weight_bars(run.weights, f"bars {run.name}"))
-    if trajectories := run.series("weights/"):
-        figures.append(weight_trajectories(trajectories, f"trajectories {run.name}"))
-        figures.append(step_map(trajectories, f"map {run.name}"))
-    return Block(run.name, tuple(tables), tuple(figures))
+    found, curves, name = run.weights, run.series("weights/"), run.name
+    tables = (weight_table(found), concentration_table(found)) if found else ()
+    bars = (weight_bars(found, f"bars {name}"),) if found else ()
+    steps = (
+        (weight_trajectories(curves, f"trajectories {name}"), step_map(curves, f"map {name}"))
+        if curves
+        else ()
+    )
+    return Block(name, tables, (*bars, *steps))
 
 
 def _curve_block(run: Run) -> Block:
-    figures = [measurement_panels(run.series("measurement/"), f"measurement {run.name}")]
     proxy, reference = run.series("loss/proxy/"), run.series("loss/reference/")
-    if proxy or reference:
-        figures.append(loss_panels(proxy, reference, f"losses {run.name}"))
     health = {
         metric.replace("_", " "): run.history[metric]
         for metric in ("effective_domains", "max_over_min", "measurement_norm")
         if metric in run.history
     }
-    if health:
-        figures.append(health_curves(health, f"health {run.name}"))
-    return Block(run.name, (), tuple(figures))
+    figures = (
+        measurement_panels(run.series("measurement/"), f"measurement {run.name}"),
+        loss_panels(proxy, reference, f"losses {run.name}") if proxy or reference else None,
+        health_curves(health, f"health {run.name}") if health else None,
+    )
+    return Block(run.name, (), tuple(figure for figure in figures if figure))

@@ -2,7 +2,6 @@
 
 import html
 import io
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from tdro_lightning.report.tables import escape_controls, plain_text
 
@@ -54,6 +55,20 @@ STYLE: dict[str, Any] = {
 }
 
 
+# What makes of Matplotlib's SVG one for a page: patterns with their replacements, in this order.
+CHANGES = {
+    r"<defs>\s*<style.*?</style>\s*</defs>": "",
+    r'<(g|path) id="[^"]*_\d+"': r"<\1",
+    r'<svg [^>]*viewBox="([^"]*)"[^>]*>': r'<svg viewBox="\1" role="img">',
+    r" *\n *": "\n",
+    'xlink:href="#': 'href="#',
+    r"font: ([\d.]+px) [^;\"<]*": r"font-size: \1",
+    r" font-family: [^;\"<]*;": "",
+    rf"(fill|stroke): {INK}": r"\1: currentColor",
+    **{rf"(fill|stroke): {hue}": rf"\1: var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)},
+}
+
+
 @contextmanager
 def figure_style(salt: str) -> Iterator[None]:
     """Draw inside this: the report's style, and ids that depend only on `salt` and the content."""
@@ -76,21 +91,11 @@ def inline_svg(figure: Figure, description: str) -> str:
     figure.savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'<(g|path) id="[^"]*_\d+"', r"<\1", svg)
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
-    )
-    svg = re.sub(r" *\n *", "\n", svg).strip().replace('xlink:href="#', 'href="#')
-    svg = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font-size: \1", svg)
-    svg = re.sub(r" font-family: [^;\"<]*;", "", svg)
-    hues = {hue: f"var(--hue-{i}, {hue})" for i, hue in enumerate(HUES)}
-    for old, new in {INK: "currentColor", **hues}.items():
-        svg = re.sub(rf"(fill|stroke): {old}", rf"\1: {new}", svg)
-    end = svg.index(">") + 1
-    return escape_controls(
-        f"{svg[:end]}\n<title>{html.escape(description, quote=False)}</title>{svg[end:]}"
-    )
+    for pattern, replacement in CHANGES.items():
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    opening, rest = svg.strip().split(">", 1)
+    title = html.escape(description, quote=False)
+    return escape_controls(f"{opening}>\n<title>{title}</title>{rest}")
 
 
 def standalone_svg(svg: str) -> str:
@@ -125,23 +130,11 @@ def shorten(name: str, length: int = 24) -> str:
 def spread_labels(positions: Mapping[str, float], gap: float) -> dict[str, float]:
     """Move positions in 0..1 apart to at least `gap`, keeping their order and moving little.
 
-    Neighbours that are too close form a cluster that is laid out around its own mean.
+    Those that are too close form a cluster that is laid out around its own mean: less their gaps,
+    the places are the rising ones nearest to the positions by least squares.
     """
-    clusters: list[list[str]] = []
-    for name in sorted(positions, key=lambda name: (positions[name], name)):
-        clusters.append([name])
-        while len(clusters) > 1 and _bottom(clusters[-1], positions, gap) < (
-            _bottom(clusters[-2], positions, gap) + gap * len(clusters[-2])
-        ):
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    return {
-        name: _bottom(cluster, positions, gap) + gap * i
-        for cluster in clusters
-        for i, name in enumerate(cluster)
-    }
-
-
-def _bottom(cluster: list[str], positions: Mapping[str, float], gap: float) -> float:
-    mean = math.fsum(positions[name] for name in cluster) / len(cluster)
-    height = gap * (len(cluster) - 1)
-    return max(0.0, min(mean - height / 2, 1 - height))
+    names = sorted(positions, key=lambda name: (positions[name], name))
+    gaps = gap * np.arange(len(names))
+    rising = isotonic_regression([positions[name] for name in names] - gaps).x
+    places = np.clip(rising, 0, max(0, 1 - gaps[-1])) + gaps
+    return dict(zip(names, places.tolist(), strict=True))

@@ -1,16 +1,16 @@
 """What a sweep came to: a table, a figure, and lines for the terminal."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from tdro_lightning.evaluation.averages import mean_over_sets
-from tdro_lightning.report.figures import Figure, figure_axes
+from tdro_lightning.report.figures import Figure, curve_axes
 from tdro_lightning.report.gains import BaselineComparison
 from tdro_lightning.report.maps import run_map
-from tdro_lightning.report.results import TITLES, UNTRAINED
+from tdro_lightning.report.results import TITLES, UNTRAINED, Result
 from tdro_lightning.report.runs import RetrieverScores, Run
 from tdro_lightning.report.svg import colour, dashes, figure_style, inline_svg, shorten
 from tdro_lightning.report.sweeps import Job, Sweep
@@ -20,9 +20,15 @@ from tdro_lightning.report.tables import (
     Table,
     cells,
     format_difference,
+    format_number,
     plain_text,
 )
-from tdro_lightning.report.training_tables import effective_domains, last_loss, sorted_weights
+from tdro_lightning.report.training_tables import (
+    effective_domains,
+    last_loss,
+    relative_weights,
+    sorted_weights,
+)
 
 WIDTH = 41  # characters between the lowest and the highest value on a terminal
 Lines = dict[str, list[tuple[str, float]]]  # by name: value of the swept setting, result
@@ -49,8 +55,8 @@ def sweep_points(
     sweep: Sweep, runs: Sequence[Run], comparisons: Sequence[BaselineComparison], metric: str | None
 ) -> list[Point]:
     """What every job came to, in the order of the jobs."""
-    jobs = [
-        (job, [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)])
+    owned = [
+        [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)]
         for job in sweep.jobs
     ]
     trained = [
@@ -60,60 +66,93 @@ def sweep_points(
             for one in run.retrievers
             if metric is not None and one.label.casefold() not in UNTRAINED
         ]
-        for _, own in jobs
+        for own in owned
     ]
     every = [one for entries in trained for _, one in entries]
     shared = [name for one in every[:1] for name in one.sets if all(name in o.sets for o in every)]
     points: list[Point] = []
-    for (job, own), entries in zip(jobs, trained, strict=True):
-        for run, one in entries:
-            score, gain = _average(one, shared, metric or ""), _gain(run, one, comparisons)
-            points.append(Point(job, own, _step(run, job), score, gain))
-        if not entries:
-            points.append(Point(job, own))
+    for job, own, entries in zip(sweep.jobs, owned, trained, strict=True):
+        scored = [
+            Point(
+                job,
+                own,
+                _step(run, job),
+                Result.of_run(run, one).average(shared, metric or ""),
+                _gain(run, one, comparisons),
+            )
+            for run, one in entries
+        ]
+        points += scored or [Point(job, own)]
     return points
 
 
 def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None) -> Table:
-    """A row a job, or a row a trained retriever of a job."""
-    columns = [
-        (
-            Column(key.rpartition(".")[2], key.rpartition(".")[0], numeric=False),
-            [point.job.swept.get(key, NOTHING) for point in points],
-        )
-        for key in sweep.keys
-    ]
-    endings = [[p.job.status, *p.job.error.strip().splitlines()[:1]] for p in points]
-    columns.append((Column("Job", numeric=False), [": ".join(ending) for ending in endings]))
-    if any(point.step for point in points):
-        columns.append((Column("Retriever", numeric=False), [p.step or NOTHING for p in points]))
-    if metric and any(point.score is not None for point in points):
-        scores = [NOTHING if p.score is None else f"{p.score:.1f}" for p in points]
-        gains = [
-            NOTHING if not p.gain else format_difference(p.gain[0]) + p.gain[1] for p in points
-        ]
-        columns += [(Column(TITLES[metric], "average"), scores), (Column("Gain"), gains)]
+    """A row a job, or a row a trained retriever of a job; columns that say nothing are left out."""
     learned = [next((run for run in point.runs if run.weights), None) for point in points]
-    if any(learned):
-        effective = [effective_domains(run) if run else NOTHING for run in learned]
-        tops = [sorted_weights(run.weights)[0] if run else None for run in learned]
-        largest = [f"{top.domain} {top.last:.3f}" if top else NOTHING for top in tops]
-        columns += [(Column("Effective domains"), effective), (Column("Largest weight"), largest)]
     losses = [[last_loss(run) for run in p.runs if "loss" in run.history] for p in points]
-    if any(losses):
-        columns.append((Column("Loss", "at the end"), [(own or [NOTHING])[-1] for own in losses]))
     seconds = [[run.seconds for run in p.runs if run.seconds is not None] for p in points]
-    minutes = [f"{sum(own) / 60:.1f}" if own else NOTHING for own in seconds]
-    columns.append((Column("Minutes"), minutes))
+    scored = any(point.score is not None for point in points)
+    columns = [
+        *(
+            (
+                Column(key.rpartition(".")[2], key.rpartition(".")[0], numeric=False),
+                [point.job.swept.get(key, NOTHING) for point in points],
+                True,
+            )
+            for key in sweep.keys
+        ),
+        (Column("Job", numeric=False), [_ending(point.job) for point in points], True),
+        (
+            Column("Retriever", numeric=False),
+            [point.step or NOTHING for point in points],
+            any(point.step for point in points),
+        ),
+        (
+            Column(TITLES.get(metric or "", ""), "average"),
+            [format_number(point.score, ".1f") for point in points],
+            scored,
+        ),
+        (
+            Column("Gain"),
+            [format_difference(p.gain[0]) + p.gain[1] if p.gain else NOTHING for p in points],
+            scored,
+        ),
+        (
+            Column("Effective domains"),
+            [effective_domains(run) if run else NOTHING for run in learned],
+            any(learned),
+        ),
+        (
+            Column("Largest weight"),
+            [_largest_weight(run) if run else NOTHING for run in learned],
+            any(learned),
+        ),
+        (Column("Loss", "at the end"), [(own or [NOTHING])[-1] for own in losses], any(losses)),
+        (
+            Column("Minutes"),
+            [format_number(sum(own) / 60 if own else None, ".1f") for own in seconds],
+            True,
+        ),
+    ]
+    shown = [(column, texts) for column, texts, filled in columns if filled]
     failed = sum(job.status != "finished" for job in sweep.jobs)
     return Table(
         f"Sweep over {', '.join(sweep.keys) or 'nothing'}",
         f"{len(sweep.jobs)} jobs in {sweep.folder.as_posix()}, {failed or 'none'} of them not "
         "finished. Averages are over the sets that all have. Gain is the difference from the "
         "baseline of the same seed; * and † as in the table of gains, each of one seed.",
-        tuple(column for column, _ in columns),
-        tuple(cells(row) for row in zip(*(texts for _, texts in columns), strict=True)),
+        tuple(column for column, _ in shown),
+        tuple(cells(row) for row in zip(*(texts for _, texts in shown), strict=True)),
     )
+
+
+def _ending(job: Job) -> str:
+    return ": ".join([job.status, *job.error.strip().splitlines()[:1]])
+
+
+def _largest_weight(run: Run) -> str:
+    top = sorted_weights(run.weights)[0]
+    return f"{top.domain} {top.last:.3f}"
 
 
 def _step(run: Run, job: Job) -> str:
@@ -121,12 +160,6 @@ def _step(run: Run, job: Job) -> str:
     assert job.folder is not None
     place = run.folder.relative_to(job.folder).as_posix()
     return "" if place == "." else plain_text(place)
-
-
-def _average(retriever: RetrieverScores, names: Sequence[str], metric: str) -> float | None:
-    known = {name: retriever.sets[name] for name in names}
-    scores = {name: 100 * one[metric] for name, one in known.items() if metric in one}
-    return mean_over_sets(scores) if scores else None
 
 
 def _gain(
@@ -156,8 +189,7 @@ def sweep_figure(
     key = _main_key(sweep)
     values = list(dict.fromkeys(value for line in lines.values() for value, _ in line))
     with figure_style("sweep"):
-        canvas, axes = figure_axes(3.0, left=0.65, right=1.95, bottom=0.42, top=0.13)
-        axes.grid(axis="y")
+        canvas, axes = curve_axes(2.45)
         places = _places(axes, values)
         for number, (name, line) in enumerate(lines.items()):
             means = [(v, fmean(y for x, y in line if x == v)) for v in values if v in dict(line)]
@@ -216,19 +248,17 @@ def sweep_lines(points: Sequence[Point], baseline: float | None) -> str:
 
 
 def _weights(sweep: Sweep, points: Sequence[Point]) -> Figure | None:
-    ratios = {}
-    for point in points:
-        for run in point.runs:
-            if run.weights:
-                name = ", ".join(point.job.swept.values()) or run.name
-                ratios[name] = {w.domain: w.last * len(run.weights) for w in run.weights}
-    if not ratios:
-        return None
-    key = ", ".join(sweep.keys)
+    weights = {
+        ", ".join(point.job.swept.values()) or run.name: run.weights
+        for point in points
+        for run in point.runs
+        if run.weights
+    }
     caption = (
         "Last weight over the uniform weight, a column a job: blue gained in training, orange lost."
     )
-    return run_map(ratios, f"Domain weights by {key}", caption)
+    title = f"Domain weights by {', '.join(sweep.keys)}"
+    return run_map(relative_weights(weights), title, caption) if weights else None
 
 
 def _main_key(sweep: Sweep) -> str:
@@ -239,12 +269,12 @@ def _main_key(sweep: Sweep) -> str:
 def _lines(sweep: Sweep, points: Sequence[Point]) -> Lines:
     """Results by the main setting, a line for each step and each value of other settings."""
     key = _main_key(sweep)
-    found: Lines = {}
+    found: Lines = defaultdict(list)
     for point in points:
         if point.score is not None:
             others = [v for k, v in point.job.swept.items() if k not in (key, "seed")]
             name = " ".join([point.step, *others]).strip()
-            found.setdefault(name, []).append((point.job.swept.get(key, ""), point.score))
+            found[name].append((point.job.swept.get(key, ""), point.score))
     return found
 
 

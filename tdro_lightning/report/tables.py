@@ -78,6 +78,11 @@ def cells(texts: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in texts)
 
 
+def format_number(value: float | None, style: str) -> str:
+    """A number in a style such as `.1f`; a dash where there is none."""
+    return NOTHING if value is None else format(value, style)
+
+
 def format_difference(difference: float) -> str:
     """A difference with its sign; none where it rounds to nothing."""
     text = f"{difference:+.1f}"

@@ -1,18 +1,28 @@
 """Tables of training runs: weights, data, settings, losses, guards and speed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median, pstdev
 from typing import Any
 
-from tdro_lightning.report.runs import DomainWeight, Run, Series
+from tdro_lightning.report.runs import DomainWeight, Run
 from tdro_lightning.report.svg import shorten
-from tdro_lightning.report.tables import NOTHING, Column, Table, cells
+from tdro_lightning.report.tables import NOTHING, Column, Table, cells, format_number
 
 
 def sorted_weights(weights: Sequence[DomainWeight]) -> list[DomainWeight]:
     """The domains by falling last weight, equal ones by name."""
     return sorted(weights, key=lambda weight: (-weight.last, weight.domain))
+
+
+def relative_weights(
+    runs: Mapping[str, Sequence[DomainWeight]],
+) -> dict[str, dict[str, float]]:
+    """Last weight of each domain over the uniform one, by the name of the run."""
+    return {
+        name: {weight.domain: weight.last * len(weights) for weight in weights}
+        for name, weights in runs.items()
+    }
 
 
 def weight_table(weights: Sequence[DomainWeight]) -> Table:
@@ -31,8 +41,8 @@ def weight_table(weights: Sequence[DomainWeight]) -> Table:
                     f"{weight.rows:,}",
                     f"{uniform:.4f}",
                     f"{weight.last:.4f}",
-                    _weight(weight.mean),
-                    _weight(weight.ema),
+                    format_number(weight.mean, ".4f"),
+                    format_number(weight.ema, ".4f"),
                     f"{weight.last / uniform:.2f}×",
                 ]
             )
@@ -108,10 +118,6 @@ def usage_table(runs: Sequence[Run]) -> Table | None:
             for domain, count in rows.items()
         ),
     )
-
-
-def _weight(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"
 
 
 # Names, places and what does not belong to a training run.
@@ -205,9 +211,11 @@ def health_table(run: Run) -> Table | None:
             cells(
                 [
                     domain,
-                    _share(guarded.get(domain)),
+                    f"{100 * fmean(guarded[domain].values):.0f} %"
+                    if domain in guarded
+                    else NOTHING,
                     str(steps - len(curve.steps)),
-                    *_ends(reference.get(domain)),
+                    *(_ends(reference[domain].values) if domain in reference else [NOTHING] * 3),
                 ]
             )
             for domain, curve in measured.items()
@@ -215,27 +223,21 @@ def health_table(run: Run) -> Table | None:
     )
 
 
-def _share(curve: Series | None) -> str:
-    return NOTHING if curve is None else f"{100 * fmean(curve.values):.0f} %"
+def _ends(values: Sequence[float]) -> tuple[str, str, str]:
+    """Means of the first and the last tenth, and the spread over the mean."""
+    tenth, mean = max(1, len(values) // 10), fmean(values)
+    spread = f"{pstdev(values) / mean:.2f}" if mean > 0 else NOTHING
+    return f"{fmean(values[:tenth]):.3f}", f"{fmean(values[-tenth:]):.3f}", spread
 
 
-def _ends(curve: Series | None) -> tuple[str, str, str]:
-    if curve is None:
-        return NOTHING, NOTHING, NOTHING
-    tenth = max(1, len(curve.values) // 10)
-    mean = fmean(curve.values)
-    spread = f"{pstdev(curve.values) / mean:.2f}" if mean > 0 else NOTHING
-    return f"{fmean(curve.values[:tenth]):.3f}", f"{fmean(curve.values[-tenth:]):.3f}", spread
-
-
-FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
-    "passages_per_second": ("Passages", "a second", lambda value: f"{value:,.0f}"),
-    "tokens_per_second": ("Tokens", "a second", lambda value: f"{value:,.0f}"),
-    "padding": ("Padding", "of tokens", lambda value: f"{100 * value:.1f} %"),
-    "at_limit": ("At limit", "of texts", lambda value: f"{100 * value:.1f} %"),
-    "data_wait": ("Data wait", "of time", lambda value: f"{100 * value:.1f} %"),
-    "mfu": ("MFU", "", lambda value: f"{100 * value:.1f} %"),
-    "peak_memory_gb": ("GPU memory", "GB, largest", lambda value: f"{value:.1f}"),
+FIGURES = {  # of a step: title and note of the column, and how values are shown
+    "passages_per_second": ("Passages", "a second", "{:,.0f}"),
+    "tokens_per_second": ("Tokens", "a second", "{:,.0f}"),
+    "padding": ("Padding", "of tokens", "{:.1%}"),
+    "at_limit": ("At limit", "of texts", "{:.1%}"),
+    "data_wait": ("Data wait", "of time", "{:.1%}"),
+    "mfu": ("MFU", "", "{:.1%}"),
+    "peak_memory_gb": ("GPU memory", "GB, largest", "{:.1f}"),
 }
 
 
@@ -253,14 +255,20 @@ def speed_table(runs: Sequence[Run]) -> Table | None:
         "the share of the time in which the loader was waited for.",
         (Column("Run", numeric=False), *(Column(*figure[:2]) for figure in figures.values())),
         tuple(
-            cells([run.name, *(_shown(run, name, how) for name, (_, _, how) in figures.items())])
+            cells(
+                [
+                    run.name,
+                    *(_figure(run, name, style) for name, (_, _, style) in figures.items()),
+                ]
+            )
             for run in measured
         ),
     )
 
 
-def _shown(run: Run, name: str, how: Callable[[float], str]) -> str:
-    curve = run.series("speed/").get(name)
-    if curve is None:
+def _figure(run: Run, name: str, style: str) -> str:
+    if f"speed/{name}" not in run.history:
         return NOTHING
-    return how(max(curve.values) if name == "peak_memory_gb" else median(curve.values))
+    values = run.history[f"speed/{name}"].values
+    figure = max(values) if name == "peak_memory_gb" else median(values)
+    return style.format(figure).replace("%", " %")

@@ -100,9 +100,9 @@ def _hand_over(config: Config, run: Any) -> None:
         finished = read_run(folder, own=True)
         run.summary.update({f"final_weight/{w.domain}": w.last for w in finished.weights})
         for retriever in finished.retrievers:
-            for name, metrics in retriever.sets.items():
-                metric = main_metric(metrics)
-                run.summary[f"{metric}/{retriever.label}/{name}"] = metrics[metric]
+            for name, results in retriever.sets.items():
+                metric = main_metric(results.scores)
+                run.summary[f"{metric}/{retriever.label}/{name}"] = results.scores[metric]
         if rows := history_rows(finished):
             table = wandb.Table(columns=["step", "domain", *TABLE], data=rows)
             run.log({"domains": table})

@@ -29,9 +29,10 @@ def test_the_names_and_revisions_are_mteb_s() -> None:
     sets = {k: v for file in files for k, v in yaml.safe_load(file.read_text())["sets"].items()}
     assert set(TASKS) < {entry["hub"] for entry in sets.values()}
     for name, entry in sets.items():
-        dataset = mteb.get_task(task_name("beir", name, entry["hub"])).metadata.dataset
+        task = task_name({"layout": "beir", "sets": sets}, name)
+        dataset = mteb.get_task(task).metadata.dataset
         assert (dataset["path"], dataset["revision"]) == (entry["hub"], entry["revision"])
-    languages = mteb.get_task(task_name("miracl", "miracl-ar", None)).metadata.eval_langs
+    languages = mteb.get_task(task_name({"layout": "miracl"}, "miracl-ar")).metadata.eval_langs
     assert {subset: [name] for subset, name in LANGUAGES.items()} == languages
 
 

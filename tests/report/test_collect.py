@@ -30,8 +30,8 @@ def test_all_files_of_a_run_are_read(tmp_path: Path) -> None:
         },
     )
     (run,) = collect_runs([tmp_path])
-    assert run.retrievers[0].sets == {"nq": {"ndcg@10": 0.25}}
-    assert run.retrievers[0].queries == {"nq": 7}
+    (one,) = run.retrievers[0].sets.values()
+    assert (list(run.retrievers[0].sets), one.scores, one.queries) == (["nq"], {"ndcg@10": 0.25}, 7)
     assert [(w.domain, w.last, w.mean) for w in run.weights] == [("a", 0.75, 0.5), ("b", 0.25, 0.5)]
     assert run.history["loss"].values == (2.0, 1.0)
     assert run.series("weights/")["a,b/c"].steps == (1, 2)
@@ -113,12 +113,13 @@ def test_missing_folders_and_runs_are_named(tmp_path: Path) -> None:
             '{"retrievers": {"u": {"sets": {"nq": {"ndcg@10": 0.5}}}}}',
             r"`nq\.queries` must be a whole number from 0, is missing",
         ),
-        ("weights.json", "{}", "`domain_weights` must be a JSON object, is missing"),
+        ("weights.json", "{}", "it has no key `domain_weights`"),
         (
             "weights.json",
             '{"domain_weights": {"a": "1"}, "size": {"a": 1}}',
-            r"`domain_weights\.a` must be a finite number, is '1'",
+            r"`domain_weights\.a` must be a weight of 0 or more, is '1'",
         ),
+        ("weights.json", '{"domain_weights": {"a": 1}}', r"`size\.a` must be a .*, is missing"),
         ("data_usage.json", '{"a": {"rows": true}}', r"`a\.rows` must be a whole number from 0"),
         ("history.csv", "step,loss\n1,2\n", "1: the header must be `step,metric,value`"),
         ("history.csv", "step,metric,value\n1,loss,2\nx,loss,1\n", r"csv:3: .* got 'x,loss,1'"),

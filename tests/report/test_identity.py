@@ -174,8 +174,8 @@ def test_a_model_that_two_runs_evaluated_is_listed_once(tmp_path: Path) -> None:
     runs = collect_runs([tmp_path])
     assert [result.name for result in results_by_run(runs)] == ["uniform", "top 70"]
     (top,) = (one for run in runs for one in run.retrievers if one.label == "top 70")
-    assert list(top.sets) == list(top.per_query) == ["nq", "fiqa"]
-    assert top.per_query["nq"].parent.parent.parent.name == "top70"
+    assert list(top.sets) == ["nq", "fiqa"]
+    assert top.sets["nq"].per_query.parent.parent.parent.name == "top70"
     assert gained(tmp_path) == ["nq", "fiqa"]
 
 

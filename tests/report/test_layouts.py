@@ -92,10 +92,9 @@ def test_models_on_the_paper_s_sets_stand_beside_its_rows(tmp_path: Path) -> Non
     assert [float(row[-1]) for row in shown[-2:]] == pytest.approx([10, 5], abs=0.5)
     assert beir.columns[2].note == "24 queries"
     # A mean over 15 sets, in which the forums are one.
-    run = collect_runs([tmp_path / "beir0"])[0].retrievers[0].sets
-    mean = np.mean(
-        [run[n]["ndcg@10"] for n in BEIR] + [np.mean([run[n]["ndcg@10"] for n in FORUMS])]
-    )
+    sets = collect_runs([tmp_path / "beir0"])[0].retrievers[0].sets
+    run = {name: one.scores["ndcg@10"] for name, one in sets.items()}
+    mean = np.mean([run[n] for n in BEIR] + [np.mean([run[n] for n in FORUMS])])
     assert shown[-5][-2] == f"{100 * mean:.1f}"
     assert "Table 3" in summary.title
     assert [(c.title, c.note) for c in summary.columns][1:] == [

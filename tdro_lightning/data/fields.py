@@ -126,8 +126,9 @@ def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) 
     if score is not None:
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or abs(score) > sys.float_info.max:
-            message = f"{place}: `score` must be a finite number, is {score!r}"
-            raise RowError(message[:300], "wrong type")
+            raise RowError(
+                f"{place}: `score` must be a finite number, is {score!r}"[:300], "wrong type"
+            )
         passage["score"] = float(score)
     return passage
 
@@ -151,8 +152,9 @@ def _unicode(text: str, field: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
-        raise RowError(message, "lone surrogate") from None
+        raise RowError(
+            f"{place}: `{field}` holds a lone surrogate, not valid Unicode", "lone surrogate"
+        ) from None
     return text
 
 
@@ -162,15 +164,20 @@ def _passages(value: Mapping[str, Any], field: str, place: str, *, required: boo
         return []
     if not isinstance(passages, list):
         found = "missing" if field not in value else type(passages).__name__
-        message = f"{place}: `{field}` must be a list of passages, is {found}"
-        raise RowError(message, _kind(passages))
+        raise RowError(
+            f"{place}: `{field}` must be a list of passages, is {found}", _kind(passages)
+        )
     if required and not passages:
-        message = f"{place}: `{field}` is empty; every row needs at least one positive"
-        raise RowError(message, "no positive")
+        raise RowError(
+            f"{place}: `{field}` is empty; every row needs at least one positive", "no positive"
+        )
     for i, item in enumerate(passages):
         if not isinstance(item, dict):
-            message = f"{place}: `{field}[{i}]` must be an object with docid, title and text, "
-            raise RowError(f"{message}is {type(item).__name__}", _kind(item))
+            raise RowError(
+                f"{place}: `{field}[{i}]` must be an object with docid, title and text, "
+                f"is {type(item).__name__}",
+                _kind(item),
+            )
     return [check_passage(item, f"{place}: in `{field}[{i}]`") for i, item in enumerate(passages)]
 
 

@@ -66,6 +66,9 @@ class RowOrder:
 class BatchSampler:
     """Draws of one rank for each step from `start` to `steps`; subclasses say what a batch is.
 
+    Attributes:
+        distinct: no batch holds a row twice, even where one pass over a domain ends in it.
+
     Args:
         names: domain names, in index order.
         rows: rows of each domain.
@@ -79,6 +82,8 @@ class BatchSampler:
     Raises:
         ConfigError: the batch cannot be split evenly over the processes.
     """
+
+    distinct = False
 
     def __init__(
         self,
@@ -99,6 +104,10 @@ class BatchSampler:
         self.names, self.rows = tuple(names), tuple(rows)
         self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
         self.rank, self.world_size = rank, world_size
+        self._orders = [
+            RowOrder(count, seed, name, batch_size if self.distinct else 0)
+            for name, count in zip(names, rows, strict=True)
+        ]
 
     def __len__(self) -> int:
         """Steps of the whole run, also when it resumes: the trainer counts from the first."""
@@ -110,11 +119,19 @@ class BatchSampler:
             yield self.global_batch(step)[self.rank :: self.world_size]
 
     def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step."""
-        raise NotImplementedError
+        """The draws of all ranks at a step, domain by domain."""
+        draws = []
+        for domain, order in enumerate(self._orders):
+            begin, end = self._drawn_before(domain, step), self._drawn_before(domain, step + 1)
+            draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
+        return draws
 
     def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
+        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
+
+    def _drawn_before(self, domain: int, step: int) -> int:
+        """Rows of a domain in all batches before `step`."""
         raise NotImplementedError
 
 
@@ -132,22 +149,6 @@ class HeterogeneousBatches(BatchSampler):
                 f"data.batch_size={self.batch_size} must be at least the number of domains, "
                 f"{len(self.names)}: tDRO compares all of them at every step"
             )
-        self._orders = [
-            RowOrder(rows, self.seed, name)
-            for name, rows in zip(self.names, self.rows, strict=True)
-        ]
-
-    def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step, domain by domain."""
-        draws = []
-        for domain, order in enumerate(self._orders):
-            begin, end = self._drawn_before(domain, step), self._drawn_before(domain, step + 1)
-            draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
-        return draws
-
-    def rows_drawn(self) -> list[int]:
-        """Rows drawn from each domain over the whole run."""
-        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
 
     def _drawn_before(self, domain: int, step: int) -> int:
         """Rows of a domain in all batches before `step`: its share and its turns at the rest."""
@@ -167,6 +168,8 @@ class HomogeneousBatches(BatchSampler):
             negatives.
     """
 
+    distinct = True
+
     def __init__(self, *args: object, probability: Sequence[float], **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         for name, rows, p in zip(self.names, self.rows, probability, strict=True):
@@ -180,19 +183,7 @@ class HomogeneousBatches(BatchSampler):
         uniform = generator(self.seed, "domain of the batch").random(self.steps)
         chosen = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
         self.domains = np.minimum(chosen, drawable[-1])
-        self._orders = [
-            RowOrder(rows, self.seed, name, self.batch_size)
-            for name, rows in zip(self.names, self.rows, strict=True)
-        ]
+        self._steps = [np.flatnonzero(self.domains == d) for d in range(len(self.names))]
 
-    def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step."""
-        domain = int(self.domains[step])
-        earlier = int(np.count_nonzero(self.domains[:step] == domain))
-        rows = self._orders[domain].take(earlier * self.batch_size, self.batch_size)
-        return [Draw(step, domain, int(row)) for row in rows]
-
-    def rows_drawn(self) -> list[int]:
-        """Rows drawn from each domain over the whole run."""
-        batches = np.bincount(self.domains, minlength=len(self.names))
-        return [int(count) * self.batch_size for count in batches]
+    def _drawn_before(self, domain: int, step: int) -> int:
+        return self.batch_size * int(np.searchsorted(self._steps[domain], step))

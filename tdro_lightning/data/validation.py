@@ -14,8 +14,6 @@ from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
 
-NO_NEGATIVE = "no negative"
-
 
 @dataclass
 class Findings:
@@ -102,7 +100,7 @@ class Validation:
         available = len(line.row["negative_passages"])
         if self.negatives and not available:
             message = f"{found.place}:{line.number}: `negative_passages` is empty"
-            faults[line.number] = RowError(message, NO_NEGATIVE, line.number)
+            faults[line.number] = RowError(message, "no negative", line.number)
             return
         found.few_negatives += available < self.negatives
         positives = frozenset(normalise(passage_text(p)) for p in line.row["positive_passages"])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class FilterCounts:
         reasons: dropped rows by reason.
         passages: dropped passages of rows that were kept, by part.
         methods: matching texts by method, each occurrence counted, by its first match.
-        sets: per evaluation set the rows in which a part matched it, by part.
+        sets: rows in which a part matched an evaluation set, by set and part.
         dropped: a line for every text that matched.
     """
 
@@ -34,7 +34,7 @@ class FilterCounts:
     reasons: Counter[str] = field(default_factory=Counter)
     passages: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
-    sets: dict[str, Counter[str]] = field(default_factory=dict)
+    sets: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -47,8 +47,8 @@ class FilterCounts:
             "dropped_passages": {part: self.passages[part] for part in PARTS[1:]},
             "methods": {method: self.methods[method] for method in METHODS},
             "sets": {
-                name: {part: matches[part] for part in PARTS}
-                for name, matches in sorted(self.sets.items())
+                name: {part: self.sets[name, part] for part in PARTS}
+                for name in sorted({name for name, _ in self.sets})
             },
         }
 
@@ -89,8 +89,7 @@ def _kept(rows: Iterable[Row], index: EvaluationIndex, counts: FilterCounts) -> 
             texts += map(passage_text, [*row["positive_passages"], *row["negative_passages"]])
         unseen = {hash(text): text for text in texts if hash(text) not in known}
         known.update(zip(unseen, index.find(list(unseen.values())), strict=True))
-        kept = (_filter_row(row, known, counts) for row in batch)
-        yield from (row for row in kept if row is not None)
+        yield from filter(None, (_filter_row(row, known, counts) for row in batch))
 
 
 def _filter_row(
@@ -101,9 +100,9 @@ def _filter_row(
     query = known[hash(row["query"])]
     lines = [_line(row, "query", None, query)] if query else []
     kept: dict[str, list[Passage]] = {}
-    for part, passages in _passages(row).items():
-        matches = [known[hash(passage_text(passage))] for passage in passages]
-        pairs = list(zip(passages, matches, strict=True))
+    given = {"positive": row["positive_passages"], "negative": row["negative_passages"]}
+    for part, passages in given.items():
+        pairs = [(passage, known[hash(passage_text(passage))]) for passage in passages]
         lines += [_line(row, part, passage, match) for passage, match in pairs if match]
         kept[part] = [passage for passage, match in pairs if not match]
     if not lines:
@@ -116,20 +115,10 @@ def _filter_row(
     for line in lines:
         counts.methods[line["matches"][0]["method"]] += 1
         counts.dropped.append({**line, "fate": "row" if reason else "passage", "reason": reason})
-    for name, part in {(match["set"], line["part"]) for line in lines for match in line["matches"]}:
-        counts.sets.setdefault(name, Counter())[part] += 1
+    counts.sets.update({(m["set"], line["part"]) for line in lines for m in line["matches"]})
     if reason:
         return None
-    return Row(
-        query_id=row["query_id"],
-        query=row["query"],
-        positive_passages=kept["positive"],
-        negative_passages=kept["negative"],
-    )
-
-
-def _passages(row: Row) -> dict[str, list[Passage]]:
-    return {"positive": row["positive_passages"], "negative": row["negative_passages"]}
+    return {**row, "positive_passages": kept["positive"], "negative_passages": kept["negative"]}
 
 
 def _reason(query: bool, row: Row, kept: Mapping[str, Sequence[Passage]]) -> str | None:
@@ -151,14 +140,7 @@ def _line(
         "docid": passage["docid"] if passage else None,
         "text": passage_text(passage) if passage else row["query"],
         "matches": [
-            {
-                "set": match.text.set,
-                "kind": match.text.kind,
-                "id": match.text.id,
-                "text": match.text.text,
-                "method": match.method,
-                "distance": match.distance,
-            }
+            {**asdict(match.text), "method": match.method, "distance": match.distance}
             for match in matches
         ],
     }

@@ -82,20 +82,29 @@ def harvest(
     for name, title, text in sources.manuals(library):
         pairs += section_pairs(name, name.lower(), title, text)
     train, held_out = split(pairs)
-    domains = {}
-    for name, domain in DOMAINS.items():
-        limit = round(max_rows * domain.share)
-        rows = select_distinct([pair for pair in train if pair.domain == name], limit, set(), seed)
-        _require_enough(f"domain {name}", rows, "rows", min(MINIMUM_ROWS, limit), domain)
-        domains[name] = rows
+    domains = {
+        name: select_distinct(
+            [pair for pair in train if pair.domain == name],
+            round(max_rows * domain.share),
+            set(),
+            seed,
+        )
+        for name, domain in DOMAINS.items()
+    }
     used = {text for rows in domains.values() for pair in rows for text in keys(pair)}
-    sets = {}
-    for name, domain in DOMAINS.items():
-        if domain.evaluated:
-            candidates = [pair for pair in held_out if pair.domain == name]
-            rows = select_distinct(candidates, EVALUATION_DOCUMENTS, used, seed)
-            _require_enough(f"evaluation set {name}", rows, "queries", MINIMUM_QUERIES, domain)
-            sets[name] = rows
+    sets = {
+        name: select_distinct(
+            [pair for pair in held_out if pair.domain == name], EVALUATION_DOCUMENTS, used, seed
+        )
+        for name, domain in DOMAINS.items()
+        if domain.evaluated
+    }
+    for name, rows in domains.items():
+        least = min(MINIMUM_ROWS, round(max_rows * DOMAINS[name].share))
+        _require_enough(f"domain {name}", rows, "rows", least, DOMAINS[name])
+    for name, rows in sets.items():
+        what = f"evaluation set {name}"
+        _require_enough(what, rows, "queries", MINIMUM_QUERIES, DOMAINS[name])
     manifest = {
         "python": platform.python_version(),
         "max_rows": max_rows,

@@ -37,13 +37,12 @@ def mine_in_parts(
         DataError: as `Miner.choose`, no row is left, or a part was damaged meanwhile.
     """
     manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
-    if rank() == 0:
-        _prepare(folder, manifest)
+    if rank() == 0 and finished_result(folder / MANIFEST, manifest) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_receipt(folder / MANIFEST, manifest, [])
     barrier()
-    parts = [
-        range(start, min(start + PART_ROWS, len(miner.rows)))
-        for start in range(0, len(miner.rows), PART_ROWS)
-    ]
+    numbers = range(len(miner.rows))
+    parts = [numbers[start : start + PART_ROWS] for start in numbers[::PART_ROWS]]
     own = [
         number
         for number in range(rank(), len(parts), world_size())
@@ -79,13 +78,6 @@ def mine_in_parts(
         write_rows(target, (row for file in files for _, row in read_rows(file)))
         shutil.rmtree(folder)
     return dict(sorted(total.items()))
-
-
-def _prepare(folder: Path, manifest: Mapping[str, object]) -> None:
-    if finished_result(folder / MANIFEST, manifest) is None:
-        if folder.exists():
-            shutil.rmtree(folder)
-        write_receipt(folder / MANIFEST, manifest, [])
 
 
 def _rows(folder: Path, number: int) -> Path:

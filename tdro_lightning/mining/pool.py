@@ -1,8 +1,9 @@
 """The passages that can become negatives, and where a known passage is among them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,8 @@ class Places:
     def __getitem__(self, key: str) -> list[int]:
         """The places of a key in ascending order; none where it is unknown."""
         wanted = np.uint64(key_hash(key))
-        start, end = (
-            int(np.searchsorted(self._hashes, wanted, side)) for side in ("left", "right")
-        )
-        return self._places[start:end].tolist()
+        start = np.searchsorted(self._hashes, wanted, "left")
+        return self._places[start : np.searchsorted(self._hashes, wanted, "right")].tolist()
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,10 @@ def domain_pool(rows: Sequence[Row]) -> Pool:
     """All passages of a domain's rows, in an order that does not depend on the rows' order."""
     passages: dict[str, Passage] = {}
     docids: dict[str, set[str]] = {}
-    keys: dict[str, str] = {}
+    normalised = cache(normalise)
     for row in rows:
         for given in chain(row["positive_passages"], row["negative_passages"]):
-            text = passage_text(given)
-            if text not in keys:
-                keys[text] = normalise(text)
-            key = keys[text]
+            key = normalised(passage_text(given))
             # A score belongs to a pair of query and passage, so the pool's passages have none.
             bare = Passage(docid=given["docid"], title=given["title"], text=given["text"])
             passages[key] = min(passages.get(key, bare), bare, key=_order)
@@ -86,8 +82,8 @@ def domain_pool(rows: Sequence[Row]) -> Pool:
     return Pool(
         chosen,
         [passage_text(p) for p in chosen],
-        _places(list(by_text), list(by_text.values())),
-        _places([docid for docid, _ in by_docid], [place for _, place in by_docid]),
+        _places(by_text.items()),
+        _places(by_docid),
     )
 
 
@@ -103,10 +99,9 @@ def corpus_pool(path: Path, content: str) -> Pool:
     """
     columns = text_columns("docid", "title", "text")
     table = cached_table(_corpus(path), columns, content)
-    texts = np.empty(len(table), dtype=np.uint64)
-    docids = np.empty(len(table), dtype=np.uint64)
+    texts, docids = np.empty((2, len(table)), dtype=np.uint64)
     whole = np.empty(len(table), dtype=bool)
-    for place, passage in enumerate(StoredPassages(table, np.arange(len(table)))):
+    for place, passage in enumerate(_stored_passages(table, np.arange(len(table)))):
         texts[place] = key_hash(normalise(passage_text(passage)))
         docids[place] = key_hash(passage["docid"])
         whole[place] = not is_blank(passage["text"])
@@ -115,53 +110,25 @@ def corpus_pool(path: Path, content: str) -> Pool:
         raise DataError(f"{path}: no passage with a text in it")
     _, first, group = np.unique(texts[lines], return_index=True, return_inverse=True)
     kept = np.sort(first)
-    passages = StoredPassages(table, lines[kept])
+    passages = _stored_passages(table, lines[kept])
     return Pool(
         passages,
-        StoredTexts(passages),
+        StoredSequence(len(kept), lambda places: [*map(passage_text, passages[places])]),
         Places(texts[lines[kept]], np.arange(len(kept))),
         Places(docids[lines], np.searchsorted(kept, first[group])),
         left_out=len(table) - len(lines),
     )
 
 
-class StoredPassages(StoredSequence[Passage]):
-    """Some lines of a memory-mapped table, as passages.
+def _stored_passages(table: datasets.Dataset, lines: NDArray[np.int64]) -> Sequence[Passage]:
+    """Some lines [N] of a memory-mapped table, as passages."""
 
-    Args:
-        table: columns `docid`, `title` and `text`.
-        lines: [N] ascending.
-    """
-
-    def __init__(self, table: datasets.Dataset, lines: NDArray[np.int64]) -> None:
-        self._table, self._lines = table, lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def read(self, places: slice) -> list[Passage]:
-        """The passages of a slice."""
-        lines = self._lines[places]
-        if not len(lines):
-            return []
-        near = self._table.data.table.slice(lines[0], lines[-1] - lines[0] + 1)
-        columns = near.take(lines - lines[0]).to_pydict()
+    def read(places: slice) -> list[Passage]:
+        columns = table[lines[places]]
         values = zip(columns["docid"], columns["title"], columns["text"], strict=True)
         return [Passage(docid=docid, title=title, text=text) for docid, title, text in values]
 
-
-class StoredTexts(StoredSequence[str]):
-    """Title and text of stored passages."""
-
-    def __init__(self, passages: StoredPassages) -> None:
-        self._passages = passages
-
-    def __len__(self) -> int:
-        return len(self._passages)
-
-    def read(self, places: slice) -> list[str]:
-        """The texts of a slice."""
-        return [passage_text(passage) for passage in self._passages.read(places)]
+    return StoredSequence(len(lines), read)
 
 
 def key_hash(key: str) -> int:
@@ -169,9 +136,9 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _places(keys: Sequence[str], places: Sequence[int]) -> Places:
-    hashes = np.fromiter((key_hash(key) for key in keys), dtype=np.uint64, count=len(keys))
-    return Places(hashes, np.array(places, dtype=np.int64))
+def _places(pairs: Collection[tuple[str, int]]) -> Places:
+    hashes = np.array([key_hash(key) for key, _ in pairs], dtype=np.uint64)
+    return Places(hashes, np.array([place for _, place in pairs], dtype=np.int64))
 
 
 def _order(passage: Passage) -> tuple[bool, str, str, str]:
@@ -179,11 +146,10 @@ def _order(passage: Passage) -> tuple[bool, str, str, str]:
 
 
 def _corpus(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    for number, value in read_objects(path):
-        place = f"{path}:{number}"
+    place = None
+    for place, value in read_objects(path):
         docid = identifier(value, "_id", place)
         given = {"docid": docid, "title": value.get("title"), "text": value.get("text")}
         yield dict(check_passage(given, place, empty=True))
-    if not number:
+    if place is None:
         raise DataError(f"{path}: no passages in it")

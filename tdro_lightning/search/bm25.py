@@ -185,9 +185,5 @@ def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
     """Indices of the `depth` largest positive scores, largest first, lower index first on ties."""
     hits = np.flatnonzero(scores > 0)
     if len(hits) > depth:
-        values = scores[hits]
-        threshold = np.partition(values, -depth)[-depth]
-        above = hits[values > threshold]
-        equal = hits[values == threshold][: depth - len(above)]
-        hits = np.sort(np.concatenate([above, equal]))
-    return hits[np.argsort(-scores[hits], kind="stable")]
+        hits = hits[scores[hits] >= np.partition(scores[hits], -depth)[-depth]]
+    return hits[np.argsort(-scores[hits], kind="stable")][:depth]

@@ -1,7 +1,7 @@
 """Fields of another layout as checked rows, with a list of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,36 +66,32 @@ def _rows(name: str, given: Iterable[tuple[str, Fields]], result: ImportCounts) 
         result.counts["read"] += 1
         result.ignored.update(ignored_fields(fields))
         fields["query_id"] = identifier(fields, "query_id", place)
-        row, reason = _row(fields, place, result)
-        if reason is None and fields["query_id"] in seen:
-            reason = "query_id twice"
-        if row is None or reason is not None:
-            result.counts[str(reason)] += 1
+        row = _row(fields, place, seen, result)
+        if isinstance(row, str):
+            result.counts[row] += 1
             shown = {key: fields.get(key) for key in ("query_id", "query")}
-            result.dropped.append({"place": place, "reason": reason, **shown})
+            result.dropped.append({"place": place, "reason": row, **shown})
             continue
         seen.add(row["query_id"])
-        result.counts["written"] += 1
-        result.counts["positives"] += len(row["positive_passages"])
-        result.counts["negatives"] += len(row["negative_passages"])
-        result.counts["rows_without_negatives"] += not row["negative_passages"]
+        result.counts.update(
+            written=1,
+            positives=len(row["positive_passages"]),
+            negatives=len(row["negative_passages"]),
+            rows_without_negatives=not row["negative_passages"],
+        )
         yield row
     if not result.counts["written"]:
-        reasons = (
-            ", ".join(
-                f"{result.counts[reason]} {reason}"
-                for reason in ROW_REASONS
-                if result.counts[reason]
-            )
-            or "nothing there"
+        reasons = [f"{result.counts[why]} {why}" for why in ROW_REASONS if result.counts[why]]
+        raise DataError(
+            f"domain {name!r}: no row that can be used ({', '.join(reasons) or 'nothing there'})"
         )
-        raise DataError(f"domain {name!r}: no row that can be used ({reasons})")
 
 
-def _row(fields: Fields, place: str, result: ImportCounts) -> tuple[Row | None, str | None]:
+def _row(fields: Fields, place: str, ids: Container[str], result: ImportCounts) -> Row | str:
+    """The row, or why there is none."""
     query = fields.get("query")
     if query is None or (isinstance(query, str) and is_blank(query)):
-        return None, "empty query"
+        return "empty query"
     kept: dict[str, list[Any]] = {}
     seen: set[str] = set()
     for part in ("positive_passages", "negative_passages"):
@@ -105,8 +101,9 @@ def _row(fields: Fields, place: str, result: ImportCounts) -> tuple[Row | None, 
         positives = frozenset(seen)
         kept[part] = [p for p in given if _is_new(p, seen, positives, result)]
     if not kept["positive_passages"]:
-        return None, "no positive"
-    return check_row({**fields, **kept}, place), None
+        return "no positive"
+    row = check_row({**fields, **kept}, place)
+    return "query_id twice" if row["query_id"] in ids else row
 
 
 def _is_new(

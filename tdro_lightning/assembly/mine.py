@@ -20,10 +20,16 @@ from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, write_json
-from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.parts import mine_in_parts
-from tdro_lightning.mining.pool import Pool, corpus_pool, domain_pool
+from tdro_lightning.mining.pool import (
+    PairScorer,
+    Pool,
+    PoolRanker,
+    corpus_pool,
+    domain_pool,
+    index_pool,
+)
 from tdro_lightning.models.cross_encoder import (
     CrossEncoder,
     is_cross_encoder,

@@ -193,9 +193,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             else nullcontext(raw)
         )
         with zipped as stream:
-            for row in rows:
+            for count, row in enumerate(rows, start=1):  # noqa: B007
                 stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-                count += 1
     return count
 
 

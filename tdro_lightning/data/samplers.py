@@ -40,16 +40,14 @@ class RowOrder:
 
     def take(self, start: int, count: int) -> NDArray[np.int64]:
         """Row indices at positions `start` to `start + count` of the endless order."""
-        parts = []
-        while count > 0:
-            number, offset = divmod(start, self.rows)
-            self._go_to(number)
-            part = self._order[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        parts = [np.empty(0, dtype=np.int64)]
+        for number in range(start // self.rows, -(-(start + count) // self.rows)):
+            before = number * self.rows
+            parts.append(self._order_of(number)[max(start - before, 0) : start + count - before])
+        return np.concatenate(parts)
 
-    def _go_to(self, number: int) -> None:
+    def _order_of(self, number: int) -> NDArray[np.int64]:
+        """The rows in the order of a pass, from 0."""
         if number < self._pass:
             self._pass = -1
         while self._pass < number:
@@ -61,6 +59,7 @@ class RowOrder:
                 head = np.flatnonzero(~twice)[: self.batch - begun]
                 order = np.concatenate([order[head], np.delete(order, head)])
             self._order = order
+        return self._order
 
 
 class BatchSampler:

@@ -1,7 +1,7 @@
 """Sequences whose items lie on the disk and are read a few thousand at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, overload
+from typing import Any, TypeVar
 
 ITEMS_AT_ONCE = 4096
 
@@ -22,11 +22,7 @@ class StoredSequence(Sequence[T]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
+    def __getitem__(self, place: int | slice) -> Any:  # an item or a list of them, as in `Sequence`
         if isinstance(place, slice):
             return self._read(place)
         place = range(len(self))[place]

@@ -68,8 +68,7 @@ def cached_rows(table: datasets.Dataset, chosen: NDArray[np.int64]) -> datasets.
     source = "".join(fingerprint(Path(file["filename"])) for file in table.cache_files)
     content = f"{source} {hashlib.sha256(chosen.tobytes()).hexdigest()}"
     rows = table.select(chosen).with_format("arrow")
-    starts = range(0, len(chosen), ROWS_AT_ONCE)
-    parts = (rows[start : start + ROWS_AT_ONCE].combine_chunks() for start in starts)
+    parts = (part.combine_chunks() for part in rows.iter(ROWS_AT_ONCE))
     return _cached(parts, table.features, content)
 
 

@@ -94,8 +94,10 @@ class EvaluationIndex:
         Exact ones go first, then those found by SimHash, then by MinHash; a text without a word
         can only match exactly.
         """
-        starts = range(0, len(texts), TEXTS_AT_ONCE)
-        parts = (self._find(texts[start : start + TEXTS_AT_ONCE]) for start in starts)
+        parts = (
+            self._find(texts[start : start + TEXTS_AT_ONCE])
+            for start in range(0, len(texts), TEXTS_AT_ONCE)
+        )
         return [*chain.from_iterable(parts)]
 
     def _add(self, places: range) -> None:

@@ -103,8 +103,7 @@ def harvest(
         least = min(MINIMUM_ROWS, round(max_rows * DOMAINS[name].share))
         _require_enough(f"domain {name}", rows, "rows", least, DOMAINS[name])
     for name, rows in sets.items():
-        what = f"evaluation set {name}"
-        _require_enough(what, rows, "queries", MINIMUM_QUERIES, DOMAINS[name])
+        _require_enough(f"evaluation set {name}", rows, "queries", MINIMUM_QUERIES, DOMAINS[name])
     manifest = {
         "python": platform.python_version(),
         "max_rows": max_rows,

@@ -71,8 +71,8 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
     content = from_first(
         f"{layout} {CORPUS_VERSION} {fingerprint(source)}" if is_first_process() else ""
     )
-    features = text_columns("id", "title", "text")
-    table = cached_table(_checked(documents, str(source)), features, content).data.table
+    checked = _checked(documents, str(source))
+    table = cached_table(checked, text_columns("id", "title", "text"), content).data.table
 
     def read_texts(rows: slice) -> list[str]:
         columns = [table[name][rows].to_pylist() for name in ("title", "text")]

@@ -3,8 +3,10 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from itertools import chain
+from statistics import fmean
 
 import ir_measures
 
@@ -120,19 +122,16 @@ def answer_accuracy(
     return values
 
 
-def average(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def average(values: Collection[Mapping[str, float]]) -> dict[str, float]:
     """Average each metric over the queries, or over the sets, that have it.
 
     Raises:
         DataError: there is nothing to average.
     """
-    columns: dict[str, list[float]] = {}
-    for metrics in values:
-        for name, value in metrics.items():
-            columns.setdefault(name, []).append(value)
-    if not columns:
+    names = dict.fromkeys(chain.from_iterable(values))
+    if not names:
         raise DataError("no metrics to average: there are no queries")
-    return {name: math.fsum(column) / len(column) for name, column in columns.items()}
+    return {name: fmean(metrics[name] for metrics in values if name in metrics) for name in names}
 
 
 def _spaced_tokens(text: str) -> str:

@@ -12,9 +12,8 @@ import numpy as np
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import DataError
-from tdro_lightning.mining.candidates import PairScorer, PoolRanker
 from tdro_lightning.mining.near_duplicates import are_near_duplicates
-from tdro_lightning.mining.pool import Pool
+from tdro_lightning.mining.pool import PairScorer, Pool, PoolRanker
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.search.retriever import Hits
 
@@ -30,7 +29,7 @@ class QueryPositives:
     """The positives of a query in all rows: their places in the pool, and their texts."""
 
     places: set[int] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -197,9 +196,7 @@ class Miner:
                 limit := self.rule.excess(draft.scores[place], draft.positives)
             ):
                 counts[f"skipped_{limit}"] += 1
-            elif any(
-                are_near_duplicates(self.pool.texts[place], text) for text in known.texts.values()
-            ):
+            elif any(are_near_duplicates(self.pool.texts[place], text) for text in known.texts):
                 counts["skipped_near_duplicate"] += 1
             else:
                 draft.chosen.append(place)
@@ -256,9 +253,8 @@ def _positives_by_query(rows: Sequence[Row], pool: Pool) -> dict[str, QueryPosit
         known = by_query.setdefault(normalise(row["query"]), QueryPositives())
         for passage in row["positive_passages"]:
             places = pool.places(passage)
-            texts = [passage_text(passage), *(pool.texts[place] for place in places)]
             known.places |= places
-            known.texts.update((normalise(text), text) for text in texts)
+            known.texts |= {passage_text(passage), *(pool.texts[place] for place in places)}
     return by_query
 
 

@@ -61,13 +61,12 @@ class MiningRule:
             score: of the passage.
             positives: of the row's positives; not looked at unless `compares`.
         """
-        if self.max_score is not None and score > self.max_score:
-            return "max_score"
-        if not self.compares:
-            return None
-        positive = min(positives)
-        if self.margin is not None and score > positive - self.margin:
-            return "margin"
-        if self.ratio is not None and score > positive - (1 - self.ratio) * abs(positive):
-            return "ratio"
-        return None
+        most = {"max_score": self.max_score}
+        positive = min(positives) if self.compares else 0.0
+        if self.margin is not None:
+            most["margin"] = positive - self.margin
+        if self.ratio is not None:
+            most["ratio"] = positive - (1 - self.ratio) * abs(positive)
+        return next(
+            (name for name, limit in most.items() if limit is not None and score > limit), None
+        )

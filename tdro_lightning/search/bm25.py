@@ -54,13 +54,10 @@ def analyse(text: str) -> list[str]:
     terms: list[str] = []
     for match in _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower()):
         token = match[0]
-        if match[1] is None:
-            if token not in STOP_WORDS:
-                terms.append(_STEMMER.stemWord(token))
-        elif len(token) == 1:
-            terms.append(token)
-        else:
-            terms.extend(token[i : i + 2] for i in range(len(token) - 1))
+        if match[1] is not None:
+            terms += [token[i : i + 2] for i in range(max(len(token) - 1, 1))]
+        elif token not in STOP_WORDS:
+            terms.append(_STEMMER.stemWord(token))
     return terms
 
 

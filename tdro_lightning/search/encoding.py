@@ -96,11 +96,9 @@ class Shards:
 
     def has(self, shard: int) -> bool:
         """Whether a file is there as it was written; one that is not is reported."""
-        if finished_result(self._receipt(shard), self._made_from(shard)) is not None:
-            return True
         if self._file(shard).exists() and not self._receipt(shard).exists():
             logger.warning("%s: has no checksum; made again", self._file(shard))
-        return False
+        return finished_result(self._receipt(shard), self._made_from(shard)) is not None
 
     def write(self, shard: int, embeddings: NDArray[np.floating[Any]]) -> None:
         """Write a file; it appears under its name once it is whole and on the disk.
@@ -265,13 +263,13 @@ def _look_ahead(
     """
     barrier()
     most, slowest = largest(left), largest(round(1000 * seconds)) / 1000
-    if most < 1 or rank() > 0:
-        return
-    missing = min(most * world_size(), shards.count)
-    forecast = Forecast(shards, missing, most * slowest, world_size())
-    forecast.require_room()
-    if announce is not None:
-        announce(forecast)
+    if most > 0 and rank() == 0:
+        forecast = Forecast(
+            shards, min(most * world_size(), shards.count), most * slowest, world_size()
+        )
+        forecast.require_room()
+        if announce is not None:
+            announce(forecast)
 
 
 def _digest(texts: Sequence[str]) -> str:

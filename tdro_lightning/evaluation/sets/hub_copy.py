@@ -24,9 +24,8 @@ def is_hub_copy(folder: Path) -> bool:
     The hub's library cannot read BEIR's own files, judgements as `.tsv` beside `.jsonl`.
     """
     readme = folder / "README.md"
-    if not readme.is_file() or any(folder.glob("qrels/*.tsv*")):
-        return False
-    return "config_name:" in readme.read_text(encoding="utf-8")
+    is_beir = any(folder.glob("qrels/*.tsv*"))
+    return readme.is_file() and not is_beir and "config_name:" in readme.read_text(encoding="utf-8")
 
 
 def hub_corpus(folder: Path) -> Corpus:
@@ -58,8 +57,8 @@ def hub_questions(folder: Path, split: str) -> Questions:
     table = "default" if "default" in tables else "qrels"
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
-    kept = {query: text for query, text in queries.items() if query in judged}
-    return validate_questions(Questions(kept, judgements, {}), str(folder))
+    queries = {query: text for query, text in queries.items() if query in judged}
+    return validate_questions(Questions(queries, judgements, {}), str(folder))
 
 
 def hub_rows(

@@ -129,21 +129,24 @@ def split_files(
     return dict(zip(addresses, map(Path, local), strict=True)), delimiter
 
 
-def file_rows(file: Path, delimiter: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def file_rows(
+    file: Path, address: str, delimiter: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield place and content of each row of a parquet or text file.
 
     The rows are read from the file each time: a cache of `datasets` knows a file by its size and
     time, and its streams need shared memory, which some containers lack.
 
     Args:
-        file: its name ends in `.parquet` or one of `TEXT`.
+        file: on this machine.
+        address: where it is from, which ends in `.parquet` or one of `TEXT`.
         delimiter: of a table's cells; None for a comma, or a tab in `.tsv`.
 
     Raises:
         DataError: the file cannot be read, or a line of it.
     """
-    if file.suffix != PARQUET:
-        return _text_objects(file, delimiter)
+    if not address.endswith(PARQUET):
+        return _text_objects(file, address, delimiter)
     return numbered_rows(lambda: pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE), str(file))
 
 
@@ -165,14 +168,16 @@ def numbered_rows(
         raise DataError(f"{place}: cannot be read after row {number} ({reason})") from None
 
 
-def _text_objects(file: Path, delimiter: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _text_objects(
+    file: Path, address: str, delimiter: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place (file and line, or file and item of a list) and content of each object.
 
     `datasets` does not read them: it casts whole columns, so that "007" beside 5, and any "007" of
     a `.csv`, becomes 7, "NA" null, and dates points in time.
     """
-    if not file.name.endswith(JSON):
-        tabs = file.name.removesuffix(".gz").endswith(".tsv")
+    if not address.endswith(JSON):
+        tabs = address.removesuffix(".gz").endswith(".tsv")
         return _cells(file, delimiter or ("\t" if tabs else ","))
     starts = next((line.lstrip()[:1] for _, line in byte_lines(file) if line.strip()), b"")
     return _items(file) if starts.endswith(b"[") else read_objects(file)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination.shingles import Shingler
-from tdro_lightning.errors import ConfigError
 
 METHODS = ("exact", "simhash", "minhash")  # in the order in which a match is reported
 BITS = 64
@@ -61,20 +60,13 @@ class EvaluationIndex:
 
     Args:
         texts: the evaluation texts.
-        simhash_distance: most bits in which two SimHashes of 64 bits may differ.
-        jaccard: least Jaccard similarity of the two texts' shingles.
-
-    Raises:
-        ConfigError: a threshold is out of its range.
+        simhash_distance: most bits in which two SimHashes of 64 bits may differ, from 0 to 7.
+        jaccard: least Jaccard similarity of the two texts' shingles, from 0.6 to 1.
     """
 
     def __init__(
         self, texts: Sequence[EvaluationText], simhash_distance: int, jaccard: float
     ) -> None:
-        if not 0 <= simhash_distance <= 7:
-            raise ConfigError(f"simhash_distance={simhash_distance} must be from 0 to 7")
-        if not 0.6 <= jaccard <= 1:
-            raise ConfigError(f"jaccard={jaccard} must be from 0.6 to 1")
         self._texts = texts
         self._radius, self._jaccard = simhash_distance, jaccard
         self._shingler = Shingler(PERMUTATIONS)

@@ -14,7 +14,7 @@ from tdro_lightning.data.beir_files import HEADER
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.demo import sources
 from tdro_lightning.demo.pairs import Pair, module_pairs, section_pairs
-from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, write_json, write_text
 
 EVALUATION_SHARE = 0.3
@@ -64,18 +64,15 @@ def harvest(
         output: folder to write to.
         library: folder that holds modules and packages; the interpreter's standard library where
             None, so that what is installed beside it changes nothing.
-        max_rows: size of the largest domain; `DOMAINS` says which share of it the others get.
+        max_rows: size of the largest domain, at least 1; the others get the shares in `DOMAINS`.
         seed: chooses among the pairs found, not between training and evaluation.
 
     Returns:
         The manifest: counts by domain and set, Python's version, SHA-256 of each file written.
 
     Raises:
-        ConfigError: `max_rows` is not positive.
         DataError: there is no such folder, or a domain or set ends up too small.
     """
-    if max_rows < 1:
-        raise ConfigError(f"max_rows={max_rows}: must be at least 1")
     library = sources.standard_library() if library is None else library
     files = sources.python_files(library)
     pairs = [pair for module in sources.modules(files) for pair in module_pairs(module)]

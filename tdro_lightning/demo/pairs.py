@@ -115,9 +115,10 @@ def _docstring_texts(name: str, full: str, doc: str) -> Iterator[Text]:
     for parameter, description in source_code.parameters(doc):
         if len(description) >= MIN_DESCRIPTION_CHARS:
             yield f"{name}.{parameter}", "parameter", f"{parameter} of {full}", description
+    function_words = FUNCTION_WORDS.split()
     for i, sentence in enumerate(source_code.sentences(doc)[:3]):
         words = re.findall(r"[A-Za-z][\w.'-]*\w|\w", sentence)
-        content = [w.lower() for w in words if w.lower() not in FUNCTION_WORDS.split()]
+        content = [w.lower() for w in words if w.lower() not in function_words]
         if 60 <= len(sentence) <= QUERY_CHARS and len(content) >= 4:
             yield f"{name}.{i}", "content_words", " ".join(content), sentence
 

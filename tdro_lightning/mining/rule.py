@@ -17,13 +17,14 @@ class MiningRule:
         negatives: wanted for each row.
         depth: hits looked at, the skipped ones included.
         skip: best hits passed over, known positives among them counted.
-        margin: passages that score above the positive's score less this are no negatives.
+        margin: passages that score above the positive's score less this are no negatives; at least
+            0.
         ratio: passages that score above this share of the positive's score are no negatives; of a
-            positive's score below 0 as much is taken off as of its absolute value.
+            positive's score below 0 as much is taken off as of its absolute value; from 0 to 1.
         max_score: passages that score above this are no negatives.
 
     Raises:
-        ConfigError: a value is out of its range, or the window is narrower than `negatives`.
+        ConfigError: the window is narrower than `negatives`.
     """
 
     negatives: int
@@ -39,10 +40,6 @@ class MiningRule:
                 f"mine.depth={self.depth} less mine.skip={self.skip} (0 or more) must be at least "
                 f"mine.negatives={self.negatives} (1 or more)"
             )
-        if self.margin is not None and self.margin < 0:
-            raise ConfigError(f"mine.margin={self.margin} must be 0 or more, or null")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise ConfigError(f"mine.ratio={self.ratio} must be above 0 and at most 1, or null")
 
     @property
     def compares(self) -> bool:

@@ -1,7 +1,7 @@
 """Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ def source(path: str, split: str) -> Source:
         files = _files(local, split) if local.is_dir() else [local]
         if not files[0].name.endswith(SUFFIXES):
             raise DataError(f"{path}: is no file of the kinds {', '.join(SUFFIXES)}")
-        read = partial(_read_files, files)
+        read = partial(_read_files, {str(file): file for file in files})
     elif _HUB_NAME.fullmatch(path) and not path.partition(":")[0].endswith(SUFFIXES):
         return _hub(path, split)
     else:
@@ -93,13 +93,13 @@ def _files(folder: Path, split: str) -> list[Path]:
     return found
 
 
-def _read_files(files: Iterable[Path], delimiter: str | None = None) -> Objects:
-    for file in files:
+def _read_files(files: Mapping[str, Path], delimiter: str | None = None) -> Objects:
+    for address, file in files.items():
         if file.suffix == ".arrow":
             table = _open(str(file), partial(datasets.Dataset.from_file, str(file)))
             yield from _table_rows(table, str(file))
         else:
-            yield from file_rows(file, delimiter)
+            yield from file_rows(file, address, delimiter)
 
 
 def _saved_rows(folder: Path) -> Objects:
@@ -122,7 +122,7 @@ def _hub(path: str, split: str) -> Source:
         return Source({path: table._fingerprint}, partial(_table_rows, table, path))
     files, delimiter = found
     inputs = {address: fingerprint(file) for address, file in files.items()}
-    return Source(inputs, partial(_read_files, files.values(), delimiter))
+    return Source(inputs, partial(_read_files, files, delimiter))
 
 
 def _open(place: str, load: Callable[[], T]) -> T:

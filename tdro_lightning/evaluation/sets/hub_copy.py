@@ -82,8 +82,8 @@ def hub_rows(
     if found is None:
         raise DataError(f"{folder}: the files of {table} must be JSON, .csv or .parquet")
     files, delimiter = found
-    for file in files.values():
-        yield from file_rows(file, delimiter)
+    for address, file in files.items():
+        yield from file_rows(file, address, delimiter)
 
 
 def require_all_shards(folder: Path) -> None:

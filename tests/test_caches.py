@@ -24,9 +24,8 @@ from tdro_lightning.evaluation.sets.beir import beir_corpus
 from tdro_lightning.files import fingerprint
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.mining import parts
-from tdro_lightning.mining.candidates import PoolRanker, index_pool
 from tdro_lightning.mining.miner import Miner
-from tdro_lightning.mining.pool import corpus_pool, domain_pool
+from tdro_lightning.mining.pool import PoolRanker, corpus_pool, domain_pool, index_pool
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.search.bm25 import BM25Retriever

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.search.dense import exact_search
-from tdro_lightning.search.encoding import encode
-from tdro_lightning.search.shards import Shards
+from tdro_lightning.search.encoding import Shards, encode
 
 
 class Numbers(Sequence[str]):

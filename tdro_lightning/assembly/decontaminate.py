@@ -38,12 +38,7 @@ class Evaluation:
     @cached_property
     def index(self) -> EvaluationIndex:
         """All texts, ready to be compared."""
-        try:
-            return EvaluationIndex(
-                self.texts, self._settings.simhash_distance, self._settings.jaccard
-            )
-        except ConfigError as error:
-            raise ConfigError(f"decontaminate.{error}") from None
+        return EvaluationIndex(self.texts, self._settings.simhash_distance, self._settings.jaccard)
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:

@@ -19,10 +19,16 @@ from tdro_lightning.data.jsonl import read_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint, remove_path, write_json
-from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
-from tdro_lightning.mining.miner import Miner, Scorer
+from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.parts import mine_in_parts
-from tdro_lightning.mining.pool import Pool, corpus_pool, domain_pool
+from tdro_lightning.mining.pool import (
+    PairScorer,
+    Pool,
+    PoolRanker,
+    corpus_pool,
+    domain_pool,
+    index_pool,
+)
 from tdro_lightning.models.cross_encoder import (
     CrossEncoder,
     is_cross_encoder,
@@ -196,7 +202,7 @@ def _mined(
 
 def _scorer(
     tools: Tools, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
-) -> Scorer | None:
+) -> PairScorer | None:
     """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
     if tools.teacher is None:
         return None

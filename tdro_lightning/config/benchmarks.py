@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tdro_lightning.config.schema import BenchmarkConfig
 from tdro_lightning.evaluation.benchmark import SetLoaders
-from tdro_lightning.evaluation.sets.location import Location
 from tdro_lightning.evaluation.sets.set_files import (
+    Location,
     SetFiles,
     check_files,
     lazy_sets,

@@ -1,6 +1,6 @@
 """BEIR's files, read for training data and for evaluation sets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +45,7 @@ def read_queries(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         DataError: an id is missing, of another type or a duplicate.
     """
     known: set[str] = set()
-    for number, value in read_objects(path):
-        place = f"{path}:{number}"
+    for place, value in read_objects(path):
         known.add(found := new_identifier(value, "_id", known, place))
         yield place, found, value
 
@@ -63,13 +62,11 @@ def read_judgements(path: Path) -> list[Judgement]:
         if number == 1:
             if line != HEADER:
                 raise DataError(f"{place}: the header must be {HEADER!r}, is {line!r}")
-            continue
-        if not line.strip():
-            continue
-        cells = line.split("\t")
-        if len(cells) != 3:
-            raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
-        judgements.append(judgement(place, *cells))
+        elif line.strip():
+            cells = line.split("\t")
+            if len(cells) != 3:
+                raise DataError(f"{place}: expected 3 columns divided by tabs, got {line!r}")
+            judgements.append(judgement(place, *cells))
     if not judgements:
         raise DataError(f"{path}: no judgements in it")
     return judgements
@@ -129,18 +126,13 @@ def beir(files: dict[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
             is missing.
     """
     judged = grades_by_query(read_judgements(files["qrels"]))
-    wanted = {document for grades in judged.values() for document in grades}
-    documents: dict[str, dict[str, Any]] = {}
-    for number, value in read_objects(files["corpus"]):
-        found = identifier(value, "_id", f"{files['corpus']}:{number}")
-        if found in documents:
-            raise DataError(f"{files['corpus']}:{number}: document {found!r} is a duplicate")
-        if found in wanted:
-            documents[found] = value
+    documents = wanted_documents(
+        read_objects(files["corpus"]), "_id", {d for grades in judged.values() for d in grades}
+    )
     for place, query, value in read_queries(files["queries"]):
-        grades = judged.pop(query, None)
-        if grades is None:
+        if query not in judged:
             continue
+        grades = judged.pop(query)
         best_first = sorted(grades, key=lambda document: (-grades[document], document))
         yield (
             place,
@@ -156,6 +148,24 @@ def beir(files: dict[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{files['queries']}: {len(judged)} judged queries are missing, among them "
             f"{min(judged)!r}"
         )
+
+
+def wanted_documents(
+    objects: Iterable[tuple[str, dict[str, Any]]], field: str, wanted: Container[str]
+) -> dict[str, dict[str, Any]]:
+    """The documents with some ids, by the id that they have in a field.
+
+    Raises:
+        DataError: one of them is a duplicate, or as in `identifier`.
+    """
+    documents: dict[str, dict[str, Any]] = {}
+    for place, value in objects:
+        found = identifier(value, field, place)
+        if found in documents:
+            raise DataError(f"{place}: document {found!r} is a duplicate")
+        if found in wanted:
+            documents[found] = value
+    return documents
 
 
 def _passage(document: str, documents: dict[str, dict[str, Any]]) -> dict[str, Any]:

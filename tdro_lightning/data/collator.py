@@ -38,8 +38,7 @@ class Batch:
     @property
     def lengths(self) -> Tensor:
         """[B, 1 + N] tokens of each query and of its passages, in the host's memory."""
-        passages = self.passages.lengths.view(len(self), -1)
-        return torch.cat([self.queries.lengths[:, None], passages], dim=1)
+        return torch.column_stack([self.queries.lengths, self.passages.lengths.view(len(self), -1)])
 
     def select(self, rows: Tensor) -> "Batch":
         """The queries at some indices [R], with their passages."""
@@ -71,6 +70,7 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
 class Collator:
     """Tokenises the examples of a batch.
 
@@ -80,10 +80,9 @@ class Collator:
         passage_tokens: longest passage in tokens.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, query_tokens: int, passage_tokens: int) -> None:
-        self.tokenizer = tokenizer
-        self.query_tokens = query_tokens
-        self.passage_tokens = passage_tokens
+    tokenizer: TextTokenizer
+    query_tokens: int
+    passage_tokens: int
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch; every example must have the same number of passages."""

@@ -68,7 +68,4 @@ def chosen_negatives(available: int, wanted: int, random: np.random.Generator) -
 
     A row with fewer negatives than asked repeats them evenly, so that every batch has one shape.
     """
-    if wanted == 0:
-        return []
-    order = random.permutation(available)
-    return [int(i) for i in np.resize(order, wanted)]
+    return np.resize(random.permutation(available), wanted).tolist()

@@ -40,19 +40,16 @@ def domain_file(file: str, root: str, hub: str | None) -> tuple[Path, str]:
     Raises:
         DataError: there is none, it is a folder, or it has changed in the hub's cache.
     """
-    if hub is None:
-        path, place = Path(root) / file, str(Path(root) / file)
-    elif Path(hub).is_dir():
-        path, place = Path(hub) / file, f"{hub}:{file}"
-    else:
+    path = Path(root if hub is None else hub) / file
+    place = str(path) if hub is None else f"{hub}:{file}"
+    if hub is not None and not Path(hub).is_dir():
         import huggingface_hub
 
         try:
-            found = huggingface_hub.hf_hub_download(hub, file, repo_type="dataset")
+            path = Path(huggingface_hub.hf_hub_download(hub, file, repo_type="dataset"))
         except (OSError, ValueError) as error:  # all of the library's own are one of these
             first_line = str(error).strip().partition("\n")[0]
             raise DataError(f"domains.hub={hub}: cannot read {file} ({first_line})") from None
-        path, place = Path(found), f"{hub}:{file}"
         require_undamaged(path)
     if path.is_dir():
         raise DataError(f"{place}: is a folder; a domain is one .jsonl or .jsonl.gz file")

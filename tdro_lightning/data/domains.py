@@ -15,32 +15,24 @@ from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import examine_lines
 from tdro_lightning.data.randomness import generator
-from tdro_lightning.data.tables import cached_rows, cached_table
+from tdro_lightning.data.tables import cached_rows, cached_table, text_columns
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
 
 logger = logging.getLogger(__name__)
 
-_PASSAGES = [
-    {
-        "docid": datasets.Value("string"),
-        "title": datasets.Value("string"),
-        "text": datasets.Value("string"),
-        "score": datasets.Value("float64"),
-    }
-]
+_PASSAGES = [{**text_columns("docid", "title", "text"), "score": datasets.Value("float64")}]
 FEATURES = datasets.Features(
     {
         "line": datasets.Value("int64"),
-        "query_id": datasets.Value("string"),
-        "query": datasets.Value("string"),
+        **text_columns("query_id", "query"),
         "positive_passages": _PASSAGES,
         "negative_passages": _PASSAGES,
     }
 )
 # Of what is made of a line: tables in the cache that were made otherwise are not used.
 ROWS_VERSION = 3
-_FAULTS = {"kind": datasets.Value("string"), "fault": datasets.Value("string")}
+_FAULTS = text_columns("kind", "fault")
 
 
 @dataclass(frozen=True)
@@ -101,12 +93,13 @@ class Domain:
         if not len(bare):
             return self
         kind, message = "no negative", "`negative_passages` is empty; hard negatives are needed"
-        skipped = [
-            SkippedRow(self.place, self.table[int(row)]["line"], kind, message) for row in bare
-        ]
-        table = cached_rows(self.table, np.delete(np.arange(len(self)), bare))
-        skipped = sorted([*self.skipped, *skipped], key=lambda row: row.line)
-        return replace(self, table=table, skipped=tuple(skipped))
+        lines = self.table.select(bare)["line"]
+        skipped = [*self.skipped, *(SkippedRow(self.place, i, kind, message) for i in lines)]
+        return replace(
+            self,
+            table=cached_rows(self.table, np.delete(np.arange(len(self)), bare)),
+            skipped=tuple(sorted(skipped, key=lambda row: row.line)),
+        )
 
     def require_few_skipped(self, most: int) -> None:
         """Refuse a domain of which nothing, or more than `most` rows less than all, is left.
@@ -170,8 +163,8 @@ def load_domains(
             drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
             table = cached_rows(table, drawn)
             content = hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
-        prompts, symmetric = tuple(entry["prompts"]), entry["symmetric"]
-        loaded.append(Domain(name, place, prompts, symmetric, table, content, skipped))
+        prompts = tuple(entry["prompts"])
+        loaded.append(Domain(name, place, prompts, entry["symmetric"], table, content, skipped))
         logger.info("domain %s: %d rows from %s", name, len(table), place)
     return loaded
 
@@ -219,10 +212,8 @@ def _rows_and_faults(path: Path, place: str) -> Iterator[dict[str, Any]]:
     empty: dict[str, Any] = {**dict.fromkeys(FEATURES), "positive_passages": []}
     for line in examine_lines(path, place):
         row = line.row or {**empty, "negative_passages": []}
-        kind, fault = None, None
-        if line.fault:
-            kind = line.fault.kind
-            fault = str(line.fault).removeprefix(f"{place}:{line.number}: ")
+        kind = line.fault and line.fault.kind
+        fault = line.fault and str(line.fault).removeprefix(f"{place}:{line.number}: ")
         yield {**row, "line": line.number, "kind": kind, "fault": fault}
 
 

@@ -12,7 +12,7 @@ from tdro_lightning.errors import DataError, RowError
 
 GREATEST_GRADE = 100  # of a judgement; the library of the measures ends the process at huge ones
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
 
 
 def string(value: Mapping[str, Any], field: str, place: str) -> str:
@@ -75,13 +75,12 @@ def grade(given: Any, place: str) -> int:
     Raises:
         DataError: it is no whole number, or above 100.
     """
-    if isinstance(given, int | float | str) and not isinstance(given, bool):
-        text = str(given).strip()
-        if _WHOLE.fullmatch(text) and int(text.partition(".")[0]) <= GREATEST_GRADE:
-            return max(int(text.partition(".")[0]), 0)
-    raise DataError(
-        f"{place}: the score must be a whole number up to {GREATEST_GRADE}, is {given!r}"[:300]
-    )
+    whole = _WHOLE.fullmatch(str(given).strip())
+    if whole is None or int(whole[1]) > GREATEST_GRADE:
+        raise DataError(
+            f"{place}: the score must be a whole number up to {GREATEST_GRADE}, is {given!r}"[:300]
+        )
+    return max(int(whole[1]), 0)
 
 
 def check_row(value: Mapping[str, Any], place: str) -> Row:
@@ -105,29 +104,21 @@ def check_row(value: Mapping[str, Any], place: str) -> Row:
     )
 
 
-def check_passage(value: Mapping[str, Any], place: str, *, empty: bool = False) -> Passage:
-    """Return `value` as a passage without unknown keys.
-
-    Args:
-        value: `docid`, `title`, `text` and `score`; only the text must be there, and it may be
-            empty beside a title.
-        place: file, line and field, for the message.
-        empty: whether the text may be empty without a title too.
-
-    Raises:
-        RowError: a field is of the wrong type, or the text is missing or empty.
-    """
-    title = _optional(value, "title", place)
-    text = _text(value, "text", place, empty=empty or not is_blank(title))
-    if title and is_blank(text) and not empty:
-        text = ""
-    passage = Passage(docid=_optional(value, "docid", place), title=title, text=text)
+def _passage(value: Mapping[str, Any], place: str) -> Passage:
+    """A passage without unknown keys; only the text must be there, and may be empty by a title."""
+    docid, title = (
+        "" if value.get(field) is None else _text(value, field, place, empty=True)
+        for field in ("docid", "title")
+    )
+    text = _text(value, "text", place, empty=not is_blank(title))
+    passage = Passage(docid=docid, title=title, text="" if is_blank(text) else text)
     score = value.get("score")
     if score is not None:
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or abs(score) > sys.float_info.max:
-            message = f"{place}: `score` must be a finite number, is {score!r}"
-            raise RowError(message[:300], "wrong type")
+            raise RowError(
+                f"{place}: `score` must be a finite number, is {score!r}"[:300], "wrong type"
+            )
         passage["score"] = float(score)
     return passage
 
@@ -151,8 +142,9 @@ def _unicode(text: str, field: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = f"{place}: `{field}` holds a lone surrogate, not valid Unicode"
-        raise RowError(message, "lone surrogate") from None
+        raise RowError(
+            f"{place}: `{field}` holds a lone surrogate, not valid Unicode", "lone surrogate"
+        ) from None
     return text
 
 
@@ -162,20 +154,21 @@ def _passages(value: Mapping[str, Any], field: str, place: str, *, required: boo
         return []
     if not isinstance(passages, list):
         found = "missing" if field not in value else type(passages).__name__
-        message = f"{place}: `{field}` must be a list of passages, is {found}"
-        raise RowError(message, _kind(passages))
+        raise RowError(
+            f"{place}: `{field}` must be a list of passages, is {found}", _kind(passages)
+        )
     if required and not passages:
-        message = f"{place}: `{field}` is empty; every row needs at least one positive"
-        raise RowError(message, "no positive")
+        raise RowError(
+            f"{place}: `{field}` is empty; every row needs at least one positive", "no positive"
+        )
     for i, item in enumerate(passages):
         if not isinstance(item, dict):
-            message = f"{place}: `{field}[{i}]` must be an object with docid, title and text, "
-            raise RowError(f"{message}is {type(item).__name__}", _kind(item))
-    return [check_passage(item, f"{place}: in `{field}[{i}]`") for i, item in enumerate(passages)]
-
-
-def _optional(value: Mapping[str, Any], field: str, place: str) -> str:
-    return "" if value.get(field) is None else _text(value, field, place, empty=True)
+            raise RowError(
+                f"{place}: `{field}[{i}]` must be an object with docid, title and text, "
+                f"is {type(item).__name__}",
+                _kind(item),
+            )
+    return [_passage(item, f"{place}: in `{field}[{i}]`") for i, item in enumerate(passages)]
 
 
 def _kind(value: Any) -> str:

@@ -47,6 +47,5 @@ def cached_commit(name: str, kind: str) -> str | None:
 
 def _git_sha1(path: Path) -> str:
     content = path.read_bytes()
-    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
-    digest.update(content)
-    return digest.hexdigest()
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()

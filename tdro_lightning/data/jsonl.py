@@ -24,8 +24,8 @@ LONGEST_LINE = 2**29  # bytes; rows with their negatives take thousands
 PASSAGE_KEYS = Passage.__annotations__.keys()
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, JSON object) for each line that is not blank.
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place (file and line from 1) and JSON object of each line that is not blank.
 
     Raises:
         DataError: a line is not a JSON object, or as in `read_lines`.
@@ -33,7 +33,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in byte_lines(path):
         value = parse_line(line, number, f"{path}:{number}")
         if value is not None:
-            yield number, value
+            yield f"{path}:{number}", value
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -55,12 +55,18 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with _open_bytes(path) as stream:
+        with (
+            explain_read_errors(path, "a .jsonl or .jsonl.gz file"),
+            io.BufferedReader(gzip.open(path))
+            if path.suffix == ".gz"
+            else path.open("rb") as stream,
+        ):
             lines = iter(partial(stream.readline, LONGEST_LINE + 1), b"")
             for number, line in enumerate(lines, start=1):
                 if len(line) > LONGEST_LINE:
-                    limit = f"{LONGEST_LINE // 2**20} MiB"
-                    raise DataError(f"{path}:{number}: the line is longer than {limit}")
+                    raise DataError(
+                        f"{path}:{number}: the line is longer than {LONGEST_LINE // 2**20} MiB"
+                    )
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file after line {number} ({error})") from None
@@ -81,25 +87,25 @@ def parse_line(line: bytes, number: int, place: str) -> dict[str, Any] | None:
         if isinstance(value, dict):
             return value
         reason = f"expected a JSON object, got {type(value).__name__}"
+    except DuplicateKeyError as error:
+        kind, reason = "key twice", f"not valid JSON ({error})"
     except (ValueError, RecursionError) as error:
-        kind = "key twice" if isinstance(error, DuplicateKeyError) else kind
         reason = f"not valid JSON ({error})"
     if number == 1 and text.lstrip().startswith("["):
-        kind = "not JSON"
-        reason = "not valid JSON (the file is one list; write one object a line)"
+        kind, reason = "not JSON", "not valid JSON (the file is one list; write one object a line)"
     elif not line.endswith(b"\n"):
         reason += "; the file ends in this line: is it cut off?"
     raise RowError(f"{place}: {reason}", kind)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line number, row) of a training file, every field checked.
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield place and row of each line of a training file, every field checked.
 
     Raises:
         DataError: a line breaks the row format; the message names file, line and field.
     """
-    for number, value in read_objects(path):
-        yield number, check_row(value, f"{path}:{number}")
+    for place, value in read_objects(path):
+        yield place, check_row(value, place)
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,7 @@ def examine_lines(path: Path, place: str | None = None) -> Iterator[Line]:
     for again in np.flatnonzero(firsts[groups] != np.arange(len(numbers))):
         first, second = numbers[firsts[groups[again]]], numbers[again]
         message = f"`query_id` stands in line {first} already; ids must be distinct"
-        fault = RowError(f"{place}:{second}: {message}", "id twice", second)
-        yield Line(second, fault=fault)
+        yield Line(second, fault=RowError(f"{place}:{second}: {message}", "id twice", second))
 
 
 def _examine(content: bytes, number: int, place: str) -> Line | None:
@@ -188,17 +193,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             else nullcontext(raw)
         )
         with zipped as stream:
-            for row in rows:
+            for count, row in enumerate(rows, start=1):  # noqa: B007
                 stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-                count += 1
     return count
-
-
-def _open_bytes(path: Path) -> io.BufferedReader:
-    with explain_read_errors(path, "a .jsonl or .jsonl.gz file"):
-        if path.suffix == ".gz":
-            return io.BufferedReader(gzip.open(path, "rb"))
-        return path.open("rb")
 
 
 def _decoded(line: bytes, number: int, place: str) -> str:

@@ -40,16 +40,14 @@ class RowOrder:
 
     def take(self, start: int, count: int) -> NDArray[np.int64]:
         """Row indices at positions `start` to `start + count` of the endless order."""
-        parts = []
-        while count > 0:
-            number, offset = divmod(start, self.rows)
-            self._go_to(number)
-            part = self._order[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        parts = [np.empty(0, dtype=np.int64)]
+        for number in range(start // self.rows, -(-(start + count) // self.rows)):
+            before = number * self.rows
+            parts.append(self._order_of(number)[max(start - before, 0) : start + count - before])
+        return np.concatenate(parts)
 
-    def _go_to(self, number: int) -> None:
+    def _order_of(self, number: int) -> NDArray[np.int64]:
+        """The rows in the order of a pass, from 0."""
         if number < self._pass:
             self._pass = -1
         while self._pass < number:
@@ -61,10 +59,14 @@ class RowOrder:
                 head = np.flatnonzero(~twice)[: self.batch - begun]
                 order = np.concatenate([order[head], np.delete(order, head)])
             self._order = order
+        return self._order
 
 
 class BatchSampler:
     """Draws of one rank for each step from `start` to `steps`; subclasses say what a batch is.
+
+    Attributes:
+        distinct: no batch holds a row twice, even where one pass over a domain ends in it.
 
     Args:
         names: domain names, in index order.
@@ -79,6 +81,8 @@ class BatchSampler:
     Raises:
         ConfigError: the batch cannot be split evenly over the processes.
     """
+
+    distinct = False
 
     def __init__(
         self,
@@ -99,6 +103,10 @@ class BatchSampler:
         self.names, self.rows = tuple(names), tuple(rows)
         self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
         self.rank, self.world_size = rank, world_size
+        self._orders = [
+            RowOrder(count, seed, name, batch_size if self.distinct else 0)
+            for name, count in zip(names, rows, strict=True)
+        ]
 
     def __len__(self) -> int:
         """Steps of the whole run, also when it resumes: the trainer counts from the first."""
@@ -110,11 +118,19 @@ class BatchSampler:
             yield self.global_batch(step)[self.rank :: self.world_size]
 
     def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step."""
-        raise NotImplementedError
+        """The draws of all ranks at a step, domain by domain."""
+        draws = []
+        for domain, order in enumerate(self._orders):
+            begin, end = self._drawn_before(domain, step), self._drawn_before(domain, step + 1)
+            draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
+        return draws
 
     def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
+        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
+
+    def _drawn_before(self, domain: int, step: int) -> int:
+        """Rows of a domain in all batches before `step`."""
         raise NotImplementedError
 
 
@@ -132,22 +148,6 @@ class HeterogeneousBatches(BatchSampler):
                 f"data.batch_size={self.batch_size} must be at least the number of domains, "
                 f"{len(self.names)}: tDRO compares all of them at every step"
             )
-        self._orders = [
-            RowOrder(rows, self.seed, name)
-            for name, rows in zip(self.names, self.rows, strict=True)
-        ]
-
-    def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step, domain by domain."""
-        draws = []
-        for domain, order in enumerate(self._orders):
-            begin, end = self._drawn_before(domain, step), self._drawn_before(domain, step + 1)
-            draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
-        return draws
-
-    def rows_drawn(self) -> list[int]:
-        """Rows drawn from each domain over the whole run."""
-        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
 
     def _drawn_before(self, domain: int, step: int) -> int:
         """Rows of a domain in all batches before `step`: its share and its turns at the rest."""
@@ -167,6 +167,8 @@ class HomogeneousBatches(BatchSampler):
             negatives.
     """
 
+    distinct = True
+
     def __init__(self, *args: object, probability: Sequence[float], **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         for name, rows, p in zip(self.names, self.rows, probability, strict=True):
@@ -180,19 +182,7 @@ class HomogeneousBatches(BatchSampler):
         uniform = generator(self.seed, "domain of the batch").random(self.steps)
         chosen = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
         self.domains = np.minimum(chosen, drawable[-1])
-        self._orders = [
-            RowOrder(rows, self.seed, name, self.batch_size)
-            for name, rows in zip(self.names, self.rows, strict=True)
-        ]
+        self._steps = [np.flatnonzero(self.domains == d) for d in range(len(self.names))]
 
-    def global_batch(self, step: int) -> list[Draw]:
-        """The draws of all ranks at a step."""
-        domain = int(self.domains[step])
-        earlier = int(np.count_nonzero(self.domains[:step] == domain))
-        rows = self._orders[domain].take(earlier * self.batch_size, self.batch_size)
-        return [Draw(step, domain, int(row)) for row in rows]
-
-    def rows_drawn(self) -> list[int]:
-        """Rows drawn from each domain over the whole run."""
-        batches = np.bincount(self.domains, minlength=len(self.names))
-        return [int(count) * self.batch_size for count in batches]
+    def _drawn_before(self, domain: int, step: int) -> int:
+        return self.batch_size * int(np.searchsorted(self._steps[domain], step))

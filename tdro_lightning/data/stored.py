@@ -1,8 +1,7 @@
 """Sequences whose items lie on the disk and are read a few thousand at a time."""
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TypeVar, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 ITEMS_AT_ONCE = 4096
 
@@ -10,22 +9,25 @@ T = TypeVar("T")
 
 
 class StoredSequence(Sequence[T]):
-    """A sequence of which what is asked for is in memory; subclasses say how it is read."""
+    """A sequence of which what is asked for is in memory.
 
-    @abstractmethod
-    def read(self, places: slice) -> list[T]:
-        """The items of a slice."""
+    Args:
+        count: number of items.
+        read: the items of a slice.
+    """
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
+    def __init__(self, count: int, read: Callable[[slice], list[T]]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int | slice) -> Any:  # an item or a list of them, as in `Sequence`
         if isinstance(place, slice):
-            return self.read(place)
+            return self._read(place)
         place = range(len(self))[place]
-        return self.read(slice(place, place + 1))[0]
+        return self._read(slice(place, place + 1))[0]
 
     def __iter__(self) -> Iterator[T]:
         for start in range(0, len(self), ITEMS_AT_ONCE):
-            yield from self.read(slice(start, start + ITEMS_AT_ONCE))
+            yield from self._read(slice(start, start + ITEMS_AT_ONCE))

@@ -6,11 +6,10 @@ Copies are memory-mapped and keyed by content, not by time.
 import csv
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import filelock
@@ -69,8 +68,7 @@ def cached_rows(table: datasets.Dataset, chosen: NDArray[np.int64]) -> datasets.
     source = "".join(fingerprint(Path(file["filename"])) for file in table.cache_files)
     content = f"{source} {hashlib.sha256(chosen.tobytes()).hexdigest()}"
     rows = table.select(chosen).with_format("arrow")
-    starts = range(0, len(chosen), ROWS_AT_ONCE)
-    parts = (rows[start : start + ROWS_AT_ONCE].combine_chunks() for start in starts)
+    parts = (part.combine_chunks() for part in rows.iter(ROWS_AT_ONCE))
     return _cached(parts, table.features, content)
 
 
@@ -98,20 +96,18 @@ def _cached(
     return datasets.Dataset.from_file(str(path))
 
 
-class SplitFiles(NamedTuple):
-    """Local files of a dataset's split by their addresses, and what divides their cells if any."""
-
-    files: dict[str, Path]
-    delimiter: str | None
-
-
-def split_files(path: str, split: str | None, **chosen: Any) -> SplitFiles | None:
+def split_files(
+    path: str, split: str | None, **chosen: Any
+) -> tuple[dict[str, Path], str | None] | None:
     """The JSON, `.csv` or parquet files of a split, for `file_rows`; None where it has others.
 
     Args:
         path: folder or hub dataset, as `load_dataset` of `datasets` takes it.
         split: of the dataset; its only one where that is not there or None.
         chosen: `name` or `data_files`, as in `load_dataset`.
+
+    Returns:
+        The local file of each address, and what divides their cells where that is no comma.
 
     Raises:
         DataError: there is no such split, and there are several.
@@ -130,41 +126,32 @@ def split_files(path: str, split: str | None, **chosen: Any) -> SplitFiles | Non
         return None
     local = datasets.DownloadManager().download(addresses)
     delimiter = builder.config.sep if kind == "csv" and builder.config.sep != "," else None
-    return SplitFiles(dict(zip(addresses, map(Path, local), strict=True)), delimiter)
+    return dict(zip(addresses, map(Path, local), strict=True)), delimiter
 
 
-def file_rows(found: SplitFiles) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and row of a split's files.
+def file_rows(
+    file: Path, address: str, delimiter: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and content of each row of a parquet or text file.
 
-    The rows are read from the files each time: a cache of `datasets` knows a file by its size and
+    The rows are read from the file each time: a cache of `datasets` knows a file by its size and
     time, and its streams need shared memory, which some containers lack.
 
-    Raises:
-        DataError: a file cannot be read, or a line of it.
-    """
-    for address, file in found.files.items():
-        if address.endswith(PARQUET):
-            yield from parquet_rows(file)
-        else:
-            yield from text_objects(file, found.delimiter)
-
-
-def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and row of a parquet file.
+    Args:
+        file: on this machine.
+        address: where it is from, which ends in `.parquet` or one of `TEXT`.
+        delimiter: of a table's cells; None for a comma, or a tab in `.tsv`.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or a line of it.
     """
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(file) as table:
-            yield from table.iter_batches(ROWS_AT_ONCE)
-
-    yield from numbered_rows(batches(), str(file))
+    if not address.endswith(PARQUET):
+        return _text_objects(file, address, delimiter)
+    return numbered_rows(lambda: pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE), str(file))
 
 
 def numbered_rows(
-    parts: Iterable[pa.Table | pa.RecordBatch], place: str
+    parts: Callable[[], Iterable[pa.Table | pa.RecordBatch]], place: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield place (of the whole, and number from 1) and content of each row of some Arrow tables.
 
@@ -173,45 +160,34 @@ def numbered_rows(
     """
     number = 0
     try:
-        for part in parts:
-            for row in part.to_pylist():
-                number += 1
-                yield f"{place}:{number}", row
+        for row in (row for part in parts() for row in part.to_pylist()):
+            number += 1
+            yield f"{place}:{number}", row
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{place}: cannot be read after row {number} ({reason})") from None
 
 
-def text_objects(file: Path, delimiter: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place (file and line, or file and item of a list) and content of each object.
+def _text_objects(
+    file: Path, address: str, delimiter: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (file and line, or file and item of a list) and content of each object.
 
     `datasets` does not read them: it casts whole columns, so that "007" beside 5, and any "007" of
     a `.csv`, becomes 7, "NA" null, and dates points in time.
-
-    Args:
-        file: its name ends in one of `TEXT`.
-        delimiter: of a table's cells; None for a comma, or a tab in `.tsv`.
-
-    Raises:
-        DataError: the file cannot be read, or a line of it.
     """
-    if file.name.endswith(JSON):
-        starts = next((line.lstrip()[:1] for _, line in byte_lines(file) if line.strip()), b"")
-        if starts.endswith(b"["):
-            yield from _items(file)
-        else:
-            yield from ((f"{file}:{number}", value) for number, value in read_objects(file))
-    else:
-        tabs = file.name.removesuffix(".gz").endswith(".tsv")
-        yield from _cells(file, delimiter or ("\t" if tabs else ","))
+    if not address.endswith(JSON):
+        tabs = address.removesuffix(".gz").endswith(".tsv")
+        return _cells(file, delimiter or ("\t" if tabs else ","))
+    starts = next((line.lstrip()[:1] for _, line in byte_lines(file) if line.strip()), b"")
+    return _items(file) if starts.endswith(b"[") else read_objects(file)
 
 
 def _items(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = "".join(line for _, line in read_lines(file))
     try:
-        items = parse_json("".join(line for _, line in read_lines(file)))
+        items = parse_json(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{file}: not valid JSON ({error})") from None
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
@@ -226,34 +202,20 @@ def _cells(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
     lines = (line for _, line in read_lines(file))
     table = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    header: list[str] = []
     start = 1
     try:
         for cells in table:
             place, start = f"{file}:{start}", table.line_num + 1
-            if not cells:
-                continue
-            if header is None:
+            if not header:
                 header = cells
                 if len(set(header)) < len(header) or not all(header):
                     raise DataError(
                         f"{place}: columns must have names, all different, are {header}"
                     )
-            elif len(cells) != len(header):
+            elif cells and len(cells) != len(header):
                 raise DataError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
-            else:
+            elif cells:
                 yield place, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}:{start}: no valid table ({error})") from None
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep the library's progress bars off the terminal."""
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if progress:
-            datasets.enable_progress_bars()

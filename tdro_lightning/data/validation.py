@@ -14,8 +14,6 @@ from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
 
-NO_NEGATIVE = "no negative"
-
 
 @dataclass
 class Findings:
@@ -80,6 +78,7 @@ class Validation:
                 self._take(line, found, keys, faults)
         except DataError as error:
             found.unusable = str(error)
+        found.lines = len(keys) + len(faults)
         found.faults = [faults[number] for number in sorted(faults)]
         hashes = np.fromiter(keys.values(), dtype=np.int64, count=len(keys))
         found.twins = len(hashes) - len(np.unique(hashes))
@@ -92,17 +91,18 @@ class Validation:
     ) -> None:
         if line.row is None:
             assert line.fault is not None
-            found.lines += line.number not in keys  # a twin's line has been counted as a row's
-            keys.pop(line.number, None)
+            keys.pop(line.number, None)  # a twin's line came before, as a row's
             faults[line.number] = line.fault
             return
-        found.lines += 1
         found.unread.update(line.unread)
         found.false_negatives += line.false_negatives
         available = len(line.row["negative_passages"])
         if self.negatives and not available:
-            message = f"{found.place}:{line.number}: `negative_passages` is empty"
-            faults[line.number] = RowError(message, NO_NEGATIVE, line.number)
+            faults[line.number] = RowError(
+                f"{found.place}:{line.number}: `negative_passages` is empty",
+                "no negative",
+                line.number,
+            )
             return
         found.few_negatives += available < self.negatives
         positives = frozenset(normalise(passage_text(p)) for p in line.row["positive_passages"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import faiss
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination.shingles import Shingler
-from tdro_lightning.errors import ConfigError
 
 METHODS = ("exact", "simhash", "minhash")  # in the order in which a match is reported
 BITS = 64
@@ -60,20 +60,13 @@ class EvaluationIndex:
 
     Args:
         texts: the evaluation texts.
-        simhash_distance: most bits in which two SimHashes of 64 bits may differ.
-        jaccard: least Jaccard similarity of the two texts' shingles.
-
-    Raises:
-        ConfigError: a threshold is out of its range.
+        simhash_distance: most bits in which two SimHashes of 64 bits may differ, from 0 to 7.
+        jaccard: least Jaccard similarity of the two texts' shingles, from 0.6 to 1.
     """
 
     def __init__(
         self, texts: Sequence[EvaluationText], simhash_distance: int, jaccard: float
     ) -> None:
-        if not 0 <= simhash_distance <= 7:
-            raise ConfigError(f"simhash_distance={simhash_distance} must be from 0 to 7")
-        if not 0.6 <= jaccard <= 1:
-            raise ConfigError(f"jaccard={jaccard} must be from 0.6 to 1")
         self._texts = texts
         self._radius, self._jaccard = simhash_distance, jaccard
         self._shingler = Shingler(PERMUTATIONS)
@@ -93,10 +86,11 @@ class EvaluationIndex:
         Exact ones go first, then those found by SimHash, then by MinHash; a text without a word
         can only match exactly.
         """
-        found: list[tuple[Match, ...]] = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            found += self._find([normalise(text) for text in texts[start : start + TEXTS_AT_ONCE]])
-        return found
+        parts = (
+            self._find(texts[start : start + TEXTS_AT_ONCE])
+            for start in range(0, len(texts), TEXTS_AT_ONCE)
+        )
+        return [*chain.from_iterable(parts)]
 
     def _add(self, places: range) -> None:
         texts = [normalise(self._texts[place].text) for place in places]
@@ -112,18 +106,19 @@ class EvaluationIndex:
         self._with_words += [places[i] for i in with_words]
 
     def _find(self, texts: Sequence[str]) -> list[tuple[Match, ...]]:
-        made = self._shingler(texts)
+        normalised = [normalise(text) for text in texts]
+        made = self._shingler(normalised)
         # The library's radius is exclusive.
         ends, bits, near = self._simhash.range_search(_bytes(made.simhashes), self._radius + 1)
         found = []
-        for i, text in enumerate(texts):
+        for i, text in enumerate(normalised):
             matches = [(0, 0.0, place) for place in self._exact.get(text, ())]
             if made.sets[i]:
-                hits = slice(ends[i], ends[i + 1])
-                places = (self._with_words[hit] for hit in near[hits])
+                hits = range(ends[i], ends[i + 1])
+                pairs = ((float(bits[hit]), self._with_words[near[hit]]) for hit in hits)
                 matches += [
-                    (1, float(distance), place)
-                    for distance, place in zip(bits[hits], places, strict=True)
+                    (1, distance, place)
+                    for distance, place in pairs
                     if self._similarity(made.sets[i], place) >= SIMHASH_JACCARD
                 ]
                 matches += self._similar(made.minhashes[i], made.sets[i])
@@ -131,16 +126,11 @@ class EvaluationIndex:
         return found
 
     def _similar(self, minhash: MinHash, own: frozenset[int]) -> list[tuple[int, float, int]]:
-        candidates = self._lsh.query(minhash)
-        if not candidates:
-            return []
+        candidates = np.array(self._lsh.query(minhash), dtype=np.int64)
         equal = (self._signatures[candidates] == minhash.hashvalues).mean(axis=1)
-        found = []
-        for i in np.flatnonzero(equal >= self._jaccard - ESTIMATE_MARGIN).tolist():
-            similarity = self._similarity(own, candidates[i])
-            if similarity >= self._jaccard:
-                found.append((2, round(1 - similarity, 4), candidates[i]))
-        return found
+        likely = candidates[equal >= self._jaccard - ESTIMATE_MARGIN].tolist()
+        shared = ((place, self._similarity(own, place)) for place in likely)
+        return [(2, round(1 - s, 4), place) for place, s in shared if s >= self._jaccard]
 
     def _similarity(self, own: frozenset[int], place: int) -> float:
         other = self._shingles[place].tolist()

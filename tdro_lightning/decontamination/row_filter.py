@@ -1,8 +1,8 @@
 """Training rows without the evaluation's queries and documents, and a list of what was dropped."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,42 +15,6 @@ PARTS = ("query", "positive", "negative")
 REASONS = ("query", "no positive left", "no negative left")
 ROWS_AT_ONCE = 2048
 TEXTS_REMEMBERED = 1 << 21
-
-
-@dataclass
-class FilterCounts:
-    """What was kept and dropped of a domain so far.
-
-    Attributes:
-        rows: rows read.
-        reasons: dropped rows by reason.
-        passages: dropped passages of rows that were kept, by part.
-        methods: matching texts by method, each occurrence counted, by its first match.
-        sets: per evaluation set the rows in which a part matched it, by part.
-        dropped: a line for every text that matched.
-    """
-
-    rows: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    passages: Counter[str] = field(default_factory=Counter)
-    methods: Counter[str] = field(default_factory=Counter)
-    sets: dict[str, Counter[str]] = field(default_factory=dict)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-
-    def summary(self) -> dict[str, Any]:
-        """The counts as JSON."""
-        gone = sum(self.reasons.values())
-        return {
-            "rows": self.rows,
-            "kept": self.rows - gone,
-            "dropped_rows": {reason: self.reasons[reason] for reason in REASONS},
-            "dropped_passages": {part: self.passages[part] for part in PARTS[1:]},
-            "methods": {method: self.methods[method] for method in METHODS},
-            "sets": {
-                name: {part: matches[part] for part in PARTS}
-                for name, matches in sorted(self.sets.items())
-            },
-        }
 
 
 def filter_rows(
@@ -70,15 +34,32 @@ def filter_rows(
             `fate` (`row` where the whole row went, else `passage`) and its `matches`.
 
     Returns:
-        Counts as in `FilterCounts.summary`.
+        `rows` read and `kept`; `dropped_rows` by reason; `dropped_passages` of rows that were kept,
+        by part; texts that matched by the method of their first match (`methods`); and by
+        evaluation set the rows in which a part matched it (`sets`).
     """
-    counts = FilterCounts()
-    write_rows(clean, _kept(rows, index, counts))
-    write_rows(dropped, counts.dropped)
-    return counts.summary()
+    counts = Counter[tuple[str, ...]]()
+    lines: list[dict[str, Any]] = []
+    write_rows(clean, _kept(rows, index, counts, lines))
+    write_rows(dropped, lines)
+    gone = {reason: counts["dropped", reason] for reason in REASONS}
+    names = sorted({key[1] for key in counts if key[0] == "set"})
+    return {
+        "rows": counts["rows", "read"],
+        "kept": counts["rows", "read"] - sum(gone.values()),
+        "dropped_rows": gone,
+        "dropped_passages": {part: counts["passage", part] for part in PARTS[1:]},
+        "methods": {method: counts["method", method] for method in METHODS},
+        "sets": {name: {part: counts["set", name, part] for part in PARTS} for name in names},
+    }
 
 
-def _kept(rows: Iterable[Row], index: EvaluationIndex, counts: FilterCounts) -> Iterator[Row]:
+def _kept(
+    rows: Iterable[Row],
+    index: EvaluationIndex,
+    counts: Counter[tuple[str, ...]],
+    dropped: list[dict[str, Any]],
+) -> Iterator[Row]:
     known: dict[int, tuple[Match, ...]] = {}
     remaining = iter(rows)
     while batch := list(islice(remaining, ROWS_AT_ONCE)):
@@ -89,57 +70,41 @@ def _kept(rows: Iterable[Row], index: EvaluationIndex, counts: FilterCounts) -> 
             texts += map(passage_text, [*row["positive_passages"], *row["negative_passages"]])
         unseen = {hash(text): text for text in texts if hash(text) not in known}
         known.update(zip(unseen, index.find(list(unseen.values())), strict=True))
-        kept = (_filter_row(row, known, counts) for row in batch)
-        yield from (row for row in kept if row is not None)
+        yield from filter(None, (_filter_row(row, known, counts, dropped) for row in batch))
 
 
 def _filter_row(
-    row: Row, known: Mapping[int, tuple[Match, ...]], counts: FilterCounts
+    row: Row,
+    known: Mapping[int, tuple[Match, ...]],
+    counts: Counter[tuple[str, ...]],
+    dropped: list[dict[str, Any]],
 ) -> Row | None:
     """The row without the passages that match, or None where it must go."""
-    counts.rows += 1
+    counts["rows", "read"] += 1
     query = known[hash(row["query"])]
     lines = [_line(row, "query", None, query)] if query else []
     kept: dict[str, list[Passage]] = {}
-    for part, passages in _passages(row).items():
-        matches = [known[hash(passage_text(passage))] for passage in passages]
-        pairs = list(zip(passages, matches, strict=True))
+    given = {"positive": row["positive_passages"], "negative": row["negative_passages"]}
+    for part, passages in given.items():
+        pairs = [(passage, known[hash(passage_text(passage))]) for passage in passages]
         lines += [_line(row, part, passage, match) for passage, match in pairs if match]
         kept[part] = [passage for passage, match in pairs if not match]
     if not lines:
         return row
-    reason = _reason(bool(query), row, kept)
-    if reason:
-        counts.reasons[reason] += 1
-    else:
-        counts.passages.update(line["part"] for line in lines)
-    for line in lines:
-        counts.methods[line["matches"][0]["method"]] += 1
-        counts.dropped.append({**line, "fate": "row" if reason else "passage", "reason": reason})
-    for name, part in {(match["set"], line["part"]) for line in lines for match in line["matches"]}:
-        counts.sets.setdefault(name, Counter())[part] += 1
+    holds = {
+        "query": query,
+        "no positive left": not kept["positive"],
+        "no negative left": row["negative_passages"] and not kept["negative"],
+    }
+    reason = next((reason for reason in REASONS if holds[reason]), None)
+    counts.update([("dropped", reason)] if reason else [("passage", x["part"]) for x in lines])
+    counts.update(("method", line["matches"][0]["method"]) for line in lines)
+    counts.update({("set", m["set"], line["part"]) for line in lines for m in line["matches"]})
+    fate = {"fate": "row" if reason else "passage", "reason": reason}
+    dropped += [line | fate for line in lines]
     if reason:
         return None
-    return Row(
-        query_id=row["query_id"],
-        query=row["query"],
-        positive_passages=kept["positive"],
-        negative_passages=kept["negative"],
-    )
-
-
-def _passages(row: Row) -> dict[str, list[Passage]]:
-    return {"positive": row["positive_passages"], "negative": row["negative_passages"]}
-
-
-def _reason(query: bool, row: Row, kept: Mapping[str, Sequence[Passage]]) -> str | None:
-    if query:
-        return "query"
-    if not kept["positive"]:
-        return "no positive left"
-    if row["negative_passages"] and not kept["negative"]:
-        return "no negative left"
-    return None
+    return {**row, "positive_passages": kept["positive"], "negative_passages": kept["negative"]}
 
 
 def _line(
@@ -151,14 +116,7 @@ def _line(
         "docid": passage["docid"] if passage else None,
         "text": passage_text(passage) if passage else row["query"],
         "matches": [
-            {
-                "set": match.text.set,
-                "kind": match.text.kind,
-                "id": match.text.id,
-                "text": match.text.text,
-                "method": match.method,
-                "distance": match.distance,
-            }
+            {**asdict(match.text), "method": match.method, "distance": match.distance}
             for match in matches
         ],
     }

@@ -14,7 +14,7 @@ from tdro_lightning.data.beir_files import HEADER
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.demo import sources
 from tdro_lightning.demo.pairs import Pair, module_pairs, section_pairs
-from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, write_json, write_text
 
 EVALUATION_SHARE = 0.3
@@ -64,38 +64,43 @@ def harvest(
         output: folder to write to.
         library: folder that holds modules and packages; the interpreter's standard library where
             None, so that what is installed beside it changes nothing.
-        max_rows: size of the largest domain; `DOMAINS` says which share of it the others get.
+        max_rows: size of the largest domain, at least 1; the others get the shares in `DOMAINS`.
         seed: chooses among the pairs found, not between training and evaluation.
 
     Returns:
         The manifest: counts by domain and set, Python's version, SHA-256 of each file written.
 
     Raises:
-        ConfigError: `max_rows` is not positive.
         DataError: there is no such folder, or a domain or set ends up too small.
     """
-    if max_rows < 1:
-        raise ConfigError(f"max_rows={max_rows}: must be at least 1")
     library = sources.standard_library() if library is None else library
     files = sources.python_files(library)
     pairs = [pair for module in sources.modules(files) for pair in module_pairs(module)]
     for name, title, text in sources.manuals(library):
         pairs += section_pairs(name, name.lower(), title, text)
     train, held_out = split(pairs)
-    domains = {}
-    for name, domain in DOMAINS.items():
-        limit = round(max_rows * domain.share)
-        rows = select_distinct([pair for pair in train if pair.domain == name], limit, set(), seed)
-        _require_enough(f"domain {name}", rows, "rows", min(MINIMUM_ROWS, limit), domain)
-        domains[name] = rows
+    domains = {
+        name: select_distinct(
+            [pair for pair in train if pair.domain == name],
+            round(max_rows * domain.share),
+            set(),
+            seed,
+        )
+        for name, domain in DOMAINS.items()
+    }
     used = {text for rows in domains.values() for pair in rows for text in keys(pair)}
-    sets = {}
-    for name, domain in DOMAINS.items():
-        if domain.evaluated:
-            candidates = [pair for pair in held_out if pair.domain == name]
-            rows = select_distinct(candidates, EVALUATION_DOCUMENTS, used, seed)
-            _require_enough(f"evaluation set {name}", rows, "queries", MINIMUM_QUERIES, domain)
-            sets[name] = rows
+    sets = {
+        name: select_distinct(
+            [pair for pair in held_out if pair.domain == name], EVALUATION_DOCUMENTS, used, seed
+        )
+        for name, domain in DOMAINS.items()
+        if domain.evaluated
+    }
+    for name, rows in domains.items():
+        least = min(MINIMUM_ROWS, round(max_rows * DOMAINS[name].share))
+        _require_enough(f"domain {name}", rows, "rows", least, DOMAINS[name])
+    for name, rows in sets.items():
+        _require_enough(f"evaluation set {name}", rows, "queries", MINIMUM_QUERIES, DOMAINS[name])
     manifest = {
         "python": platform.python_version(),
         "max_rows": max_rows,

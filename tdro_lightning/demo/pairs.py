@@ -69,10 +69,9 @@ def cut(text: str, limit: int) -> str:
 
 
 def _is_text(text: str) -> bool:
-    if re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text):
-        return False
     letters = sum(c.isalpha() for c in text)
-    return letters >= 12 and letters > 0.45 * len(text.replace(" ", ""))
+    is_prose = letters >= 12 and letters > 0.45 * len(text.replace(" ", ""))
+    return is_prose and not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
 
 
 def _module_texts(module: Module) -> Iterator[Text]:
@@ -128,12 +127,11 @@ def section_pairs(name: str, group: str, title: str, text: str) -> Iterator[Pair
     """The `section` pairs of a manual: title and opening sentence against the text that follows."""
     for i, passage in enumerate(_passages(text)):
         opening = re.match(r"(.{30,}?[a-z)\"][.:!?])\s+(?=\S)", passage, re.S)
-        if not opening or re.search(r">>>|::=|^[\d*-]", opening[1]):
-            continue
-        query = cut(f"{title}: {' '.join(opening[1].split())}", QUERY_CHARS)
-        document = cut(passage[opening.end() :], DOCUMENT_CHARS)
-        if len(document) >= MIN_DOCUMENT_CHARS and _is_text(query) and _is_text(document):
-            yield Pair("section", group, f"{name}:{i}", query, document)
+        if opening and not re.search(r">>>|::=|^[\d*-]", opening[1]):
+            query = cut(f"{title}: {' '.join(opening[1].split())}", QUERY_CHARS)
+            document = cut(passage[opening.end() :], DOCUMENT_CHARS)
+            if len(document) >= MIN_DOCUMENT_CHARS and _is_text(query) and _is_text(document):
+                yield Pair("section", group, f"{name}:{i}", query, document)
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby, takewhile
+from itertools import chain, groupby, takewhile
 from textwrap import dedent
 
 from tdro_lightning.demo.sources import Module
@@ -34,9 +34,8 @@ def definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, D
 
 def code(module: Module, node: Function, without: ast.stmt | None = None) -> str:
     """Source of a function without decorators, docstring and the statement `without`, if any."""
-    removed = [without] if without else []
-    if ast.get_docstring(node, clean=False) is not None:
-        removed.append(node.body[0])
+    docstring = node.body[:1] if ast.get_docstring(node, clean=False) is not None else []
+    removed = [*docstring, without] if without else docstring
     gone = {n for s in removed for n in range(s.lineno, (s.end_lineno or s.lineno) + 1)}
     numbers = range(node.lineno, (node.end_lineno or node.lineno) + 1)
     if node.lineno in gone:
@@ -56,15 +55,12 @@ def raise_statements(node: Function) -> Iterator[tuple[ast.Raise, str]]:
 def options(module: Module) -> Iterator[tuple[int, str, str]]:
     """(line, names, help) of the command-line options a module adds to a parser."""
     for node in ast.walk(module.tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in ("add_argument", "add_option")
-        ):
-            described = next((_message(k.value) for k in node.keywords if k.arg == "help"), "")
-            names = " ".join(_message(argument) for argument in node.args).strip()
-            if names:
-                yield node.lineno, names, " ".join(described.split())
+        match node:
+            case ast.Call(func=ast.Attribute(attr="add_argument" | "add_option")):
+                described = next((_message(k.value) for k in node.keywords if k.arg == "help"), "")
+                names = " ".join(map(_message, node.args)).strip()
+                if names:
+                    yield node.lineno, names, " ".join(described.split())
 
 
 def comments(module: Module) -> Iterator[tuple[int, str, str]]:
@@ -95,13 +91,11 @@ def summary_body(doc: str) -> tuple[str, str]:
 
 def sentences(text: str) -> list[str]:
     """Sentences of the prose in `text`, each on one line; code, lists and tables are left out."""
-    found = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        if re.search(r"^\s*(>>>|[-*+|=]|:\w|\.\. )|[{}=|<>\\_~]", paragraph, re.M):
-            continue
-        line = " ".join(paragraph.split())
-        found += [s for s in re.split(r"(?<=[a-z)][.!?])\s+(?=[A-Z])", line) if s[:1].isupper()]
-    return [s for s in found if s.endswith((".", "!", "?"))]
+    is_other = re.compile(r"^\s*(>>>|[-*+|=]|:\w|\.\. )|[{}=|<>\\_~]", re.M).search
+    prose = (" ".join(p.split()) for p in re.split(r"\n\s*\n", text) if not is_other(p))
+    parts = (re.split(r"(?<=[a-z)][.!?])\s+(?=[A-Z])", line) for line in prose)
+    found = chain.from_iterable(parts)
+    return [s for s in found if s[:1].isupper() and s.endswith((".", "!", "?"))]
 
 
 def parameters(doc: str) -> Iterator[tuple[str, str]]:
@@ -145,10 +139,13 @@ def _is_comment(line: str) -> bool:
 
 
 def _message(node: ast.expr) -> str:
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else ""
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_message(part) or "..." for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return _message(node.left) + (_message(node.right) if isinstance(node.op, ast.Add) else "")
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(_message(part) or "..." for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _message(left) + _message(right)
+        case ast.BinOp(left=left):
+            return _message(left)
     return ""

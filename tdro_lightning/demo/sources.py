@@ -75,9 +75,8 @@ def python_files(library: Path) -> list[tuple[str, Path]]:
         for path in (Path(folder, name) for name in names if not SKIPPED_FILES.match(name)):
             is_module = path.suffix == ".py" and path.stem.isidentifier()
             if is_module and path.stat().st_size <= MAX_FILE_BYTES:
-                parts = path.relative_to(library).with_suffix("").parts
-                is_package = parts[-1] == "__init__" and len(parts) > 1
-                files.append((".".join(parts[:-1] if is_package else parts), path))
+                name = ".".join(path.relative_to(library).with_suffix("").parts)
+                files.append((name.removesuffix(".__init__"), path))
     return sorted(files)
 
 
@@ -86,19 +85,18 @@ def modules(files: Sequence[tuple[str, Path]]) -> Iterator[Module]:
 
     The standard library does hold such files, as inputs of its tests.
     """
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     for number, (name, path) in enumerate(files):
         if number % FILES_A_MESSAGE == 0:
             logger.info("%d of %d source files read", number, len(files))
         try:
             with tokenize.open(path) as stream:
                 text = stream.read()
-            digest = hashlib.sha256(text.encode()).digest()
             tree = _parse(text)
         except (SyntaxError, ValueError, RecursionError):
             continue
-        if digest not in seen:
-            seen.add(digest)
+        if hash(text) not in seen:
+            seen.add(hash(text))
             # Not `splitlines`: a form feed ends no line for the parser.
             yield Module(name, tuple(text.split("\n")), tree)
 

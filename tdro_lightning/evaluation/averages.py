@@ -1,7 +1,7 @@
 """The average over evaluation sets."""
 
 from collections.abc import Mapping
-from math import fsum
+from statistics import fmean
 
 
 def mean_over_sets(values: Mapping[str, float]) -> float:
@@ -12,4 +12,4 @@ def mean_over_sets(values: Mapping[str, float]) -> float:
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
         groups.setdefault(name.partition("/")[0], []).append(value)
-    return fsum(fsum(group) / len(group) for group in groups.values()) / len(groups)
+    return fmean(map(fmean, groups.values()))

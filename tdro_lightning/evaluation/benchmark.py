@@ -105,7 +105,7 @@ def build_retrieval_set(
     """
     qrels = grades_by_query(questions.judgements)
     relevants = [j for j in questions.judgements if j.grade > 0]
-    known = corpus.ids.among(judgement.document for judgement in relevants)
+    known = {judgement.document for judgement in relevants}.intersection(corpus.ids)
     lost = [judgement for judgement in relevants if judgement.document not in known]
     if len(lost) > BROKEN_SHARE * len(relevants):
         raise DataError(

@@ -5,11 +5,10 @@ The libraries of tables are imported with the first corpus: a chain with nothing
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,9 +18,6 @@ from tdro_lightning.data.stored import StoredSequence
 from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Of what is refused and stored: tables in the cache that were made otherwise are not used.
 CORPUS_VERSION = 2
@@ -39,48 +35,11 @@ class Document(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class Ids(StoredSequence[str]):
-    """The documents' ids, in the order of the corpus."""
-
-    column: "pa.ChunkedArray"
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def read(self, places: slice) -> list[str]:
-        """The ids of a slice."""
-        return list(self.column[places].to_pylist())
-
-    def among(self, wanted: Iterable[str]) -> set[str]:
-        """Those of some ids that documents have."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        is_wanted = pc.is_in(self.column, pa.array(set(wanted), self.column.type))
-        return set(self.column.filter(is_wanted).to_pylist())
-
-
-@dataclass(frozen=True)
-class Texts(StoredSequence[str]):
-    """Title and text of each document as the encoder reads them, in the order of the corpus."""
-
-    table: "pa.Table"
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def read(self, places: slice) -> list[str]:
-        """The texts of a slice."""
-        columns = [self.table[name][places].to_pylist() for name in ("title", "text")]
-        return [document_text(title, text) for title, text in zip(*columns, strict=True)]
-
-
 class Corpus(NamedTuple):
     """Ids and texts of the documents; what is read of them is in memory, and nothing else."""
 
-    ids: Ids
-    texts: Texts
+    ids: Sequence[str]
+    texts: Sequence[str]
 
 
 def document_text(title: str, text: str) -> str:
@@ -112,9 +71,15 @@ def stored_corpus(documents: Callable[[], Iterable[Document]], source: Path, lay
     content = from_first(
         f"{layout} {CORPUS_VERSION} {fingerprint(source)}" if is_first_process() else ""
     )
-    features = text_columns("id", "title", "text")
-    table = cached_table(_checked(documents, str(source)), features, content).data.table
-    return Corpus(Ids(table["id"]), Texts(table))
+    checked = _checked(documents, str(source))
+    table = cached_table(checked, text_columns("id", "title", "text"), content).data.table
+
+    def read_texts(rows: slice) -> list[str]:
+        columns = [table[name][rows].to_pylist() for name in ("title", "text")]
+        return [document_text(title, text) for title, text in zip(*columns, strict=True)]
+
+    ids = StoredSequence[str](len(table), lambda rows: table["id"][rows].to_pylist())
+    return Corpus(ids, StoredSequence(len(table), read_texts))
 
 
 def _checked(documents: Callable[[], Iterable[Document]], place: str) -> Iterator[dict[str, str]]:

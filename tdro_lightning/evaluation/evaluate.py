@@ -27,8 +27,7 @@ def prepare_search(retriever: Retriever, dataset: RetrievalSet, folder: Path) ->
     """Encode and index a set with all processes, keeping files in a folder; the first searches."""
     queries = retriever.encode_queries(dataset.queries, dataset.prompt, folder, dataset.name)
     index = retriever.index(dataset.documents, folder, dataset.name)
-    rows = np.arange(len(dataset.queries))
-    return lambda depth: index.search(queries.take(rows), depth)
+    return lambda depth: index.search(queries.take(np.arange(len(dataset.queries))), depth)
 
 
 def evaluate(

@@ -3,7 +3,10 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from statistics import fmean
 
 import ir_measures
 
@@ -41,15 +44,14 @@ def score(
         DataError: a score is NaN, or a grade is no whole number or above 100.
     """
     level = min(relevant, GREATEST_GRADE + 1)
-    measures = {
-        "ndcg@10": ir_measures.nDCG @ 10,
-        "recall@100": ir_measures.R(rel=level) @ 100,
-        "mrr@10": ir_measures.RR(rel=level) @ 10,
+    names = {
+        ir_measures.nDCG @ 10: "ndcg@10",
+        ir_measures.R(rel=level) @ 100: "recall@100",
+        ir_measures.RR(rel=level) @ 10: "mrr@10",
     }
     if depth >= 1000:
-        measures["recall@1000"] = ir_measures.R(rel=level) @ 1000
-    values = {query: dict.fromkeys(measures, 0.0) for query in qrels}
-    names = {measure: name for name, measure in measures.items()}
+        names[ir_measures.R(rel=level) @ 1000] = "recall@1000"
+    values = {query: dict.fromkeys(names.values(), 0.0) for query in qrels}
     grades: dict[str, dict[str, int]] = {}
     ranks: dict[str, dict[str, float]] = {}
     # The library below ends the process at negative and huge grades, and at ids that are no valid
@@ -107,36 +109,29 @@ def answer_accuracy(
     Raises:
         DataError: a query has no answer, or one without any token.
     """
-    cache: dict[str, str] = {}
+    tokens = cache(_spaced_tokens)
     values = {}
     for query, accepted in answers.items():
         needles = [_spaced_tokens(answer) for answer in accepted]
         if not needles or any(not needle.strip() for needle in needles):
             raise DataError(f"query {query!r}: answers must hold text, are {list(accepted)!r}")
-        first = math.inf
-        for rank, text in enumerate(ranked.get(query, ())[: max(cutoffs)]):
-            if text not in cache:
-                cache[text] = _spaced_tokens(text)
-            if any(needle in cache[text] for needle in needles):
-                first = rank
-                break
+        found = enumerate(ranked.get(query, ())[: max(cutoffs)])
+        ranks = (rank for rank, text in found if any(needle in tokens(text) for needle in needles))
+        first = next(ranks, math.inf)
         values[query] = {f"accuracy@{cutoff}": float(first < cutoff) for cutoff in cutoffs}
     return values
 
 
-def average(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def average(values: Collection[Mapping[str, float]]) -> dict[str, float]:
     """Average each metric over the queries, or over the sets, that have it.
 
     Raises:
         DataError: there is nothing to average.
     """
-    columns: dict[str, list[float]] = {}
-    for metrics in values:
-        for name, value in metrics.items():
-            columns.setdefault(name, []).append(value)
-    if not columns:
+    names = dict.fromkeys(chain.from_iterable(values))
+    if not names:
         raise DataError("no metrics to average: there are no queries")
-    return {name: math.fsum(column) / len(column) for name, column in columns.items()}
+    return {name: fmean(metrics[name] for metrics in values if name in metrics) for name in names}
 
 
 def _spaced_tokens(text: str) -> str:

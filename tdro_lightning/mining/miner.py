@@ -5,17 +5,15 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Protocol
+from itertools import chain, islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
 from tdro_lightning.errors import DataError
 from tdro_lightning.mining.near_duplicates import are_near_duplicates
-from tdro_lightning.mining.pool import Pool
+from tdro_lightning.mining.pool import PairScorer, Pool, PoolRanker
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.search.retriever import Hits
 
@@ -26,32 +24,12 @@ SHUFFLED = 1 << 20  # of a larger pool a whole permutation would cost more than 
 logger = logging.getLogger(__name__)
 
 
-class Scorer(Protocol):
-    """Anything that scores pairs of a row's query and a text."""
-
-    def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Scores [P] of P texts, each for the query of one row, named by its number."""
-        ...
-
-    def forget(self) -> None:
-        """Begin anew: the last bits of scores may depend on what is asked from here on only."""
-        ...
-
-
-class Ranker(Scorer, Protocol):
-    """Anything that ranks the pool's passages for the rows' queries."""
-
-    def search(self, rows: Sequence[int], depth: int) -> Hits:
-        """Scores and places [R, depth], best first; place -1 is no passage."""
-        ...
-
-
 @dataclass
 class QueryPositives:
     """The positives of a query in all rows: their places in the pool, and their texts."""
 
     places: set[int] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -97,14 +75,14 @@ class Miner:
         self,
         rows: Sequence[Row],
         pool: Pool,
-        ranker: Ranker,
+        ranker: PoolRanker,
         rule: MiningRule,
         seed: int,
-        teacher: Scorer | None = None,
+        teacher: PairScorer | None = None,
     ) -> None:
         self.rows, self.pool, self.ranker = rows, pool, ranker
         self.rule, self.seed, self.teacher = rule, seed, teacher
-        self._scorer: Scorer = ranker if teacher is None else teacher
+        self._scorer = ranker if teacher is None else teacher
         self.known = _positives_by_query(rows, pool)
 
     def search(self, numbers: Sequence[int]) -> Hits:
@@ -145,7 +123,11 @@ class Miner:
             counts["searched"] += sum(len(draft.chosen) for draft in drafts)
             self._fill([d for d in drafts if len(d.chosen) < self.rule.negatives], counts)
             counts["rows"] += len(drafts)
-            mined += self._rows([draft for draft in drafts if draft.chosen])
+            kept = [draft for draft in drafts if draft.chosen]
+            if self.teacher is not None:
+                self._score(kept, [draft.chosen for draft in kept])
+                self._score_positives([draft for draft in kept if not draft.positives])
+            mined += map(self._row, kept)
             logger.info("%d of %d rows mined", start + len(drafts), len(numbers))
         return mined, counts
 
@@ -174,16 +156,15 @@ class Miner:
             for draft in drafts:
                 self._take(draft, self._random(draft), Counter())
         counts["random"] += sum(len(draft.chosen) for draft in drafts) - before
-        for draft in drafts:
-            if len(draft.chosen) < self.rule.negatives and not self.rule.has_limits:
+        for draft in (d for d in drafts if len(d.chosen) < self.rule.negatives):
+            if not self.rule.has_limits:
                 raise DataError(
                     f"query_id {self.rows[draft.number]['query_id']!r}: {self.rule.negatives} "
                     f"negatives wanted, but only {len(draft.chosen)} of the "
                     f"{len(self.pool.texts)} passages in the pool can be one; "
                     "lower mine.negatives or add passages"
                 )
-            if len(draft.chosen) < self.rule.negatives:
-                counts["short" if draft.chosen else "without"] += 1
+            counts["short" if draft.chosen else "without"] += 1
 
     def _offer(
         self, drafts: Sequence[Draft], places: Sequence[list[int]], counts: Counter[str]
@@ -215,26 +196,22 @@ class Miner:
                 limit := self.rule.excess(draft.scores[place], draft.positives)
             ):
                 counts[f"skipped_{limit}"] += 1
-            elif any(
-                are_near_duplicates(self.pool.texts[place], text) for text in known.texts.values()
-            ):
+            elif any(are_near_duplicates(self.pool.texts[place], text) for text in known.texts):
                 counts["skipped_near_duplicate"] += 1
             else:
                 draft.chosen.append(place)
 
     def _random(self, draft: Draft) -> Iterator[int]:
         """Places in random order, but those that cannot be negatives whatever they score."""
-        row = self.rows[draft.number]
         never = draft.known.places | draft.query
-        places = _shuffled(row, len(self.pool.texts), self.seed)
+        places = _shuffled(self.rows[draft.number], len(self.pool.texts), self.seed)
         return (place for place in places if place not in never)
 
     def _score_positives(self, drafts: list[Draft]) -> None:
         texts = [
             [passage_text(p) for p in self.rows[d.number]["positive_passages"]] for d in drafts
         ]
-        scores = self._pair_scores([d.number for d in drafts], texts)
-        for draft, found in zip(drafts, scores, strict=True):
+        for draft, found in zip(drafts, self._pair_scores(drafts, texts), strict=True):
             draft.positives = found
 
     def _score(self, drafts: list[Draft], places: Sequence[Iterable[int]]) -> None:
@@ -244,37 +221,29 @@ class Miner:
             for draft, own in zip(drafts, places, strict=True)
         ]
         texts = [[self.pool.texts[place] for place in wanted] for wanted in missing]
-        scores = self._pair_scores([draft.number for draft in drafts], texts)
+        scores = self._pair_scores(drafts, texts)
         for draft, wanted, found in zip(drafts, missing, scores, strict=True):
             draft.scores.update(zip(wanted, found, strict=True))
 
-    def _pair_scores(self, numbers: list[int], texts: list[list[str]]) -> list[list[float]]:
-        """Scores of each row's texts."""
-        pairs = [(n, text) for n, own in zip(numbers, texts, strict=True) for text in own]
-        if not pairs:
+    def _pair_scores(self, drafts: list[Draft], texts: list[list[str]]) -> list[list[float]]:
+        """Scores of each draft's texts."""
+        numbers = [d.number for d, own in zip(drafts, texts, strict=True) for _ in own]
+        if not numbers:
             return [[] for _ in texts]
-        flat = iter(self._scorer.score([n for n, _ in pairs], [text for _, text in pairs]).tolist())
+        flat = iter(self._scorer.score(numbers, [*chain.from_iterable(texts)]).tolist())
         return [list(islice(flat, len(own))) for own in texts]
-
-    def _rows(self, drafts: list[Draft]) -> list[Row]:
-        if self.teacher is not None:
-            self._score(drafts, [draft.chosen for draft in drafts])
-            self._score_positives([draft for draft in drafts if not draft.positives])
-        return [self._row(draft) for draft in drafts]
 
     def _row(self, draft: Draft) -> Row:
         row = self.rows[draft.number]
-        positives = row["positive_passages"]
         negatives = [self.pool.passages[place] for place in draft.chosen]
-        if self.teacher is not None:
-            positives = _with_scores(positives, draft.positives)
-            negatives = _with_scores(negatives, [draft.scores[place] for place in draft.chosen])
-        return Row(
-            query_id=row["query_id"],
-            query=row["query"],
-            positive_passages=positives,
-            negative_passages=negatives,
-        )
+        if self.teacher is None:
+            return {**row, "negative_passages": negatives}
+        scores = [draft.scores[place] for place in draft.chosen]
+        return {
+            **row,
+            "positive_passages": _with_scores(row["positive_passages"], draft.positives),
+            "negative_passages": _with_scores(negatives, scores),
+        }
 
 
 def _positives_by_query(rows: Sequence[Row], pool: Pool) -> dict[str, QueryPositives]:
@@ -284,9 +253,8 @@ def _positives_by_query(rows: Sequence[Row], pool: Pool) -> dict[str, QueryPosit
         known = by_query.setdefault(normalise(row["query"]), QueryPositives())
         for passage in row["positive_passages"]:
             places = pool.places(passage)
-            texts = [passage_text(passage), *(pool.texts[place] for place in places)]
             known.places |= places
-            known.texts.update((normalise(text), text) for text in texts)
+            known.texts |= {passage_text(passage), *(pool.texts[place] for place in places)}
     return by_query
 
 
@@ -299,7 +267,6 @@ def _shuffled(row: Row, size: int, seed: int) -> Iterator[int]:
     name = hashlib.sha256(f"{row['query_id']}\0{row['query']}".encode()).digest()
     generator = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
     if size <= SHUFFLED:
-        yield from map(int, generator.permutation(size))
-    else:
-        for _ in range(size // DRAWN_AT_ONCE):
-            yield from map(int, generator.integers(size, size=DRAWN_AT_ONCE))
+        return map(int, generator.permutation(size))
+    draws = (generator.integers(size, size=DRAWN_AT_ONCE) for _ in range(size // DRAWN_AT_ONCE))
+    return map(int, chain.from_iterable(draws))

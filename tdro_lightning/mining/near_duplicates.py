@@ -11,13 +11,12 @@ TEXTS_KEPT = 1 << 16  # about a kilobyte each
 def are_near_duplicates(text: str, other: str) -> bool:
     """Whether two texts share 0.8 of their BM25 terms, or one's terms run through the other's."""
     sequence, other_sequence = _sequence(text), _sequence(other)
-    if not sequence.strip() or not other_sequence.strip():
-        return False
-    if sequence in other_sequence or other_sequence in sequence:
-        return True
     terms, other_terms = set(sequence.split()), set(other_sequence.split())
+    if not terms or not other_terms:
+        return False
     shared = len(terms & other_terms)
-    return shared >= NEAR_DUPLICATE_JACCARD * (len(terms) + len(other_terms) - shared)
+    is_alike = shared >= NEAR_DUPLICATE_JACCARD * len(terms | other_terms)
+    return is_alike or sequence in other_sequence or other_sequence in sequence
 
 
 @lru_cache(maxsize=TEXTS_KEPT)

@@ -37,17 +37,19 @@ def mine_in_parts(
         DataError: as `Miner.choose`, no row is left, or a part was damaged meanwhile.
     """
     manifest = {"made_from": dict(made_from), "part_rows": PART_ROWS}
-    if rank() == 0:
-        _prepare(folder, manifest)
+    if rank() == 0 and finished_result(folder / MANIFEST, manifest) is None:
+        remove_path(folder)
+        write_receipt(folder / MANIFEST, manifest, [])
     barrier()
-    parts = [
-        range(start, min(start + PART_ROWS, len(miner.rows)))
-        for start in range(0, len(miner.rows), PART_ROWS)
-    ]
+    numbers = range(len(miner.rows))
+    parts = [numbers[start : start + PART_ROWS] for start in numbers[::PART_ROWS]]
+    files = [folder / f"{number:06d}.jsonl" for number in range(len(parts))]
+    receipts = [file.with_suffix(".json") for file in files]
+    made = [{**manifest, "part": number} for number in range(len(parts))]
     own = [
         number
         for number in range(rank(), len(parts), world_size())
-        if finished_result(_receipt(folder, number), {**manifest, "part": number}) is None
+        if finished_result(receipts[number], made[number]) is None
     ]
     # All are searched for at once, so that a large pool is gone through once.
     if own:
@@ -58,15 +60,14 @@ def mine_in_parts(
         hits = slice(start, start := start + len(parts[number]))
         logger.info("%s: mining part %d of %d", target.name, number + 1, len(parts))
         mined, counts = miner.choose(parts[number], (scores[hits], places[hits]))
-        file = _rows(folder, number)
-        write_rows(file, mined)
-        write_receipt(_receipt(folder, number), {**manifest, "part": number}, [file], dict(counts))
+        write_rows(files[number], mined)
+        write_receipt(receipts[number], made[number], [files[number]], dict(counts))
     barrier()
     total = Counter[str]()
-    for number in range(len(parts)):
-        counted = read_receipt(_receipt(folder, number), {**manifest, "part": number})
+    for receipt, made_from_this in zip(receipts, made, strict=True):
+        counted = read_receipt(receipt, made_from_this)
         if counted is None:
-            raise DataError(f"{_receipt(folder, number)}: is gone; run the command again")
+            raise DataError(f"{receipt}: is gone; run the command again")
         total.update(counted)
     if total["rows"] == total["without"]:
         raise DataError(
@@ -75,21 +76,6 @@ def mine_in_parts(
         )
     barrier()  # all have read the counts
     if rank() == 0:
-        files = [_rows(folder, number) for number in range(len(parts))]
         write_rows(target, (row for file in files for _, row in read_rows(file)))
         remove_path(folder)
     return dict(sorted(total.items()))
-
-
-def _prepare(folder: Path, manifest: Mapping[str, object]) -> None:
-    if finished_result(folder / MANIFEST, manifest) is None:
-        remove_path(folder)
-        write_receipt(folder / MANIFEST, manifest, [])
-
-
-def _rows(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.jsonl"
-
-
-def _receipt(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.json"

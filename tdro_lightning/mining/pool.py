@@ -1,8 +1,9 @@
-"""The passages that can become negatives, and where a known passage is among them."""
+"""The passages that can become negatives, and how retrievers rank and score them for rows."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.characters import is_blank, normalise
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.data.fields import check_passage, identifier
-from tdro_lightning.data.jsonl import read_objects
-from tdro_lightning.data.stored import StoredSequence
+from tdro_lightning.data.stored import ITEMS_AT_ONCE, StoredSequence
 from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
+from tdro_lightning.evaluation.sets.beir import read_documents
+from tdro_lightning.models.cross_encoder import CrossEncoder
+from tdro_lightning.search.dense import DenseScorer
+from tdro_lightning.search.retriever import Hits, Index, Queries, Retriever
 
 
 class Places:
@@ -29,16 +32,15 @@ class Places:
     """
 
     def __init__(self, hashes: NDArray[np.uint64], places: NDArray[np.int64]) -> None:
-        order = np.lexsort((places, hashes))
+        order = np.argsort(hashes)
         self._hashes, self._places = hashes[order], places[order]
 
     def __getitem__(self, key: str) -> list[int]:
         """The places of a key in ascending order; none where it is unknown."""
         wanted = np.uint64(key_hash(key))
-        start, end = (
-            int(np.searchsorted(self._hashes, wanted, side)) for side in ("left", "right")
-        )
-        return self._places[start:end].tolist()
+        start = np.searchsorted(self._hashes, wanted, "left")
+        end = np.searchsorted(self._hashes, wanted, "right")
+        return np.unique(self._places[start:end]).tolist()
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,23 @@ class Pool:
 
 def domain_pool(rows: Sequence[Row]) -> Pool:
     """All passages of a domain's rows, in an order that does not depend on the rows' order."""
-    passages: dict[str, Passage] = {}
-    docids: dict[str, set[str]] = {}
-    keys: dict[str, str] = {}
-    for row in rows:
-        for given in chain(row["positive_passages"], row["negative_passages"]):
-            text = passage_text(given)
-            if text not in keys:
-                keys[text] = normalise(text)
-            key = keys[text]
-            # A score belongs to a pair of query and passage, so the pool's passages have none.
-            bare = Passage(docid=given["docid"], title=given["title"], text=given["text"])
-            passages[key] = min(passages.get(key, bare), bare, key=_order)
-            if given["docid"]:
-                docids.setdefault(given["docid"], set()).add(key)
-    by_text = {key: place for place, key in enumerate(sorted(passages))}
-    by_docid = [(docid, by_text[key]) for docid, found in docids.items() for key in found]
-    chosen = [passages[key] for key in by_text]
+    normalised = cache(normalise)
+    # Of equal texts the first stays, one with a docid before others. A score belongs to a pair of
+    # query and passage, so the pool's passages have none.
+    found = {
+        (normalised(passage_text(p)), not p["docid"], p["docid"], p["title"], p["text"])
+        for row in rows
+        for p in chain(row["positive_passages"], row["negative_passages"])
+    }
+    passages = [Passage(docid=key[2], title=key[3], text=key[4]) for key in sorted(found)]
+    texts, docids = _hashes(passages)
+    kept, places = _distinct(texts)
+    chosen = [passages[i] for i in kept]
     return Pool(
         chosen,
-        [passage_text(p) for p in chosen],
-        _places(list(by_text), list(by_text.values())),
-        _places([docid for docid, _ in by_docid], [place for _, place in by_docid]),
+        [passage_text(passage) for passage in chosen],
+        Places(texts[kept], np.arange(len(kept))),
+        Places(docids, places),
     )
 
 
@@ -101,67 +98,89 @@ def corpus_pool(path: Path, content: str) -> Pool:
     Raises:
         DataError: a line breaks the format, or no passage has a text.
     """
-    columns = text_columns("docid", "title", "text")
-    table = cached_table(_corpus(path), columns, content)
-    texts = np.empty(len(table), dtype=np.uint64)
-    docids = np.empty(len(table), dtype=np.uint64)
-    whole = np.empty(len(table), dtype=bool)
-    for place, passage in enumerate(StoredPassages(table, np.arange(len(table)))):
-        texts[place] = key_hash(normalise(passage_text(passage)))
-        docids[place] = key_hash(passage["docid"])
-        whole[place] = not is_blank(passage["text"])
-    lines = np.flatnonzero(whole)
+    table = cached_table(_corpus(path), text_columns("docid", "title", "text"), content)
+    is_whole = (not is_blank(text) for part in table.iter(ITEMS_AT_ONCE) for text in part["text"])
+    lines = np.flatnonzero(np.fromiter(is_whole, dtype=bool, count=len(table)))
     if not len(lines):
         raise DataError(f"{path}: no passage with a text in it")
-    _, first, group = np.unique(texts[lines], return_index=True, return_inverse=True)
-    kept = np.sort(first)
-    passages = StoredPassages(table, lines[kept])
+    texts, docids = _hashes(_stored_passages(table, lines))
+    kept, places = _distinct(texts)
+    passages = _stored_passages(table, lines[kept])
     return Pool(
         passages,
-        StoredTexts(passages),
-        Places(texts[lines[kept]], np.arange(len(kept))),
-        Places(docids[lines], np.searchsorted(kept, first[group])),
+        StoredSequence(len(kept), lambda rows: [*map(passage_text, passages[rows])]),
+        Places(texts[kept], np.arange(len(kept))),
+        Places(docids, places),
         left_out=len(table) - len(lines),
     )
 
 
-class StoredPassages(StoredSequence[Passage]):
-    """Some lines of a memory-mapped table, as passages.
+def index_pool(retriever: Retriever, pool: Pool, folder: Path, name: str = "the pool") -> Index:
+    """Index a pool's passages; all processes together, keeping files in a folder.
 
     Args:
-        table: columns `docid`, `title` and `text`.
-        lines: [N] ascending.
+        retriever: that searches the pool.
+        pool: of passages.
+        folder: for files, which later runs may read.
+        name: of the pool, in messages.
     """
 
-    def __init__(self, table: datasets.Dataset, lines: NDArray[np.int64]) -> None:
-        self._table, self._lines = table, lines
+    def position(text: str) -> int:
+        return min(pool.by_text[normalise(text)], default=-1)
 
-    def __len__(self) -> int:
-        return len(self._lines)
+    return retriever.index(pool.texts, folder, name, position)
 
-    def read(self, places: slice) -> list[Passage]:
-        """The passages of a slice."""
-        lines = self._lines[places]
-        if not len(lines):
-            return []
-        near = self._table.data.table.slice(lines[0], lines[-1] - lines[0] + 1)
-        columns = near.take(lines - lines[0]).to_pydict()
+
+@dataclass(frozen=True)
+class PairScorer:
+    """Scores of pairs of a row's query and a text.
+
+    Attributes:
+        model: scores pairs of queries and texts.
+        queries: of all rows, as the model takes them.
+    """
+
+    model: Index | DenseScorer | CrossEncoder
+    queries: Queries
+
+    def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores [P] of P texts, each for the query of one row.
+
+        Raises:
+            DataError: a score is NaN or infinite.
+        """
+        scores = self.model.score(self.queries.take(np.array(rows, dtype=np.int64)), texts)
+        broken = np.count_nonzero(~np.isfinite(scores))
+        if broken:
+            raise DataError(f"{broken} of {len(scores)} scores are not finite")
+        return scores
+
+    def forget(self) -> None:
+        """Let later scores depend on no earlier ones; a cross-encoder's never do."""
+        if not isinstance(self.model, CrossEncoder):
+            self.model.forget()
+
+
+@dataclass(frozen=True)
+class PoolRanker(PairScorer):
+    """An indexed pool with the queries of rows."""
+
+    model: Index
+
+    def search(self, rows: Sequence[int], depth: int) -> Hits:
+        """The best passages of some rows' queries."""
+        return self.model.search(self.queries.take(np.array(rows, dtype=np.int64)), depth)
+
+
+def _stored_passages(table: datasets.Dataset, lines: NDArray[np.int64]) -> Sequence[Passage]:
+    """Some lines [N] of a memory-mapped table, as passages."""
+
+    def read(places: slice) -> list[Passage]:
+        columns = table[lines[places]]
         values = zip(columns["docid"], columns["title"], columns["text"], strict=True)
         return [Passage(docid=docid, title=title, text=text) for docid, title, text in values]
 
-
-class StoredTexts(StoredSequence[str]):
-    """Title and text of stored passages."""
-
-    def __init__(self, passages: StoredPassages) -> None:
-        self._passages = passages
-
-    def __len__(self) -> int:
-        return len(self._passages)
-
-    def read(self, places: slice) -> list[str]:
-        """The texts of a slice."""
-        return [passage_text(passage) for passage in self._passages.read(places)]
+    return StoredSequence(len(lines), read)
 
 
 def key_hash(key: str) -> int:
@@ -169,21 +188,24 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _places(keys: Sequence[str], places: Sequence[int]) -> Places:
-    hashes = np.fromiter((key_hash(key) for key in keys), dtype=np.uint64, count=len(keys))
-    return Places(hashes, np.array(places, dtype=np.int64))
+def _hashes(passages: Sequence[Passage]) -> NDArray[np.uint64]:
+    """Hashes [2, N] of the normalised texts and the docids."""
+    hashes = np.empty((2, len(passages)), dtype=np.uint64)
+    for i, passage in enumerate(passages):
+        hashes[:, i] = key_hash(normalise(passage_text(passage))), key_hash(passage["docid"])
+    return hashes
 
 
-def _order(passage: Passage) -> tuple[bool, str, str, str]:
-    return not passage["docid"], passage["docid"], passage["title"], passage["text"]
+def _distinct(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ascending first indices of the different hashes, and for every hash its place among them."""
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    kept = np.sort(first)
+    return kept, np.searchsorted(kept, first[group])
 
 
 def _corpus(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    for number, value in read_objects(path):
-        place = f"{path}:{number}"
-        docid = identifier(value, "_id", place)
-        given = {"docid": docid, "title": value.get("title"), "text": value.get("text")}
-        yield dict(check_passage(given, place, empty=True))
-    if not number:
+    document = None
+    for document in read_documents([path], "_id"):
+        yield {"docid": document.id, "title": document.title, "text": document.text}
+    if document is None:
         raise DataError(f"{path}: no passages in it")

@@ -17,13 +17,14 @@ class MiningRule:
         negatives: wanted for each row.
         depth: hits looked at, the skipped ones included.
         skip: best hits passed over, known positives among them counted.
-        margin: passages that score above the positive's score less this are no negatives.
+        margin: passages that score above the positive's score less this are no negatives; at least
+            0.
         ratio: passages that score above this share of the positive's score are no negatives; of a
-            positive's score below 0 as much is taken off as of its absolute value.
+            positive's score below 0 as much is taken off as of its absolute value; from 0 to 1.
         max_score: passages that score above this are no negatives.
 
     Raises:
-        ConfigError: a value is out of its range, or the window is narrower than `negatives`.
+        ConfigError: the window is narrower than `negatives`.
     """
 
     negatives: int
@@ -39,10 +40,6 @@ class MiningRule:
                 f"mine.depth={self.depth} less mine.skip={self.skip} (0 or more) must be at least "
                 f"mine.negatives={self.negatives} (1 or more)"
             )
-        if self.margin is not None and self.margin < 0:
-            raise ConfigError(f"mine.margin={self.margin} must be 0 or more, or null")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise ConfigError(f"mine.ratio={self.ratio} must be above 0 and at most 1, or null")
 
     @property
     def compares(self) -> bool:
@@ -61,13 +58,12 @@ class MiningRule:
             score: of the passage.
             positives: of the row's positives; not looked at unless `compares`.
         """
-        if self.max_score is not None and score > self.max_score:
-            return "max_score"
-        if not self.compares:
-            return None
-        positive = min(positives)
-        if self.margin is not None and score > positive - self.margin:
-            return "margin"
-        if self.ratio is not None and score > positive - (1 - self.ratio) * abs(positive):
-            return "ratio"
-        return None
+        most = {"max_score": self.max_score}
+        positive = min(positives) if self.compares else 0.0
+        if self.margin is not None:
+            most["margin"] = positive - self.margin
+        if self.ratio is not None:
+            most["ratio"] = positive - (1 - self.ratio) * abs(positive)
+        return next(
+            (name for name, limit in most.items() if limit is not None and score > limit), None
+        )

@@ -8,7 +8,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
-from tdro_lightning.evaluation.sets.location import dataset_folder
+from tdro_lightning.evaluation.sets.set_files import dataset_folder
 from tdro_lightning.files import fingerprint
 from tdro_lightning.models.model_files import base_model
 from tdro_lightning.records.outputs import require_intact

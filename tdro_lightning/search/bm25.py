@@ -54,13 +54,10 @@ def analyse(text: str) -> list[str]:
     terms: list[str] = []
     for match in _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower()):
         token = match[0]
-        if match[1] is None:
-            if token not in STOP_WORDS:
-                terms.append(_STEMMER.stemWord(token))
-        elif len(token) == 1:
-            terms.append(token)
-        else:
-            terms.extend(token[i : i + 2] for i in range(len(token) - 1))
+        if match[1] is not None:
+            terms += [token[i : i + 2] for i in range(max(len(token) - 1, 1))]
+        elif token not in STOP_WORDS:
+            terms.append(_STEMMER.stemWord(token))
     return terms
 
 
@@ -185,9 +182,5 @@ def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
     """Indices of the `depth` largest positive scores, largest first, lower index first on ties."""
     hits = np.flatnonzero(scores > 0)
     if len(hits) > depth:
-        values = scores[hits]
-        threshold = np.partition(values, -depth)[-depth]
-        above = hits[values > threshold]
-        equal = hits[values == threshold][: depth - len(above)]
-        hits = np.sort(np.concatenate([above, equal]))
-    return hits[np.argsort(-scores[hits], kind="stable")]
+        hits = hits[scores[hits] >= np.partition(scores[hits], -depth)[-depth]]
+    return hits[np.argsort(-scores[hits], kind="stable")][:depth]

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, Forecast, encode
+from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, Forecast, Shards, encode
 from tdro_lightning.search.retriever import Hits
-from tdro_lightning.search.shards import Shards
 
 KEPT_TEXTS = 1 << 15  # half a gigabyte of vectors of 4096 values
 QUERIES_AT_ONCE = 1024

@@ -13,8 +13,8 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.files import whole_file
 from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 from tdro_lightning.search.dense import DenseIndex, DenseRetriever, Rows
+from tdro_lightning.search.encoding import Shards
 from tdro_lightning.search.retriever import Hits
-from tdro_lightning.search.shards import Shards
 
 LIST_VECTORS = 64  # vectors a list learns from
 PROBED = 128  # lists that a query looks at
@@ -111,8 +111,7 @@ def _receipt(path: Path) -> Path:
 
 def _sample(vectors: Rows, wanted: int) -> NDArray[np.float32]:
     """At least `wanted` vectors where there are so many: whole blocks, evenly spread."""
-    blocks = -(-len(vectors) // ROWS_AT_ONCE)
-    taken = -(-wanted // ROWS_AT_ONCE)
+    blocks, taken = (-(-count // ROWS_AT_ONCE) for count in (len(vectors), wanted))
     chosen = np.linspace(0, blocks, min(taken, blocks), endpoint=False).astype(int).tolist()
     parts = [vectors[block * ROWS_AT_ONCE : (block + 1) * ROWS_AT_ONCE] for block in chosen]
     return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)

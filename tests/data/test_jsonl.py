@@ -67,10 +67,10 @@ def test_broken_lines_in_the_middle(tmp_path: Path, suffix: str, line: bytes, me
     path = tmp_path / f"bad{suffix}"
     content = b"\n".join([GOOD, b"", GOOD, line, GOOD, b""])
     path.write_bytes(gzip.compress(content) if suffix == ".jsonl.gz" else content)
-    read: list[int] = []
+    read: list[str] = []
     with pytest.raises(DataError, match=f"^{re.escape(f'{path}:4: {message}')}"):
-        read.extend(number for number, _ in read_objects(path))
-    assert read == [1, 3]
+        read.extend(place for place, _ in read_objects(path))
+    assert read == [f"{path}:1", f"{path}:3"]
 
 
 @pytest.mark.parametrize("lines", [3, 700])
@@ -159,9 +159,9 @@ def test_folder_in_place_of_a_file(tmp_path: Path, name: str) -> None:
 def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\r\n" + GOOD + b"\r\n")
-    assert [(number, row["query"]) for number, row in read_rows(path)] == [
-        (1, "apples"),
-        (3, "apples"),
+    assert [(place, row["query"]) for place, row in read_rows(path)] == [
+        (f"{path}:1", "apples"),
+        (f"{path}:3", "apples"),
     ]
     assert next(read_lines(path))[1].startswith('{"query_id"')
 
@@ -171,9 +171,9 @@ def test_only_newline_ends_a_line(tmp_path: Path, mark: str) -> None:
     row = changed(query=f"before{mark}after")
     assert write_rows(tmp_path / "marks.jsonl", [row, ROW]) == 2
     rows = list(read_rows(tmp_path / "marks.jsonl"))
-    assert [(number, r["query"]) for number, r in rows] == [
-        (1, f"before{mark}after"),
-        (2, "apples"),
+    assert [(place.rpartition(":")[2], r["query"]) for place, r in rows] == [
+        ("1", f"before{mark}after"),
+        ("2", "apples"),
     ]
     (tmp_path / "plain.txt").write_text(f"a{mark}b\nc", newline="")
     assert list(read_lines(tmp_path / "plain.txt")) == [(1, f"a{mark}b\n"), (2, "c")]
@@ -258,7 +258,7 @@ def test_any_rows_come_back_as_they_were(
     for one in rows:
         known = {in_short(p) for p in one["positive_passages"]}
         one["negative_passages"] = [p for p in one["negative_passages"] if in_short(p) not in known]
-    assert list(read_rows(path)) == list(enumerate(rows, start=1))
+    assert list(read_rows(path)) == [(f"{path}:{i}", row) for i, row in enumerate(rows, start=1)]
 
 
 def test_domain_files(tmp_path: Path) -> None:

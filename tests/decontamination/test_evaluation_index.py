@@ -4,7 +4,6 @@ import pytest
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination.evaluation_index import EvaluationIndex, EvaluationText, Match
 from tdro_lightning.decontamination.shingles import Shingler
-from tdro_lightning.errors import ConfigError
 
 QUERY = "Which river flows through the town of Weimar in Germany?"
 CHINESE = "史上獲得最多次奧斯卡最佳女主角獎是誰?"
@@ -143,10 +142,3 @@ def test_all_pairs_are_compared_as_by_brute_force(distance: int, jaccard: float)
     assert {one for one in found if one[2] == "simhash"} == {
         one for one in expected if one[2] == "simhash"
     }
-
-
-def test_thresholds_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="simhash_distance=8 must be from 0 to 7"):
-        EvaluationIndex(TEXTS, 8, 0.7)
-    with pytest.raises(ConfigError, match=r"jaccard=0\.5 must be from 0\.6 to 1"):
-        EvaluationIndex(TEXTS, 3, 0.5)

@@ -11,7 +11,7 @@ from tdro_lightning.data.jsonl import read_objects, read_rows
 from tdro_lightning.demo import sources
 from tdro_lightning.demo.harvest import DOMAINS, harvest, normalise_words, select_distinct, split
 from tdro_lightning.demo.pairs import Pair
-from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint, read_json
 
 MAX_ROWS = 120
@@ -111,11 +111,6 @@ def test_a_small_domain_is_named(library: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"domain section: \d+ distinct rows, at least 150 "):
         harvest(tmp_path / "out", library, 1000)
     assert not (tmp_path / "out").exists()
-
-
-def test_no_rows_are_refused(library: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="max_rows=0: must be at least 1"):
-        harvest(tmp_path, library, 0)
 
 
 def test_what_is_installed_beside_the_library_changes_nothing(

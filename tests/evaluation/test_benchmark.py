@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdro_lightning.evaluation.benchmark import ContentHasher, RetrievalSet
-from tdro_lightning.evaluation.sets.location import Location
-from tdro_lightning.evaluation.sets.set_files import SetFiles, lazy_sets
+from tdro_lightning.evaluation.sets.set_files import Location, SetFiles, lazy_sets
 from tests.evaluation.hub_copies import (
     write_beir,
     write_hub_lines,

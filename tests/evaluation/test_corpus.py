@@ -43,8 +43,6 @@ def test_a_corpus_reads_like_two_tuples(tmp_path: Path) -> None:
         assert texts[part] == expected[part]
     with pytest.raises(IndexError):
         texts[2500]
-    assert ids.among(["d3", "d2499", "d2500", ""]) == {"d3", "d2499"}
-    assert ids.among([]) == set()
 
 
 def test_the_table_is_made_once(tmp_path: Path) -> None:
@@ -57,7 +55,7 @@ def test_the_table_is_made_once(tmp_path: Path) -> None:
         yield from documents(3)
 
     first = stored_corpus(read, source, "once")
-    assert stored_corpus(read, source, "once") == first
+    assert [*stored_corpus(read, source, "once").texts] == [*first.texts]
     assert len(calls) == 1
     stored_corpus(read, source, "other layout")
     assert len(calls) == 2

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tdro_lightning.mining.candidates import PoolRanker, index_pool
-from tdro_lightning.mining.pool import Pool
+from tdro_lightning.mining.pool import Pool, PoolRanker, index_pool
 from tdro_lightning.search.bm25 import BM25Retriever
 from tdro_lightning.search.retriever import Retriever
 

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Passage, Row
 from tdro_lightning.errors import DataError
-from tdro_lightning.mining.candidates import PairScorer, PoolRanker, index_pool
-from tdro_lightning.mining.pool import Pool, domain_pool
+from tdro_lightning.mining.pool import PairScorer, Pool, PoolRanker, domain_pool, index_pool
 from tdro_lightning.models.cross_encoder import load_cross_encoder
 from tdro_lightning.search.bm25 import BM25
 from tdro_lightning.search.dense import DenseRetriever, DenseScorer

@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tdro_lightning.data.example import Row, passage_text
-from tdro_lightning.mining.candidates import PairScorer
 from tdro_lightning.mining.miner import Miner
-from tdro_lightning.mining.pool import domain_pool
+from tdro_lightning.mining.pool import PairScorer, domain_pool
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.search.bm25 import BM25
 from tdro_lightning.search.dense import DenseRetriever, DenseScorer

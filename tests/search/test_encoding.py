@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.dense import exact_search
-from tdro_lightning.search.encoding import Forecast, encode
-from tdro_lightning.search.shards import Shards
+from tdro_lightning.search.encoding import Forecast, Shards, encode
 from tests.fixtures.evaluation import in_two_processes
 
 TEXTS = [f"text {i}" for i in range(23)]

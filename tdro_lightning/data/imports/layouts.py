@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from tdro_lightning.data.beir_files import wanted_documents
 from tdro_lightning.data.fields import identifier, optional_list
 from tdro_lightning.data.imports.objects import Objects, Source
 from tdro_lightning.errors import DataError
@@ -97,11 +98,11 @@ def sentence_transformers(
 
 def _find_roles(value: Iterable[str], place: str) -> Roles:
     """The column of each role by the columns' names."""
+    by_name = {name: role for role, names in NAMES.items() for name in names}
     roles: dict[str, str] = {}
     unknown = []
     for column in value:
-        role = next((role for role, names in NAMES.items() if column in names), None)
-        role = column if _NEGATIVE.fullmatch(column) else role
+        role = column if _NEGATIVE.fullmatch(column) else by_name.get(column)
         if role is None:
             unknown.append(column)
         elif role in roles:
@@ -117,11 +118,12 @@ def _find_roles(value: Iterable[str], place: str) -> Roles:
             f"{labels[0]!r} says how alike they are; {_HINT}"
         )
     missing = [role for role in ("query", "positive") if role not in roles]
-    if unknown or missing:
-        lacks = f"there is no {missing[0]} ({', '.join(NAMES[missing[0]])})" if missing else ""
-        names = f"{', '.join(map(repr, sorted(unknown)))} unknown" if unknown else ""
-        reason = "; ".join(filter(None, (lacks, names)))
-        raise DataError(f"{place}: columns {sorted(value)} are not understood: {reason}; {_HINT}")
+    faults = [f"there is no {role} ({', '.join(NAMES[role])})" for role in missing[:1]]
+    faults += [f"{', '.join(map(repr, sorted(unknown)))} unknown"] if unknown else []
+    if faults:
+        raise DataError(
+            f"{place}: columns {sorted(value)} are not understood: {'; '.join(faults)}; {_HINT}"
+        )
     return roles
 
 
@@ -170,25 +172,19 @@ def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[
         for key in parts
         for docid in _document_ids(value, key, place)
     }
-    documents: dict[str, Fields] = {}
-    for place, value in corpus.read():
-        docid = identifier(_picked(value, place, "docid", "text"), "docid", place)
-        if docid in documents:
-            raise DataError(f"{place}: document {docid!r} is a duplicate")
-        if docid in wanted:
-            documents[docid] = {**value, "docid": docid}
+    given = ((place, _picked(value, place, "docid", "text")) for place, value in corpus.read())
+    documents = wanted_documents(given, "docid", wanted)
     for place, value in objects():
         fields = _picked(value, place, "query_id", "query_text", "positive_document_ids")
-        query = fields.pop("query_text")
-        ids = {part: _document_ids(fields, key, place) for key, part in parts.items()}
-        for key in parts:
-            fields.pop(key, None)
-        missing = {"text": None}
         found = {
-            part: [documents.get(docid, missing | {"docid": docid}) for docid in given]
-            for part, given in ids.items()
+            part: [
+                documents.get(docid, {"text": None}) | {"docid": docid}
+                for docid in _document_ids(fields, key, place)
+            ]
+            for key, part in parts.items()
         }
-        yield place, {"query_id": value["query_id"], "query": query, **found, **fields}
+        rest = {key: fields[key] for key in fields if key not in ("query_text", *parts)}
+        yield place, {"query": fields["query_text"], **found, **rest}
 
 
 def _document_ids(value: Mapping[str, Any], key: str, place: str) -> list[str]:
@@ -242,16 +238,16 @@ def _passages(fields: Fields, key: str, place: str) -> list[dict[str, Any]]:
 
 def _is_written_list(text: str) -> bool:
     """Whether a text is a Python or JSON list, as tables without lists hold one."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return False
     try:
-        return isinstance(ast.literal_eval(text), list)
+        return text[:1] + text[-1:] == "[]" and isinstance(ast.literal_eval(text), list)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
 
 
 def ignored_fields(fields: Iterable[str]) -> list[str]:
     """Fields that a row has no place for."""
-    known = {"query_id", "query", "positive_passages", "negative_passages"}
-    known |= {"pos_scores", "neg_scores", "pos_id", "neg_id"}
+    known = {
+        *("query_id", "query", "positive_passages", "negative_passages"),
+        *("pos_scores", "neg_scores", "pos_id", "neg_id"),
+    }
     return [field for field in fields if field not in known]

@@ -1,7 +1,7 @@
 """Objects from a file, a folder of files, a saved dataset, or a hub dataset."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,16 +9,7 @@ from typing import Any, TypeVar
 
 import datasets
 
-from tdro_lightning.data.tables import (
-    ROWS_AT_ONCE,
-    TEXT,
-    file_rows,
-    numbered_rows,
-    parquet_rows,
-    split_files,
-    text_objects,
-    without_bars,
-)
+from tdro_lightning.data.tables import ROWS_AT_ONCE, TEXT, file_rows, numbered_rows, split_files
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import fingerprint
 
@@ -69,18 +60,18 @@ def source(path: str, split: str) -> Source:
             )
         local /= split
     if (local / SAVED).is_file():
-        return _saved_table(local)
-    if local.is_file():
-        files = [local]
-        if not local.name.endswith(SUFFIXES):
+        files = sorted(p for p in local.iterdir() if p.is_file())
+        read = partial(_saved_rows, local)
+    elif local.exists():
+        files = _files(local, split) if local.is_dir() else [local]
+        if not files[0].name.endswith(SUFFIXES):
             raise DataError(f"{path}: is no file of the kinds {', '.join(SUFFIXES)}")
-    elif local.is_dir():
-        files = _files(local, split)
+        read = partial(_read_files, {str(file): file for file in files})
     elif _HUB_NAME.fullmatch(path) and not path.partition(":")[0].endswith(SUFFIXES):
         return _hub(path, split)
     else:
         raise DataError(f"{path}: no such file or folder, and no hub dataset (OWNER/NAME)")
-    return Source({str(file): fingerprint(file) for file in files}, partial(_read_files, files))
+    return Source({str(file): fingerprint(file) for file in files}, read)
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -102,30 +93,22 @@ def _files(folder: Path, split: str) -> list[Path]:
     return found
 
 
-def _read_files(files: list[Path]) -> Objects:
-    for file in files:
-        kind = file.name.removesuffix(".gz").rpartition(".")[2]
-        if kind == "parquet":
-            yield from parquet_rows(file)
-        elif kind == "arrow":
+def _read_files(files: Mapping[str, Path], delimiter: str | None = None) -> Objects:
+    for address, file in files.items():
+        if file.suffix == ".arrow":
             table = _open(str(file), partial(datasets.Dataset.from_file, str(file)))
             yield from _table_rows(table, str(file))
         else:
-            yield from text_objects(file)
+            yield from file_rows(file, address, delimiter)
 
 
-def _saved_table(folder: Path) -> Source:
-    """A table that `save_to_disk` has written; none of its files may lie elsewhere."""
-
-    def read() -> Objects:
-        table = _open(str(folder), partial(datasets.load_from_disk, str(folder)))
-        for file in table.cache_files:
-            if Path(file["filename"]).resolve().parent != folder.resolve():
-                raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
-        yield from _table_rows(table, str(folder))
-
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return Source({str(file): fingerprint(file) for file in files}, read)
+def _saved_rows(folder: Path) -> Objects:
+    """Rows that `save_to_disk` has written; none of their files may lie elsewhere."""
+    table = _open(str(folder), partial(datasets.load_from_disk, str(folder)))
+    for file in table.cache_files:
+        if Path(file["filename"]).resolve().parent != folder.resolve():
+            raise DataError(f"{folder / SAVED}: names a file elsewhere: {file['filename']}")
+    yield from _table_rows(table, str(folder))
 
 
 def _hub(path: str, split: str) -> Source:
@@ -133,18 +116,18 @@ def _hub(path: str, split: str) -> Source:
     chosen: dict[str, Any] = {"name": part or None}
     if part.endswith(SUFFIXES):
         chosen, split = {"data_files": part}, "train"
-    files = _open(path, partial(split_files, name, split, **chosen))
-    if files is None:
+    found = _open(path, partial(split_files, name, split, **chosen))
+    if found is None:
         table = _open(path, partial(datasets.load_dataset, name, split=split, **chosen))
         return Source({path: table._fingerprint}, partial(_table_rows, table, path))
-    inputs = {address: fingerprint(file) for address, file in files.files.items()}
-    return Source(inputs, partial(file_rows, files))
+    files, delimiter = found
+    inputs = {address: fingerprint(file) for address, file in files.items()}
+    return Source(inputs, partial(_read_files, files, delimiter))
 
 
 def _open(place: str, load: Callable[[], T]) -> T:
     try:
-        with without_bars():
-            return load()
+        return load()
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{place}: cannot be read as a dataset ({reason})") from None
@@ -152,4 +135,4 @@ def _open(place: str, load: Callable[[], T]) -> T:
 
 def _table_rows(table: datasets.Dataset, place: str) -> Objects:
     """The rows as they are stored: nothing is decoded, and no format of the dataset is applied."""
-    return numbered_rows(table.with_format("arrow").iter(ROWS_AT_ONCE), place)
+    return numbered_rows(lambda: table.with_format("arrow").iter(ROWS_AT_ONCE), place)

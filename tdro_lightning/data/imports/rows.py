@@ -1,8 +1,7 @@
 """Fields of another layout as checked rows, with a list of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from tdro_lightning.errors import DataError
 
 ROW_REASONS = ("empty query", "no positive", "query_id twice")
 PASSAGE_REASONS = ("no text", "duplicate", "negative is a positive")
-
-
-@dataclass
-class ImportCounts:
-    """Counts so far, and a line for every row that was left out."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    ignored: Counter[str] = field(default_factory=Counter)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
 
 
 def import_rows(
@@ -48,54 +38,63 @@ def import_rows(
     Raises:
         DataError: a field of the wrong type, or no row that can be used.
     """
-    result = ImportCounts()
-    write_rows(rows, _rows(name, given, result))
-    write_rows(dropped, result.dropped)
+    counts, ignored = Counter[str](), Counter[str]()
+    left_out: list[dict[str, Any]] = []
+    write_rows(rows, _rows(name, given, counts, ignored, left_out))
+    write_rows(dropped, left_out)
     counted = ("read", "written", "positives", "negatives", "rows_without_negatives")
     return {
-        **{key: result.counts[key] for key in counted},
-        "dropped_rows": {reason: result.counts[reason] for reason in ROW_REASONS},
-        "dropped_passages": {reason: result.counts[reason] for reason in PASSAGE_REASONS},
-        "ignored_fields": dict(sorted(result.ignored.items())),
+        **{key: counts[key] for key in counted},
+        "dropped_rows": {reason: counts[reason] for reason in ROW_REASONS},
+        "dropped_passages": {reason: counts[reason] for reason in PASSAGE_REASONS},
+        "ignored_fields": dict(sorted(ignored.items())),
     }
 
 
-def _rows(name: str, given: Iterable[tuple[str, Fields]], result: ImportCounts) -> Iterator[Row]:
+def _rows(
+    name: str,
+    given: Iterable[tuple[str, Fields]],
+    counts: Counter[str],
+    ignored: Counter[str],
+    dropped: list[dict[str, Any]],
+) -> Iterator[Row]:
     seen: set[str] = set()
     for place, fields in given:
-        result.counts["read"] += 1
-        result.ignored.update(ignored_fields(fields))
+        counts["read"] += 1
+        ignored.update(ignored_fields(fields))
         fields["query_id"] = identifier(fields, "query_id", place)
-        row, reason = _row(fields, place, result)
-        if reason is None and fields["query_id"] in seen:
-            reason = "query_id twice"
-        if row is None or reason is not None:
-            result.counts[str(reason)] += 1
-            shown = {key: fields.get(key) for key in ("query_id", "query")}
-            result.dropped.append({"place": place, "reason": reason, **shown})
+        row = _row(fields, place, seen, counts)
+        if isinstance(row, str):
+            counts[row] += 1
+            dropped.append(
+                {
+                    "place": place,
+                    "reason": row,
+                    "query_id": fields["query_id"],
+                    "query": fields.get("query"),
+                }
+            )
             continue
         seen.add(row["query_id"])
-        result.counts["written"] += 1
-        result.counts["positives"] += len(row["positive_passages"])
-        result.counts["negatives"] += len(row["negative_passages"])
-        result.counts["rows_without_negatives"] += not row["negative_passages"]
-        yield row
-    if not result.counts["written"]:
-        reasons = (
-            ", ".join(
-                f"{result.counts[reason]} {reason}"
-                for reason in ROW_REASONS
-                if result.counts[reason]
-            )
-            or "nothing there"
+        counts.update(
+            written=1,
+            positives=len(row["positive_passages"]),
+            negatives=len(row["negative_passages"]),
+            rows_without_negatives=not row["negative_passages"],
         )
-        raise DataError(f"domain {name!r}: no row that can be used ({reasons})")
+        yield row
+    if not counts["written"]:
+        reasons = [f"{counts[why]} {why}" for why in ROW_REASONS if counts[why]]
+        raise DataError(
+            f"domain {name!r}: no row that can be used ({', '.join(reasons) or 'nothing there'})"
+        )
 
 
-def _row(fields: Fields, place: str, result: ImportCounts) -> tuple[Row | None, str | None]:
+def _row(fields: Fields, place: str, ids: Container[str], counts: Counter[str]) -> Row | str:
+    """The row, or why there is none."""
     query = fields.get("query")
     if query is None or (isinstance(query, str) and is_blank(query)):
-        return None, "empty query"
+        return "empty query"
     kept: dict[str, list[Any]] = {}
     seen: set[str] = set()
     for part in ("positive_passages", "negative_passages"):
@@ -103,14 +102,15 @@ def _row(fields: Fields, place: str, result: ImportCounts) -> tuple[Row | None, 
         if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
             raise DataError(f"{place}: `{part}` must be a list of objects, is {given!r}"[:300])
         positives = frozenset(seen)
-        kept[part] = [p for p in given if _is_new(p, seen, positives, result)]
+        kept[part] = [p for p in given if _is_new(p, seen, positives, counts)]
     if not kept["positive_passages"]:
-        return None, "no positive"
-    return check_row({**fields, **kept}, place), None
+        return "no positive"
+    row = check_row({**fields, **kept}, place)
+    return "query_id twice" if row["query_id"] in ids else row
 
 
 def _is_new(
-    passage: dict[str, Any], seen: set[str], positives: frozenset[str], result: ImportCounts
+    passage: dict[str, Any], seen: set[str], positives: frozenset[str], counts: Counter[str]
 ) -> bool:
     title, text = passage.get("title"), passage.get("text")
     if not all(part is None or isinstance(part, str) for part in (title, text)):
@@ -118,14 +118,14 @@ def _is_new(
     title, text = title or "", text or ""
     if is_blank(text):
         if is_blank(title):
-            result.counts["no text"] += 1
+            counts["no text"] += 1
             return False
         text = passage["text"] = ""  # a document with a title only is one, as in evaluation sets
     key = normalise(passage_text({"docid": "", "title": title, "text": text}))
     if key in positives:
-        result.counts["negative is a positive"] += 1
+        counts["negative is a positive"] += 1
     elif key in seen:
-        result.counts["duplicate"] += 1
+        counts["duplicate"] += 1
     else:
         seen.add(key)
         return True

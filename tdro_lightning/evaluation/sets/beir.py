@@ -26,8 +26,8 @@ def beir_corpus(folder: Path) -> Corpus:
 def read_documents(paths: Iterable[Path], field: str) -> Iterator[Document]:
     """Yield the documents of `.jsonl` files, which have their ids in a field."""
     for path in paths:
-        for number, value in read_objects(path):
-            yield document(value, field, f"{path}:{number}")
+        for place, value in read_objects(path):
+            yield document(value, field, place)
 
 
 def beir_questions(folder: Path, split: str) -> Questions:
@@ -51,8 +51,6 @@ def beir_questions(folder: Path, split: str) -> Questions:
             raise DataError(f"{place}: `metadata` must be an object, is {metadata!r}")
         if metadata and "answers" in metadata:
             answers[query] = _answers(metadata["answers"], place)
-    if not queries:
-        raise DataError(f"{path}: no queries in it")
     judgements = read_judgements(qrels)
     judged = {judgement.query for judgement in judgements}
     answers = {query: found for query, found in answers.items() if query in judged}

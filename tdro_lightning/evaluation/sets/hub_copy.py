@@ -12,10 +12,10 @@ from tdro_lightning.data.beir_files import Judgement
 from tdro_lightning.data.fields import grade, identifier, new_identifier, string
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.benchmark import Questions, validate_questions
-from tdro_lightning.evaluation.corpus import Corpus, Document, stored_corpus
+from tdro_lightning.evaluation.corpus import Corpus, stored_corpus
 from tdro_lightning.evaluation.sets.beir import document
 
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
+_SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(\..+)$")
 
 
 def is_hub_copy(folder: Path) -> bool:
@@ -24,9 +24,8 @@ def is_hub_copy(folder: Path) -> bool:
     The hub's library cannot read BEIR's own files, judgements as `.tsv` beside `.jsonl`.
     """
     readme = folder / "README.md"
-    if not readme.is_file() or any(folder.glob("qrels/*.tsv*")):
-        return False
-    return "config_name:" in readme.read_text(encoding="utf-8")
+    is_beir = any(folder.glob("qrels/*.tsv*"))
+    return readme.is_file() and not is_beir and "config_name:" in readme.read_text(encoding="utf-8")
 
 
 def hub_corpus(folder: Path) -> Corpus:
@@ -36,12 +35,11 @@ def hub_corpus(folder: Path) -> Corpus:
         DataError: a file is missing or damaged, or a row is malformed.
     """
     require_all_shards(folder)
-    return stored_corpus(lambda: _documents(folder), folder, "hub")
-
-
-def _documents(folder: Path) -> Iterator[Document]:
-    for place, row in hub_rows(folder, "corpus"):
-        yield document(row, _id(row), place)
+    return stored_corpus(
+        lambda: (document(row, _id(row), place) for place, row in hub_rows(folder, "corpus")),
+        folder,
+        "hub",
+    )
 
 
 def hub_questions(folder: Path, split: str) -> Questions:
@@ -59,8 +57,8 @@ def hub_questions(folder: Path, split: str) -> Questions:
     table = "default" if "default" in tables else "qrels"
     judgements = [_judgement(row, place) for place, row in hub_rows(folder, table, split)]
     judged = {judgement.query for judgement in judgements}
-    kept = {query: text for query, text in queries.items() if query in judged}
-    return validate_questions(Questions(kept, judgements, {}), str(folder))
+    queries = {query: text for query, text in queries.items() if query in judged}
+    return validate_questions(Questions(queries, judgements, {}), str(folder))
 
 
 def hub_rows(
@@ -77,13 +75,15 @@ def hub_rows(
     from tdro_lightning.data.tables import file_rows, split_files
 
     try:
-        files = split_files(str(folder), split, name=table)
+        found = split_files(str(folder), split, name=table)
     except (OSError, ValueError, EOFError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{folder}: {table} cannot be read ({reason})") from None
-    if files is None:
+    if found is None:
         raise DataError(f"{folder}: the files of {table} must be JSON, .csv or .parquet")
-    yield from file_rows(files)
+    files, delimiter = found
+    for address, file in files.items():
+        yield from file_rows(file, address, delimiter)
 
 
 def require_all_shards(folder: Path) -> None:
@@ -93,13 +93,11 @@ def require_all_shards(folder: Path) -> None:
         DataError: names the missing file.
     """
     for path in sorted(folder.rglob("*-of-*")):
-        match = _SHARD.fullmatch(path.name)
-        if match is None:
-            continue
-        for number in range(int(match[3])):
-            other = path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}{match[4]}")
-            if not other.is_file():
-                raise DataError(f"{other}: no such file")
+        for name, _, count, suffix in _SHARD.findall(path.name):
+            for number in range(int(count)):
+                other = path.with_name(f"{name}-{number:05d}-of-{count}{suffix}")
+                if not other.is_file():
+                    raise DataError(f"{other}: no such file")
 
 
 def _judgement(row: dict[str, Any], place: str) -> Judgement:

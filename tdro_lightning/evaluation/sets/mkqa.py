@@ -50,7 +50,7 @@ def mkqa_questions(folder: Path, language: str) -> Questions:
 def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder / FILE
     if path.exists():
-        return ((f"{path}:{number}", row) for number, row in read_objects(path))
+        return read_objects(path)
     if not any(folder.rglob("*.parquet")):
         raise DataError(f"{path}: no such file")
     return hub_rows(folder, None, "train")

@@ -1,12 +1,20 @@
-"""The files of the sets of published benchmarks: where they are, and how they are read."""
+"""The files of the sets of published benchmarks: where they are, and how they are read.
 
-from collections.abc import Sequence
+The hub's library is imported where files come from there.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tdro_lightning.data.beir_files import plain_or_zipped
+from tdro_lightning.data.hub_cache import require_undamaged
+from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.benchmark import (
     Questions,
@@ -22,12 +30,37 @@ from tdro_lightning.evaluation.sets.hub_copy import (
     is_hub_copy,
     require_all_shards,
 )
-from tdro_lightning.evaluation.sets.location import Location, dataset_folder, suggest_download
 from tdro_lightning.evaluation.sets.miracl import miracl_corpus, miracl_questions, miracl_shards
 from tdro_lightning.evaluation.sets.mkqa import mkqa_questions
 
 # The English Wikipedia of BEIR's Natural Questions: 2,681,468 passages.
 MKQA_CORPUS = ("mteb/nq", "b774495ed302d8c44a3a7ea25c90dbce03968f31")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the files of a dataset are; their layout is the same in a folder and on the hub.
+
+    Attributes:
+        folder: local folder; None takes the files from the hub, through its cache.
+        hub: name of the dataset on the hub, where it is there.
+        revision: commit or branch of it; None is the newest.
+        part: folder inside the dataset that alone is needed.
+    """
+
+    folder: Path | None
+    hub: str | None
+    revision: str | None = None
+    part: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Says which files these are, whether they are there or not."""
+        if self.folder is not None:
+            return str(self.folder / (self.part or ""))
+        return "@".join(filter(None, (self.hub, self.revision))) + (
+            f"/{self.part}" if self.part else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -165,3 +198,69 @@ def _read_questions(source: SetFiles) -> Questions:
             f"its judgements of the split {source.split!r} in {source.questions.name}"
         )
     return questions
+
+
+@contextmanager
+def dataset_folder(location: Location) -> Iterator[Path]:
+    """The folder of the files, for a block that reads them; those on the hub are downloaded.
+
+    Raises:
+        DataError: there is no such folder, the hub does not give the files, one has changed in its
+            cache, or the block raises it; as in `suggest_download`.
+    """
+    with suggest_download(location):
+        is_local = location.folder is not None
+        folder = (location.folder or _snapshot(location)) / (location.part or "")
+        if not is_local and is_first_process():
+            require_undamaged(folder)
+        if not folder.is_dir():
+            reason = "" if is_local else "; the download was cut off"
+            raise DataError(f"{folder}: no such folder{reason}")
+        yield folder
+
+
+def _snapshot(location: Location) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    assert location.hub is not None
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                location.hub,
+                repo_type="dataset",
+                revision=location.revision,
+                allow_patterns=[f"{location.part}/*"] if location.part else None,
+            )
+        )
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/datasets/{location.hub}"
+        reason = f"accept the conditions on {page}, then run: hf auth login"
+    except errors.LocalEntryNotFoundError:
+        reason = "not in the cache of the hub, and the hub cannot be reached"
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+    raise DataError(f"{location.name}: {reason}")
+
+
+@contextmanager
+def suggest_download(location: Location) -> Iterator[None]:
+    """Add the command that downloads the files to an error in reading them."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}\n{_remedy(location)}") from None
+
+
+def _remedy(location: Location) -> str:
+    if location.hub is None:
+        name = f"the folder {location.folder.name}" if location.folder else "it"
+        return f"benchmark.root must be the folder that holds {name}"
+    options = {
+        "--revision": location.revision,
+        "--include": location.part and f"{location.part}/*",
+        "--local-dir": location.folder and str(location.folder),
+    }
+    given = chain.from_iterable((name, value) for name, value in options.items() if value)
+    command = ["hf", "download", location.hub, "--repo-type", "dataset", *given]
+    return f"this command gets it: {shlex.join(command)}"

@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,12 @@ def test_gzipped_files_read_the_same(tmp_path: Path) -> None:
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
         (folder / name).unlink()
-    assert load_set("tiny", folder) == plain
+    zipped = load_set("tiny", folder)
+    assert [*zipped.document_ids] == [*plain.document_ids]
+    assert [*zipped.documents] == [*plain.documents]
+    assert replace(zipped, documents=(), document_ids=()) == replace(
+        plain, documents=(), document_ids=()
+    )
 
 
 def test_sets_without_answers(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tdro_lightning.evaluation.evaluate import prepare_search
-from tdro_lightning.evaluation.sets.location import Location
-from tdro_lightning.evaluation.sets.set_files import SetFiles, lazy_sets
+from tdro_lightning.evaluation.sets.set_files import Location, SetFiles, lazy_sets
 from tdro_lightning.search.bm25 import BM25, BM25Retriever
 from tests.evaluation.hub_copies import (
     DOCUMENTS,

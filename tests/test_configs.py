@@ -15,6 +15,7 @@ from tdro_lightning.config.validation import package_folder
 from tdro_lightning.dro.measurement import MEASURES
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.stages import check_config
+from tests.nightly import nightly_but
 
 CONF = conf_folder()
 REQUIRED = {
@@ -70,7 +71,9 @@ def test_every_model_can_be_fine_tuned(experiment: str, model: str) -> None:
     assert config.model.path
 
 
-@pytest.mark.parametrize("model", [*options("model"), *FULL])
+@pytest.mark.parametrize(
+    "model", nightly_but(["llama8b", "full/qwen05b"], [*options("model"), *FULL])
+)
 @pytest.mark.parametrize("experiment", ["tdro_qwen05b", "finetune_top70"])
 def test_every_model_trains_sharded_by_changing_the_strategy_only(experiment: str, model: str):
     config = composed(
@@ -138,6 +141,7 @@ def test_a_study_s_measurements_share_their_reference_losses(name: str) -> None:
     assert len({step.module.temperature for step in steps}) == 1
 
 
+@pytest.mark.nightly  # it composes 30 steps; test_every_experiment_passes_the_checks is by day
 def test_the_robustness_study_begins_from_the_measurement_study() -> None:
     chain = composed("+experiment=robustness_tdro_mini", "seed=3").chain
     assert chain is not None

@@ -1,97 +1,68 @@
-"""Processes of a run as copies of one that has imported everything, so that each starts at once.
+"""Ranks of a run without a launcher, whose parent is a process that a test may kill."""
 
-`python -m tests.warm` reads orders as lines of JSON and answers each with one: `start` (the command
-line of a process, its environment, folder and file for its output) with its number, `wait` (its
-number) with its exit code and the moment of its end.
-"""
-
-import json
 import os
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import tdro_lightning.assembly.fit  # noqa: F401
-import tdro_lightning.cli  # noqa: F401
 from experiments.faults.kill_loop import FAILED, run_and_end
 from tests import faulty
+from tests.processes import copies
 
 __all__ = ["FAILED", "Warm"]
 
 
 class Warm:
-    """The process that makes the copies, from outside; a context manager.
+    """The process that makes copies of itself, from outside; a context manager.
 
     Args:
         folder: in which they run.
     """
 
     def __init__(self, folder: Path) -> None:
-        root = str(Path(__file__).parents[1])
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        )
+        self._orders, theirs = copies().Pipe()
+        self.process = copies().Process(target=serve, args=(theirs, dict(os.environ)))
+        self.process.start()
+        theirs.close()
 
     def __enter__(self) -> "Warm":
         return self
 
     def __exit__(self, *args: Any) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def start(self, arguments: list[str], output: str, **environment: str) -> int:
         """Start a process; its number."""
-        return int(
-            self._ask(
-                start=arguments,
-                environment=environment,
-                folder=str(self.folder),
-                output=str(self.folder / output),
-            )["process"]
-        )
+        self._orders.send((arguments, environment, self.folder, self.folder / output))
+        return int(self._orders.recv())
 
     def wait(self, process: int) -> tuple[int, float]:
         """The exit code of a process, and when it ended, by `time.monotonic`."""
-        answer = self._ask(wait=process)
-        return int(answer["code"]), float(answer["ended"])
-
-    def _ask(self, **order: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+        self._orders.send(process)
+        code, ended = self._orders.recv()
+        return code, ended
 
 
-def serve() -> None:
-    """Do what the lines of stdin say."""
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "start" in order:
-            process = os.fork()
-            if process == 0:
-                _run(order)
-            answer: dict[str, Any] = {"process": process}
-        else:
-            _, status = os.waitpid(order["wait"], 0)
-            code = os.waitstatus_to_exitcode(status)
-            answer = {"code": code, "ended": time.monotonic()}
-        print(json.dumps(answer), flush=True)
-
-
-def _run(order: dict[str, Any]) -> NoReturn:
-    os.chdir(order["folder"])
-    os.environ.update(order["environment"])
-    faulty.install()
-    run_and_end(order["start"], Path(order["output"]))
-
-
-if __name__ == "__main__":
-    serve()
+def serve(orders: Connection, environment: dict[str, str]) -> None:
+    """Start a process for an order that describes one, wait for one that is a number."""
+    os.environ.update(environment)
+    while True:
+        try:
+            order = orders.recv()
+        except EOFError:  # the test run has ended
+            return
+        if isinstance(order, int):
+            _, status = os.waitpid(order, 0)
+            orders.send((os.waitstatus_to_exitcode(status), time.monotonic()))
+            continue
+        process = os.fork()
+        if process == 0:
+            arguments, own, folder, output = order
+            os.chdir(folder)
+            os.environ.update(own)
+            faulty.install()
+            run_and_end(arguments, output)
+        orders.send(process)

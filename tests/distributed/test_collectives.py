@@ -2,11 +2,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from tdro_lightning.distributed.collectives import gather_rows, require_equal_on_all_ranks
 from tdro_lightning.distributed.processes import rank, world_size
+from tests.processes import in_processes
 
 WORLD, ROWS, WIDTH = 2, 3, 4
 
@@ -56,7 +56,7 @@ def test_one_process_is_the_identity() -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(work, args=(str(tmp_path),), nprocs=WORLD)
+    in_processes(WORLD, work, str(tmp_path))
     found = [torch.load(tmp_path / f"{number}.pt") for number in range(WORLD)]
 
     values = torch.cat([made(number, ROWS, WIDTH) for number in range(WORLD)]).requires_grad_()

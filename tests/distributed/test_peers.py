@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import free_port, run
-from tests.made_up import write_inputs
+from tests.nightly import nightly_but
 from tests.training.test_strategies import ARGUMENTS, SPREAD
 from tests.warm import FAILED, Warm
 
@@ -22,13 +22,8 @@ FAULTY = str(Path(__file__).parents[1] / "faulty.py")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("peers"))
-
-
-@pytest.fixture(scope="module")
-def warm(folder: Path) -> Iterator[Warm]:
-    with Warm(folder) as started:
+def warm(shared: Path) -> Iterator[Warm]:
+    with Warm(shared) as started:
         yield started
 
 
@@ -60,102 +55,104 @@ def status(folder: Path, run_dir: str) -> str:
     return str(json.loads((folder / run_dir / "run.json").read_text())["status"])
 
 
-def test_a_rank_that_raises_ends_both_with_its_name(warm: Warm, folder: Path) -> None:
+def test_a_rank_that_raises_ends_both_with_its_name(warm: Warm, shared: Path) -> None:
     found = [warm.wait(rank) for rank in ranks(warm, "raised", FAULT="1:2:raise")]
     assert [code for code, _ in found] == [1, FAILED]
-    first, second = printed(folder, "raised")
+    first, second = printed(shared, "raised")
     assert max(ended for _, ended in found) - fault(second) < SOON
     assert "error: rank 1 failed, which ends all ranks" in second
-    assert "RuntimeError: the device is gone" in (folder / "raised/rank-1.log").read_text()
+    assert "RuntimeError: the device is gone" in (shared / "raised/rank-1.log").read_text()
     assert "error: rank 0: rank 1 failed: RuntimeError: the device is gone" in first
     assert "Traceback" not in first
-    assert status(folder, "raised") == "failed"
-    assert not (folder / "raised/weights.json").exists()
+    assert status(shared, "raised") == "failed"
+    assert not (shared / "raised/weights.json").exists()
 
 
-def test_a_rank_that_hangs_ends_both_and_says_where(warm: Warm, folder: Path) -> None:
+def test_a_rank_that_hangs_ends_both_and_says_where(warm: Warm, shared: Path) -> None:
     found = [warm.wait(rank) for rank in ranks(warm, "hung", FAULT="1:2:hang", FAULT_TIMEOUT="2")]
     assert [code for code, _ in found] == [1, 1]
-    first, second = printed(folder, "hung")
+    first, second = printed(shared, "hung")
     assert max(ended for _, ended in found) - fault(second) < SOON
     assert "Timed out waiting 2000ms" in first
     assert f"it hangs at {FAULTY}" in second
     assert ", in met" in second
-    assert "faulty_update" in (folder / "hung/rank-1.log").read_text()  # the stack
-    assert status(folder, "hung") == "failed"
+    assert "faulty_update" in (shared / "hung/rank-1.log").read_text()  # the stack
+    assert status(shared, "hung") == "failed"
 
 
-def test_a_rank_that_is_killed_ends_the_other(warm: Warm, folder: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_other(warm: Warm, shared: Path) -> None:
     found = [warm.wait(rank) for rank in ranks(warm, "killed", FAULT="1:2:kill")]
     assert [code for code, _ in found] == [1, -signal.SIGKILL]
-    first, second = printed(folder, "killed")
+    first, second = printed(shared, "killed")
     assert found[0][1] - fault(second) < SOON
     assert "error: rank 0: it lost another process (" in first
 
 
-def test_a_loss_of_one_rank_stops_both_before_any_update(warm: Warm, folder: Path) -> None:
+def test_a_loss_of_one_rank_stops_both_before_any_update(warm: Warm, shared: Path) -> None:
     found = [warm.wait(rank) for rank in ranks(warm, "nan", FAULT="1:2:nan")]
     assert [code for code, _ in found] == [4, 4]
-    first, second = printed(folder, "nan")
+    first, second = printed(shared, "nan")
     assert "first rows: on another rank" in first
     assert "reference losses of rank 1 are not finite" in second
-    (path,) = (folder / "nan/diagnostics").iterdir()
+    (path,) = (shared / "nan/diagnostics").iterdir()
     assert path.name == "nonfinite-step-2-rank-1.json"
     rows = json.loads(path.read_text())
     assert {row["domain"] for row in rows} == {"easy", "middle", "hard"}
     assert all(row["query_id"].startswith(row["domain"]) for row in rows)
-    assert not (folder / "nan/checkpoints").exists()
+    assert not (shared / "nan/checkpoints").exists()
 
 
-def test_what_the_first_rank_refuses_ends_the_other_with_its_code(warm: Warm, folder) -> None:
+def test_what_the_first_rank_refuses_ends_the_other_with_its_code(warm: Warm, shared) -> None:
     found = [warm.wait(rank) for rank in ranks(warm, "refused", "trainer.resume=must")]
     assert [code for code, _ in found] == [5, 5]
-    first, second = printed(folder, "refused")
+    first, second = printed(shared, "refused")
     assert "error: rank 0: refused/checkpoints holds no checkpoint" in first
     assert "rank 0 failed: CheckpointError: refused/checkpoints holds no checkpoint" in second
-    ended = json.loads((folder / "refused/status.json").read_text())
+    ended = json.loads((shared / "refused/status.json").read_text())
     assert (ended["exit_code"], ended["reason"]) == (5, first.partition("rank 0: ")[2].strip())
 
 
-@pytest.mark.parametrize("sent", ["0:1:stop", "1:1:stop", "0,1:1:stop", "0,1:1:stop2"])
-def test_sigterm_to_any_rank_saves_once(warm: Warm, folder: Path, sent: str) -> None:
+@pytest.mark.parametrize(
+    "sent", nightly_but(["1:1:stop"], ["0:1:stop", "1:1:stop", "0,1:1:stop", "0,1:1:stop2"])
+)
+def test_sigterm_to_any_rank_saves_once(warm: Warm, shared: Path, sent: str) -> None:
     run_dir = sent.replace(":", "-").replace(",", "")
     found = [warm.wait(rank) for rank in ranks(warm, run_dir, FAULT=sent)]
     assert [code for code, _ in found] == [143, 143]
-    first, second = printed(folder, run_dir)
+    first, second = printed(shared, run_dir)
     assert max(ended for _, ended in found) - fault(first + second) < SOON
     assert first.count("stopped by SIGTERM after step 2 of 4") == 1
     assert "Traceback" not in first + second
-    assert [p.name for p in (folder / run_dir / "checkpoints").iterdir()] == ["step-0000002"]
-    assert status(folder, run_dir) == "stopped"
+    assert [p.name for p in (shared / run_dir / "checkpoints").iterdir()] == ["step-0000002"]
+    assert status(shared, run_dir) == "stopped"
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
-    warm: Warm, folder: Path, capfd: pytest.CaptureFixture[str]
+    warm: Warm, shared: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From one to two, from two to one, and where they do not divide the batch."""
-    alone = run(capfd, folder, *ARGUMENTS, "run_dir=one-alone")
+    alone = run(capfd, shared, *ARGUMENTS, "run_dir=one-alone")
     assert alone.code == 0, alone.err
-    first = run(capfd, folder, *ARGUMENTS, "run_dir=one-two", "trainer.max_hours=1e-9")
+    first = run(capfd, shared, *ARGUMENTS, "run_dir=one-two", "trainer.max_hours=1e-9")
     assert "stopped by its time limit after step 1 of 4" in first.err
     assert [warm.wait(rank)[0] for rank in ranks(warm, "one-two")] == [0, 0]
     assert [warm.wait(rank)[0] for rank in ranks(warm, "two-one", FAULT="1:1:stop")] == [143, 143]
-    then = run(capfd, folder, *ARGUMENTS, "run_dir=two-one")
+    then = run(capfd, shared, *ARGUMENTS, "run_dir=two-one")
     assert then.code == 0, then.err
     weights = [
-        json.loads((folder / d / "weights.json").read_text())["domain_weights"]
+        json.loads((shared / d / "weights.json").read_text())["domain_weights"]
         for d in ("one-alone", "one-two", "two-one")
     ]
     assert weights[1] == pytest.approx(weights[0], abs=1e-5)
     assert weights[2] == pytest.approx(weights[0], abs=1e-5)
-    losses = [curve(folder / d / "history.csv") for d in ("one-alone", "one-two", "two-one")]
+    losses = [curve(shared / d / "history.csv") for d in ("one-alone", "one-two", "two-one")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     found = [warm.wait(r)[0] for r in ranks(warm, "one-three", "data.batch_size=7")]
     assert found == [2, 2]
     assert (
         "data.batch_size=7 must be a multiple of the trainer.devices=2"
-        in printed(folder, "one-three")[0]
+        in printed(shared, "one-three")[0]
     )
 
 
@@ -164,20 +161,20 @@ def curve(history: Path) -> dict[int, float]:
     return {int(step): float(value) for step, metric, value in lines[1:] if metric == "loss"}
 
 
-def test_ranks_without_their_launcher_save_and_end(folder: Path) -> None:
-    with Warm(folder) as launcher:
+def test_ranks_without_their_launcher_save_and_end(shared: Path) -> None:
+    with Warm(shared) as launcher:
         started = ranks(launcher, "orphans", "trainer.steps=100000")
-        wait_for(folder / "orphans/history.csv", "\n2,")
+        wait_for(shared / "orphans/history.csv", "\n2,")
     began = time.monotonic()
     while any(Path(f"/proc/{process}").exists() for process in started):
         assert time.monotonic() - began < SOON
         time.sleep(0.05)
-    first, second = printed(folder, "orphans")
+    first, second = printed(shared, "orphans")
     for text in (first, second):
         assert "its launcher has gone, so it stops" in text
     assert "stopped by SIGTERM after step" in first
-    assert len(list((folder / "orphans/checkpoints").iterdir())) == 1
-    assert status(folder, "orphans") == "stopped"
+    assert len(list((shared / "orphans/checkpoints").iterdir())) == 1
+    assert status(shared, "orphans") == "stopped"
 
 
 def wait_for(path: Path, text: str, seconds: float = 120.0) -> None:
@@ -216,14 +213,14 @@ OURS, TORCHRUN = "tdro_lightning.distributed.launcher", "torch.distributed.run"
 
 @pytest.mark.parametrize(
     ("launcher", "code"),
-    [(OURS, 143), pytest.param(TORCHRUN, 1, marks=pytest.mark.nightly)],
+    nightly_but([(OURS, 143)], [(OURS, 143), (TORCHRUN, 1)]),
 )
 def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(
-    folder: Path, warm: Warm, launcher: str, code: int
+    shared: Path, warm: Warm, launcher: str, code: int
 ) -> None:
     own = (f"run_dir=sent-{code}", "trainer.steps=60")
-    process = launched(folder, launcher, *own)
-    wait_for(folder / f"sent-{code}/history.csv", "\n2,")
+    process = launched(shared, launcher, *own)
+    wait_for(shared / f"sent-{code}/history.csv", "\n2,")
     began = time.monotonic()
     process.terminate()
     output, _ = process.communicate(timeout=100)
@@ -232,27 +229,30 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(
     assert output.count("stopped by SIGTERM after step") == 1
     assert orphans(process.pid) == []
     again = [warm.wait(r) for r in ranks(warm, f"sent-{code}", "trainer.steps=60")]
-    assert [code for code, _ in again] == [0, 0], printed(folder, f"sent-{code}")
+    assert [code for code, _ in again] == [0, 0], printed(shared, f"sent-{code}")
     alone = [warm.wait(r) for r in ranks(warm, f"alone-{code}", "trainer.steps=60")]
     assert [code for code, _ in alone] == [0, 0]
-    ours, theirs = ((folder / f"{d}-{code}/weights.json").read_text() for d in ("sent", "alone"))
+    ours, theirs = ((shared / f"{d}-{code}/weights.json").read_text() for d in ("sent", "alone"))
     assert ours == theirs
+
+
+ENDS = [
+    ("kill", 137, "error: rank 1 was killed by SIGKILL"),
+    ("raise", 1, "error: rank 1 failed"),
+    ("hang", 1, f"it hangs at {FAULTY}"),
+    ("nan", 4, "losses of rank 1 are not finite"),
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "code", "named"),
-    [
-        ("kill", 137, "error: rank 1 was killed by SIGKILL"),
-        pytest.param("raise", 1, "error: rank 1 failed", marks=pytest.mark.nightly),
-        pytest.param("hang", 1, f"it hangs at {FAULTY}", marks=pytest.mark.nightly),
-        pytest.param("nan", 4, "losses of rank 1 are not finite", marks=pytest.mark.nightly),
-    ],
+    nightly_but(ENDS[:1], ENDS),
 )
 def test_the_launcher_ends_with_the_code_of_what_failed(
-    folder: Path, kind: str, code: int, named: str
+    shared: Path, kind: str, code: int, named: str
 ) -> None:
     process = launched(
-        folder, OURS, f"run_dir=under-{kind}", FAULT=f"1:1:{kind}", FAULT_TIMEOUT="4"
+        shared, OURS, f"run_dir=under-{kind}", FAULT=f"1:1:{kind}", FAULT_TIMEOUT="4"
     )
     output, _ = process.communicate(timeout=200)
     if kind != "nan":
@@ -261,25 +261,25 @@ def test_the_launcher_ends_with_the_code_of_what_failed(
     assert named in output
     assert orphans(process.pid) == []
     # The run folder says the same as the command.
-    ended = json.loads((folder / f"under-{kind}/status.json").read_text())
+    ended = json.loads((shared / f"under-{kind}/status.json").read_text())
     assert (ended["status"], ended["exit_code"]) == ("failed", code)
     assert "rank 1" in ended["reason"] or kind in ("hang", "nan")
     assert "no fault of the input" not in ended["reason"] + ended["next"]
 
 
 @pytest.mark.nightly
-def test_a_command_that_is_killed_leaves_no_process(folder: Path) -> None:
+def test_a_command_that_is_killed_leaves_no_process(shared: Path) -> None:
     """The command that starts the launcher that starts the ranks."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=left",
          "trainer.steps=100000"],
-        cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=shared, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(folder / "left/history.csv", "\n2,")
+    wait_for(shared / "left/history.csv", "\n2,")
     process.kill()
     process.wait()
     began = time.monotonic()
     while orphans(process.pid):
         assert time.monotonic() - began < SOON
         time.sleep(0.1)
-    assert len(list((folder / "left/checkpoints").iterdir())) == 1
+    assert len(list((shared / "left/checkpoints").iterdir())) == 1

@@ -54,6 +54,7 @@ def measure(script: ModuleType, tmp_path: Path) -> Callable[..., dict[str, Any]]
     return run
 
 
+@pytest.mark.nightly
 def test_the_table_holds_every_comparison(
     measure: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.experiments.conftest import loaded
 
 
+@pytest.mark.nightly
 def test_a_killed_encoding_ends_as_one_left_alone(tmp_path: Path) -> None:
     killed_encoding = loaded("evaluation_at_scale/killed_encoding.py")
     result = killed_encoding.main(

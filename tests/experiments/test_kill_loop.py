@@ -1,27 +1,31 @@
-"""The loop of kills, three of them, with a small model; `make faults` does fifty of the demo's."""
+"""The loop of kills, a few of them, with a small model; `make faults` does fifty of the demo's."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from tests.experiments.conftest import EXPERIMENTS, loaded
+import pytest
+
+from experiments.faults import kill_loop
+from tests.experiments.conftest import loaded
 from tests.made_up import TDRO, write_inputs
+from tests.nightly import nightly_but
+from tests.processes import in_processes
 
 
-def test_a_killed_run_ends_as_one_left_alone(tmp_path: Path) -> None:
+def loop(number: int, folder: Path, kills: int, steps: int) -> None:
+    """Run the script in a new process, of which the killed ones are copies."""
+    os.chdir(folder)
+    options = [f"--kills={kills}", f"--steps={steps}", "--runs=runs", "--log=log/kills.txt"]
+    assert kill_loop.main(["--warm", *options, "--", *TDRO]) == 0, Path("log/kills.txt").read_text()
+
+
+@pytest.mark.parametrize(("kills", "steps"), nightly_but([(1, 40)], [(1, 40), (3, 120)]))
+def test_a_killed_run_ends_as_one_left_alone(tmp_path: Path, kills: int, steps: int) -> None:
     write_inputs(tmp_path)
-    script = EXPERIMENTS / "faults/kill_loop.py"
-    options = ["--warm", "--kills=3", "--steps=120", "--runs=runs", "--log=log/kills.txt", "--"]
-    ended = subprocess.run(
-        [sys.executable, str(script), *options, *TDRO],
-        cwd=tmp_path, capture_output=True, text=True, timeout=250,
-        env={**os.environ, "PYTHONPATH": str(EXPERIMENTS.parent)},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    in_processes(1, loop, tmp_path, kills, steps)
     lines = (tmp_path / "log/kills.txt").read_text().splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["alone:", "kill", "kill", "kill", "killed:"]
+    assert [line.split()[0] for line in lines[:-1]] == ["alone:", *["kill"] * kills, "killed:"]
     assert "bit for bit those of the run left alone" in lines[-1]
 
 

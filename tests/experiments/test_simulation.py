@@ -1,8 +1,10 @@
 """The simulation of the measurements as a user runs it, with few steps."""
 
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,19 @@ SCRIPT = Path(__file__).parents[2] / "experiments/measurement_simulation/simulat
 FEW = ("--steps", "15", "--rows", "100")
 
 
-def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), "--output", "out", *arguments],
-        cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def simulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run the script in this process, with a folder to write to and arguments."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    main = runpy.run_path(str(SCRIPT))["main"]
+    return lambda folder, *arguments: main(["--output", str(folder), *arguments])
 
 
 def test_it_writes_the_table_and_all_numbers(tmp_path: Path) -> None:
-    ended = run_script(tmp_path, *FEW, "--seeds", "5", "6")
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), "--output", "out", *FEW, "--seeds", "5", "6"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     content = json.loads((tmp_path / "out/simulation.json").read_text())
     assert content["settings"]["seeds"] == [5, 6]
@@ -36,9 +42,9 @@ def test_it_writes_the_table_and_all_numbers(tmp_path: Path) -> None:
         assert label in ended.stdout
 
 
-def test_the_recorded_numbers_are_of_the_same_form_and_settings(tmp_path: Path) -> None:
+def test_the_recorded_numbers_are_of_the_same_form_and_settings(simulate, tmp_path: Path) -> None:
     recorded = json.loads((SCRIPT.parent / "simulation.json").read_text())
-    assert run_script(tmp_path, *FEW, "--seeds", "0", "1").returncode == 0
+    simulate(tmp_path / "out", *FEW, "--seeds", "0", "1")
     content = json.loads((tmp_path / "out/simulation.json").read_text())
     few = {"steps": 15, "rows": 100, "seeds": [0, 1]}
     assert content["settings"] == recorded["settings"] | few
@@ -49,13 +55,11 @@ def test_the_recorded_numbers_are_of_the_same_form_and_settings(tmp_path: Path) 
         assert proxies["static"].keys() == content["measurements"][label]["static"].keys()
 
 
-def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_settings_give_the_same_bytes(simulate, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        assert run_script(tmp_path / name, *FEW, "--seeds", "1", "2").returncode == 0
+        simulate(tmp_path / name, *FEW, "--seeds", "1", "2")
     for name in ("simulation.json", "simulation.md"):
-        once, again = (tmp_path / place / "out" / name for place in ("one", "two"))
-        assert once.read_bytes() == again.read_bytes()
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -67,8 +71,11 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
         ("--proxy-noise -1", "--proxy-noise=-1.0 must be 0 or more"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, arguments: str, message: str) -> None:
-    ended = run_script(tmp_path, *arguments.split())
-    assert ended.returncode == 2
-    assert message in ended.stderr
+def test_wrong_settings_are_refused(
+    simulate, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        simulate(tmp_path / "out", *arguments.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -18,15 +18,9 @@ from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.tokens import Tokens
-from tests.made_up import tiny_model
 
 LORA = Lora(r=2, alpha=4, dropout=0.0)
 DOMAINS, ROWS, EACH = 4, 40, 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("model"), layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +37,10 @@ def batch() -> Batch:
     return Batch(texts(ROWS), texts(ROWS * EACH), domain, tuple(map(str, range(ROWS))))
 
 
-def encoder(folder: str, lora: Lora | None = LORA, **settings: Any) -> Encoder:
+def encoder(folder: Path, lora: Lora | None = LORA, **settings: Any) -> Encoder:
     torch.manual_seed(3)
     made = load_encoder(
-        folder, pooling="last", query_tokens=32, passage_tokens=32, lora=lora, **settings
+        str(folder), pooling="last", query_tokens=32, passage_tokens=32, lora=lora, **settings
     )
     for name, parameter in made.named_parameters():
         if "lora_B" in name:
@@ -74,12 +68,12 @@ def gradients(made: Encoder) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kept_tokens", [400, 700, 2000])
 def test_one_pass_gives_the_gradient_of_two(
-    folder: str, batch: Batch, kept_tokens: int, float64_norms: None
+    tiny_folder: Path, batch: Batch, kept_tokens: int, float64_norms: None
 ) -> None:
     """Coefficients are chosen after the losses, another one for each domain."""
     settings: dict[str, Any] = {"dtype": "float64", "chunk_tokens": 300}
-    two = encoder(folder, **settings, kept_tokens=kept_tokens)
-    one = encoder(folder, **settings, kept_tokens=kept_tokens)
+    two = encoder(tiny_folder, **settings, kept_tokens=kept_tokens)
+    one = encoder(tiny_folder, **settings, kept_tokens=kept_tokens)
     groups = one_pass_groups(one, batch)
     assert groups is not None
     assert sorted(torch.cat(groups).tolist()) == list(range(ROWS))
@@ -97,8 +91,8 @@ def test_one_pass_gives_the_gradient_of_two(
         torch.testing.assert_close(gradients(one)[name], gradient, rtol=1e-12, atol=1e-12)
 
 
-def test_nothing_runs_twice(folder: str, batch: Batch) -> None:
-    made = encoder(folder, chunk_tokens=300, kept_tokens=700)
+def test_nothing_runs_twice(tiny_folder: Path, batch: Batch) -> None:
+    made = encoder(tiny_folder, chunk_tokens=300, kept_tokens=700)
     seen = forwards(made)
     found = row_gradients(made, batch, losses, (1,), torch.Tensor.backward)
     tokens = int(batch.texts.lengths.sum())
@@ -108,8 +102,8 @@ def test_nothing_runs_twice(folder: str, batch: Batch) -> None:
     assert sum(seen) == after
 
 
-def test_activations_of_one_group_are_held_at_a_time(folder: str, batch: Batch) -> None:
-    made = encoder(folder, chunk_tokens=300, kept_tokens=700)
+def test_activations_of_one_group_are_held_at_a_time(tiny_folder: Path, batch: Batch) -> None:
+    made = encoder(tiny_folder, chunk_tokens=300, kept_tokens=700)
     groups = one_pass_groups(made, batch)
     assert groups is not None
     for rows in groups:
@@ -118,23 +112,25 @@ def test_activations_of_one_group_are_held_at_a_time(folder: str, batch: Batch) 
         assert made.kept_chunks(lengths, chunks) == len(chunks)
 
 
-def test_two_passes_where_one_does_not_pay(folder: str, batch: Batch) -> None:
+def test_two_passes_where_one_does_not_pay(tiny_folder: Path, batch: Batch) -> None:
     settings: dict[str, Any] = {"chunk_tokens": 300}
-    assert one_pass_groups(encoder(folder, **settings, kept_tokens=700), batch) is not None
-    everything = encoder(folder, **settings, kept_tokens=10**6)
+    assert one_pass_groups(encoder(tiny_folder, **settings, kept_tokens=700), batch) is not None
+    everything = encoder(tiny_folder, **settings, kept_tokens=10**6)
     assert one_pass_groups(everything, batch) is None  # nothing would run twice
-    full = encoder(folder, **settings, lora=None, kept_tokens=700)
+    full = encoder(tiny_folder, **settings, lora=None, kept_tokens=700)
     assert one_pass_groups(full, batch) is None
-    nearly = encoder(folder, **settings, kept_tokens=4500)  # little would run twice
+    nearly = encoder(tiny_folder, **settings, kept_tokens=4500)  # little would run twice
     assert one_pass_groups(nearly, batch) is None
     found = row_gradients(full, batch, losses, (1,), torch.Tensor.backward)
     assert isinstance(found, TwoPasses)
 
 
-def test_dropout_is_a_function_of_the_seed(folder: str, batch: Batch, tmp_path: Path) -> None:
+def test_dropout_is_a_function_of_the_seed(tiny_folder: Path, batch: Batch, tmp_path: Path) -> None:
     found = []
     for seed in ((1, 0), (1, 0), (1, 1)):
-        made = encoder(folder, Lora(r=2, alpha=4, dropout=0.5), chunk_tokens=300, kept_tokens=700)
+        made = encoder(
+            tiny_folder, Lora(r=2, alpha=4, dropout=0.5), chunk_tokens=300, kept_tokens=700
+        )
         torch.rand(len(found))  # dropout must not depend on what was drawn before
         one = row_gradients(made, batch, losses, seed, torch.Tensor.backward)
         assert isinstance(one, OnePass)

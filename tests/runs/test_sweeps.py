@@ -16,7 +16,6 @@ from tests.made_up import (
     write_domain_option,
     write_domains,
 )
-from tests.stages.test_report import folder as _evaluation_folder
 
 SMALL = (
     "domains=made", "benchmark=made", "model.path=model", "model.lora=null",
@@ -24,7 +23,11 @@ SMALL = (
     "trainer.steps=2", "trainer.precision=32-true", "logger.wandb=disabled",
 )  # fmt: skip
 CONF = "--config-dir=conf"
-folder = _evaluation_folder
+
+
+@pytest.fixture
+def folder(judged_folder: Path) -> Path:
+    return judged_folder
 
 
 def cheap_sweep(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

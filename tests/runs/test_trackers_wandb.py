@@ -4,33 +4,21 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tdro_lightning.runs import trackers
-from tests.command import Ended, run
-from tests.made_up import TDRO, write_inputs
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def command(
-    capfd: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, monkeypatch
-) -> Callable[..., Ended]:
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an account, and with a server that nobody is."""
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(trackers, "WAIT", 3.0)
-    given = (*TDRO, f"run_dir={tmp_path / 'run'}", "trainer.checkpoint_every=2")
-    return lambda *own: run(capfd, folder, *given, *own)
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -39,7 +27,7 @@ def steps(run_dir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("key", [None, "0123456789abcdef" * 2 + "01234567"])
-def test_without_account_or_server_a_run_goes_on_offline(command, tmp_path, key, monkeypatch):
+def test_without_account_or_server_a_run_goes_on_offline(command, folder, key, monkeypatch):
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key)
     began = time.monotonic()
@@ -48,11 +36,11 @@ def test_without_account_or_server_a_run_goes_on_offline(command, tmp_path, key,
     assert ended.code == 0, ended.err
     assert "W&B cannot start online (" in ended.out
     assert "the run continues offline" in ended.out
-    assert len(list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert steps(tmp_path / "run") == [0, 1, 2]
+    assert len(list((folder / "run/wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert steps(folder / "run") == [0, 1, 2]
 
 
-def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, tmp_path, monkeypatch) -> None:
+def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, folder, monkeypatch) -> None:
     seen: list[int] = []
     log = trackers.WandbLogger.log_metrics
 
@@ -67,10 +55,10 @@ def test_a_tracker_that_dies_or_takes_no_more_ends_no_run(command, tmp_path, mon
     assert ended.code == 0, ended.err
     assert ended.out.count("W&B accepts no more values (OSError: [Errno 28] No space left") == 1
     assert max(seen) == 1
-    assert steps(tmp_path / "run") == [0, 1, 2, 3]
+    assert steps(folder / "run") == [0, 1, 2, 3]
 
 
-def test_its_own_process_may_be_killed(command, tmp_path, monkeypatch) -> None:
+def test_its_own_process_may_be_killed(command, folder, monkeypatch) -> None:
     log = trackers.WandbLogger.log_metrics
     killed: list[int] = []
 
@@ -85,7 +73,7 @@ def test_its_own_process_may_be_killed(command, tmp_path, monkeypatch) -> None:
     ended = command("trainer.steps=4", "logger.wandb=offline")
     assert killed
     assert ended.code == 0, ended.err
-    assert steps(tmp_path / "run") == [0, 1, 2, 3]
+    assert steps(folder / "run") == [0, 1, 2, 3]
     assert command("trainer.steps=2", "trainer.resume=never").code == 0  # and the next one begins
 
 
@@ -103,7 +91,7 @@ def children(name: str) -> list[int]:
     return found
 
 
-def test_the_parts_of_a_run_that_goes_on_share_a_group(command, tmp_path, monkeypatch) -> None:
+def test_the_parts_of_a_run_that_goes_on_share_a_group(command, folder, monkeypatch) -> None:
     import wandb
 
     begun: list[tuple[str, int]] = []
@@ -117,7 +105,7 @@ def test_the_parts_of_a_run_that_goes_on_share_a_group(command, tmp_path, monkey
     assert command("trainer.steps=2", "logger.wandb=offline").code == 0
     ended = command("trainer.steps=4", "trainer.resume=must", "logger.wandb=offline")
     assert ended.code == 0, ended.err
-    assert steps(tmp_path / "run") == [0, 1, 2, 3]
-    name = json.loads((tmp_path / "run" / trackers.RUN_ID).read_text())["id"]
+    assert steps(folder / "run") == [0, 1, 2, 3]
+    name = json.loads((folder / "run" / trackers.RUN_ID).read_text())["id"]
     assert begun == [(name, 0), (name, 2)]
-    assert len(list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))) == 2
+    assert len(list((folder / "run/wandb").glob("offline-run-*/*.wandb"))) == 2

@@ -1,7 +1,6 @@
 """The demo's chain as a user runs it, on this Python's documentation, with a much smaller model."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,6 +17,8 @@ from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.training.checkpoint import read_checkpoint
 from tests.command import run
 from tests.damage import damages
+from tests.nightly import nightly_but
+from tests.processes import Started
 
 SMALL = (
     "+experiment=demo",
@@ -35,28 +36,11 @@ SMALL = (
 STEPS = ["harvest", "mine", "model", "baselines", "reference", "tdro", "top70", "reweighted"]
 
 
-def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """The chain in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tdro_lightning", *SMALL, *overrides],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-
-
 def interrupt(folder: Path) -> tuple[int, str]:
     """Send SIGINT to a chain while its reference trains; its exit code and output."""
-    process = started(folder, "trainer.steps=2000")
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if "reference: step" in line:
-            process.send_signal(signal.SIGINT)
-    return process.wait(timeout=60), printed
+    process = Started(folder, *SMALL, "trainer.steps=2000")
+    process.send_when(signal.SIGINT, lambda: "reference: step" in process.printed)
+    return process.wait(timeout=60), process.printed
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +54,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, st
 def finished(interrupted: tuple[Path, int, str]) -> tuple[Path, str]:
     """The same chain, run again to its end: folder and output."""
     folder = interrupted[0]
-    refused = started(folder)  # it was to have 2000 steps, and has done more than 4
-    printed = refused.communicate(timeout=280)[0]
-    assert refused.returncode == 2, printed
-    assert "already at step" in printed
-    process = started(folder, "trainer.resume=never")
-    printed = process.communicate(timeout=280)[0]
-    assert process.returncode == 0, printed
-    return folder, printed
+    refused = Started(folder, *SMALL)  # it was to have 2000 steps, and has done more than 4
+    assert refused.wait() == 2, refused.printed
+    assert "already at step" in refused.printed
+    process = Started(folder, *SMALL, "trainer.resume=never")
+    assert process.wait() == 0, process.printed
+    return folder, process.printed
 
 
 @pytest.fixture
@@ -152,7 +134,10 @@ def test_a_lost_output_is_made_again(chain, capfd) -> None:
     assert skipped(ended.out) == [step for step in STEPS if step != "tdro"]
 
 
-@pytest.mark.parametrize("damaged", ["tdro/weights.json", "reference/encoder/model.safetensors"])
+DAMAGED = ["tdro/weights.json", "reference/encoder/model.safetensors"]
+
+
+@pytest.mark.parametrize("damaged", nightly_but(DAMAGED[:1], DAMAGED))
 def test_a_changed_output_is_made_again_and_the_reason_is_said(chain, capfd, damaged) -> None:
     """And comes out as it was, so that what was made from it stays."""
     path = chain / "runs/demo" / damaged
@@ -273,6 +258,7 @@ def weights(run_folder: Path) -> dict[str, float]:
     return json.loads((run_folder / "weights.json").read_text())["domain_weights"]
 
 
+@pytest.mark.nightly
 def test_two_processes_run_the_chain_with_the_same_results(spread, finished) -> None:
     folder, printed = spread
     ours, theirs = (f / "runs/demo" for f in (finished[0], folder))
@@ -291,6 +277,7 @@ def test_two_processes_run_the_chain_with_the_same_results(spread, finished) -> 
             assert float(other.split(",")[2]) == pytest.approx(float(one.split(",")[2]), abs=1e-3)
 
 
+@pytest.mark.nightly
 def test_a_run_of_two_processes_goes_on_in_one(spread, tmp_path: Path, capfd) -> None:
     """From a checkpoint of sharded models: the next batches, the weights and the parameters."""
     chain = Path(shutil.copytree(spread[0], tmp_path / "chain"))

@@ -2,14 +2,12 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tdro_lightning.data.jsonl import read_rows, write_rows
-from tests.command import Ended, run
 from tests.damage import damages
 from tests.made_up import rows, write_domain_option, write_domains
 
@@ -17,6 +15,10 @@ PLANTED = "The quiet harbour of Ystad was painted by many artists in the summer 
 DOCUMENT = (
     "Ystad is a port in Skåne with a medieval church, a monastery and many old timber houses."
 )
+GIVEN = (
+    "--config-dir=conf", "+experiment=decontaminate_tdro_mini", "domains=made", "benchmark=made",
+    "run_dir=run",
+)  # fmt: skip
 UNJUDGED = "Nobody judged this long document about lighthouses, fog horns and harbour pilots."
 
 
@@ -60,15 +62,6 @@ def folder(tmp_path: Path) -> Path:
     other = {"docid": "y", "title": "", "text": UNJUDGED.upper()}
     plant(tmp_path / "rows/hard.jsonl", {0: {"positive_passages": [other]}})
     return tmp_path
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], folder: Path) -> Callable[..., Ended]:
-    def start(*overrides: str) -> Ended:
-        given = ["--config-dir=conf", "+experiment=decontaminate_tdro_mini", "domains=made"]
-        return run(capfd, folder, *given, "benchmark=made", "run_dir=run", *overrides)
-
-    return start
 
 
 def test_planted_texts_are_dropped_and_reported(command, folder: Path) -> None:

@@ -1,12 +1,8 @@
 """The evaluation as a user runs it, on a made-up set whose documents fill several shards."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pytest
 from tdro_lightning.assembly import evaluate as assembly
 from tests.command import assert_one_message, run
 from tests.made_up import WORDS, tiny_model
+from tests.processes import Started
 
 DOCUMENTS = 30_000  # 8 shards
 ARGUMENTS = (
@@ -53,19 +50,9 @@ def results(run_dir: Path) -> list[bytes]:
 def test_a_killed_run_resumes_at_the_next_shard(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, "run_dir=killed"]
-        + ["evaluate.embeddings=kept"],
-        cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    began = time.monotonic()
-    while len(list(place.glob("kept/documents/*/0*.json"))) < 3:
-        assert killed.poll() is None
-        assert time.monotonic() - began < 120
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = Started(place, *ARGUMENTS, "run_dir=killed", "evaluate.embeddings=kept")
+    killed.send_when(signal.SIGKILL, lambda: len([*place.glob("kept/documents/*/0*.json")]) > 2)
+    assert killed.wait() == -signal.SIGKILL
     assert not (place / "killed/metrics.json").exists()
     whole = [path.with_suffix(".npy") for path in place.glob("kept/documents/*/0*.json")]
     before = {path: path.stat().st_mtime_ns for path in whole}

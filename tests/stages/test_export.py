@@ -46,7 +46,7 @@ class Streams:
         return self
 
 
-def command(folder: Path, *arguments: str) -> Ended:
+def run_captured(folder: Path, *arguments: str) -> Ended:
     streams = Streams()
     with contextlib.redirect_stdout(streams.out), contextlib.redirect_stderr(streams.err):
         ended = run(streams, folder, *arguments)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((folder / "model/config.json").read_text())
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     (folder / "model/config.json").write_text(json.dumps(config))
-    ended = command(folder, *FIT)
+    ended = run_captured(folder, *FIT)
     assert ended.code == 0, ended.err
     return folder
 
@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(place: Path) -> Ended:
     """An export that was killed while it wrote, and the same command again."""
-    killed = multiprocessing.get_context("fork").Process(target=command, args=(place, *EXPORT))
+    killed = multiprocessing.get_context("fork").Process(target=run_captured, args=(place, *EXPORT))
     killed.start()
     began = time.monotonic()
     while not list(place.glob("out/.export.*.tmp/model.safetensors")):
@@ -84,7 +84,7 @@ def ended(place: Path) -> Ended:
     killed.join()
     assert list(place.glob("out/.export.*.tmp"))
     assert not (place / "out/export").exists()
-    ended = command(place, *EXPORT)
+    ended = run_captured(place, *EXPORT)
     assert ended.code == 0, ended.err
     assert not list(place.glob("out/.export.*"))
     return ended
@@ -225,7 +225,7 @@ def test_mteb_finds_the_same_scores(
 
 
 def test_scores_of_another_encoder_are_refused(place: Path, ended: Ended) -> None:
-    ended = command(
+    ended = run_captured(
         place, "+experiment=export", "export.encoder=model", "export.metrics=tuned", "run_dir=no"
     )
     assert ended.code == 3
@@ -233,7 +233,7 @@ def test_scores_of_another_encoder_are_refused(place: Path, ended: Ended) -> Non
 
 
 def test_a_run_folder_is_not_its_encoder(place: Path) -> None:
-    ended = command(place, "+experiment=export", "export.encoder=tuned", "run_dir=no")
+    ended = run_captured(place, "+experiment=export", "export.encoder=tuned", "run_dir=no")
     assert ended.code == 2
     assert (
         "export.encoder=tuned is a run folder; its model is in export.encoder=tuned/enc"

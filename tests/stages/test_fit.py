@@ -14,7 +14,7 @@ import pytest
 
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.models.tiny import build_tiny_model
-from tests.command import Ended, assert_one_message, run
+from tests.command import assert_one_message, run
 from tests.made_up import needs_shared_memory, rows, write_inputs
 
 SMALL = (
@@ -27,6 +27,9 @@ SMALL = (
     "trainer.precision=32-true",
     "logger.wandb=disabled",
 )
+GIVEN = ("--config-dir=conf", "domains=made", *SMALL, "model.path=model", "run_dir=run")
+TDRO = ("+experiment=tdro_qwen05b", "module.reference=reference")
+TUNE = ("+experiment=finetune_top70", "transfer.weights=weights.json")
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +43,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], folder: Path) -> Callable[..., Ended]:
-    """Run a small tDRO or fine-tuning command on the made-up domains."""
-
-    def start(experiment: str, *overrides: str) -> Ended:
-        given = ["--config-dir=conf", f"+experiment={experiment}", "domains=made", *SMALL]
-        given += ["model.path=model", "run_dir=run"]
-        if experiment.startswith("tdro"):
-            given += ["module.reference=reference"]
-        if experiment == "finetune_top70":
-            given += ["transfer.weights=weights.json"]
-        return run(capfd, folder, *given, *overrides)
-
-    return start
-
-
 def test_the_same_experiment_runs_small_and_its_weights_are_used(command, folder: Path) -> None:
-    ended = command("tdro_qwen05b")
+    ended = command(*TDRO)
     assert ended.code == 0, ended.err
     weights = json.loads((folder / "run" / "weights.json").read_text())
     assert sum(weights["domain_weights"].values()) == pytest.approx(1, abs=1e-9)
@@ -67,7 +54,7 @@ def test_the_same_experiment_runs_small_and_its_weights_are_used(command, folder
     for step in range(3):
         for title in ("weights", "measurement", "loss/proxy", "loss/reference"):
             assert sum(line.startswith(f"{step},{title}/") for line in history) == 3
-    ended = command("finetune_top70", "transfer.weights=run/weights.json", "run_dir=tuned")
+    ended = command(*TUNE, "transfer.weights=run/weights.json", "run_dir=tuned")
     assert ended.code == 0, ended.err
     usage = json.loads((folder / "tuned" / "data_usage.json").read_text())
     assert sorted(entry["probability"] for entry in usage.values()) == [0, 0.5, 0.5]
@@ -79,14 +66,14 @@ def test_the_same_experiment_runs_small_and_its_weights_are_used(command, folder
 
 
 def test_weights_learned_on_other_rows_are_refused(command, folder: Path) -> None:
-    assert command("tdro_qwen05b").code == 0
+    assert command(*TDRO).code == 0
     damage(folder / "rows" / "hard.jsonl", 7, lambda row: row.update(query="another question"))
-    ended = command("finetune_top70", "transfer.weights=run/weights.json", "run_dir=tuned")
+    ended = command(*TUNE, "transfer.weights=run/weights.json", "run_dir=tuned")
     assert ended.code == 3
     assert_one_message(ended, r"other rows of hard \(other content\)")
     assert not (folder / "tuned" / "history.csv").exists()
     accepted = ["transfer.same_data=false", "transfer.noise=0.3", "run_dir=accepted"]
-    ended = command("finetune_top70", "transfer.weights=run/weights.json", *accepted)
+    ended = command(*TUNE, "transfer.weights=run/weights.json", *accepted)
     assert ended.code == 0, ended.err
     mixture = json.loads((folder / "accepted" / "mixture.json").read_text())
     assert sorted(mixture["domain_weights"].values()) == [0, 0.5, 0.5]
@@ -95,7 +82,7 @@ def test_weights_learned_on_other_rows_are_refused(command, folder: Path) -> Non
 
 
 def test_group_dro_needs_no_reference(command, folder: Path) -> None:
-    ended = command("tdro_qwen05b", "module=group_dro", "module.reference=null")
+    ended = command(*TDRO, "module=group_dro", "module.reference=null")
     assert ended.code == 0, ended.err
     record = json.loads((folder / "run" / "run.json").read_text())
     assert "reference" not in record["inputs"]
@@ -105,7 +92,7 @@ def test_a_second_run_finds_every_reference_loss(command, folder: Path) -> None:
     """With all rows known or none, the weights are the same to the last byte."""
     runs = {"without": "null", "first": "losses", "second": "losses"}
     for name, place in runs.items():
-        ended = command("tdro_qwen05b", f"module.reference_cache={place}", f"run_dir={name}")
+        ended = command(*TDRO, f"module.reference_cache={place}", f"run_dir={name}")
         assert ended.code == 0, ended.err
     for name, expected in (("without", []), ("first", ["0.0"] * 3), ("second", ["1.0"] * 3)):
         lines = (folder / name / "history.csv").read_text().splitlines()
@@ -118,14 +105,14 @@ def test_a_second_run_finds_every_reference_loss(command, folder: Path) -> None:
     (file,) = (folder / "losses").rglob("*.losses")
     with closing(sqlite3.connect(file)) as database:
         assert database.execute("SELECT count(*) FROM losses").fetchone() == (3 * 6,)
-    ended = command("tdro_qwen05b", "module.reference_cache=model/config.json")
+    ended = command(*TDRO, "module.reference_cache=model/config.json")
     assert ended.code == 2
     assert_one_message(ended, r"module\.reference_cache=model/config\.json: a file stands there")
 
 
 def test_a_cache_that_nothing_would_read_is_not_made(command, folder: Path) -> None:
     overrides = ["module.measurement=plain", "module.reference_cache=losses"]
-    assert command("tdro_qwen05b", *overrides).code == 0
+    assert command(*TDRO, *overrides).code == 0
     assert not (folder / "losses").exists()
 
 
@@ -163,7 +150,7 @@ BAD_ROWS = {
 def test_bad_rows_end_before_training(command, folder: Path, kind: str) -> None:
     change, message = BAD_ROWS[kind]
     damage(folder / "rows" / "hard.jsonl", 7, change)
-    ended = command("tdro_qwen05b")
+    ended = command(*TDRO)
     assert ended.code == 3
     assert_one_message(ended, message)
     assert not (folder / "run" / "history.csv").exists()
@@ -187,7 +174,7 @@ BAD_OVERRIDES = {
 @pytest.mark.parametrize("kind", BAD_OVERRIDES)
 def test_bad_configuration_ends_before_training(command, folder: Path, kind: str) -> None:
     overrides, message = BAD_OVERRIDES[kind]
-    ended = command("tdro_qwen05b", *overrides)
+    ended = command(*TDRO, *overrides)
     assert ended.code == (3 if kind in ("missing folder", "missing reference") else 2)
     assert_one_message(ended, message)
     assert not (folder / "run" / "history.csv").exists()
@@ -202,7 +189,7 @@ def test_bad_configuration_ends_before_training(command, folder: Path, kind: str
 )
 def test_all_violations_come_in_one_message(command, overrides, parts) -> None:
     """First the values that no run could have, then those that do not fit together."""
-    ended = command("tdro_qwen05b", *overrides)
+    ended = command(*TDRO, *overrides)
     assert ended.code == 2
     for part in parts:
         assert part in ended.err
@@ -224,13 +211,13 @@ def test_a_missing_reference_key_is_named(capfd, folder: Path) -> None:
 )
 def test_unusable_weights_are_refused(command, folder: Path, content, message: str) -> None:
     (folder / "weights.json").write_text(json.dumps({"domain_weights": content, "size": {}}))
-    ended = command("finetune_top70")
+    ended = command(*TUNE)
     assert ended.code == (2 if "gone" in content else 3)
     assert_one_message(ended, message)
 
 
 def test_a_missing_weights_file_is_named(command) -> None:
-    ended = command("finetune_top70", "transfer.weights=gone.json")
+    ended = command(*TUNE, "transfer.weights=gone.json")
     assert ended.code == 3
     assert_one_message(ended, r"gone\.json: no such file")
 
@@ -240,7 +227,7 @@ def test_a_tokenizer_without_eos_is_refused(command, folder: Path) -> None:
     settings = json.loads(path.read_text())
     settings["eos_token"] = None
     path.write_text(json.dumps(settings))
-    ended = command("tdro_qwen05b")
+    ended = command(*TDRO)
     assert ended.code == 2
     assert_one_message(ended, r"model\.path=model: the tokenizer has no EOS token")
 
@@ -255,7 +242,7 @@ def other_reference(folder: Path, name: str, vocabulary: int, width: int) -> Non
 
 def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) -> None:
     other_reference(folder, "other", vocabulary=280, width=16)
-    ended = command("tdro_qwen05b")
+    ended = command(*TDRO)
     assert ended.code == 2
     assert_one_message(ended, r"module\.reference: its vocabulary differs")
 
@@ -263,20 +250,20 @@ def test_a_reference_with_another_tokenizer_is_refused(command, folder: Path) ->
 def test_a_reference_may_have_another_width(command, folder: Path) -> None:
     """Only its losses are used."""
     other_reference(folder, "easy", vocabulary=300, width=32)
-    ended = command("tdro_qwen05b")
+    ended = command(*TDRO)
     assert ended.code == 0, ended.err
 
 
 @needs_shared_memory
 def test_a_loader_process_that_is_killed_ends_the_run(command, monkeypatch) -> None:
     """Also the second training of this process, as in a chain."""
-    assert command("tdro_qwen05b", "data.workers=1").code == 0
+    assert command(*TDRO, "data.workers=1").code == 0
 
     def killed(self: RetrievalDataset, draw: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(RetrievalDataset, "_example", killed)
-    ended = command("tdro_qwen05b", "data.workers=2")
+    ended = command(*TDRO, "data.workers=2")
     assert ended.code == 6
     assert_one_message(ended, r"a loader process ended or hangs .* data\.workers=2 of them; lower")
 
@@ -285,17 +272,17 @@ def test_gzipped_rows_are_read(command, folder: Path) -> None:
     path = folder / "rows" / "hard.jsonl"
     (folder / "rows" / "hard.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    ended = command("tdro_qwen05b", "domains.catalogue.hard.file=hard.jsonl.gz")
+    ended = command(*TDRO, "domains.catalogue.hard.file=hard.jsonl.gz")
     assert ended.code == 0, ended.err
 
 
 def test_a_group_set_to_null_says_how_to_leave_it_out(command) -> None:
-    ended = command("finetune_top70", "benchmark=null")
+    ended = command(*TUNE, "benchmark=null")
     assert ended.code == 2
     assert ended.err == "error: a group cannot be null; write ~benchmark\n"
 
 
 def test_a_key_of_a_section_that_is_not_in_use_says_so(command) -> None:
-    ended = command("finetune_top70", "harvest.max_rows=3")
+    ended = command(*TUNE, "harvest.max_rows=3")
     assert ended.code == 2
     assert "the section `harvest` is not in use in this experiment" in ended.err

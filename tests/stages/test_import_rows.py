@@ -9,7 +9,7 @@ import pytest
 
 from tdro_lightning.data.jsonl import read_rows, write_rows
 from tdro_lightning.files import fingerprint
-from tests.command import Ended, run
+from tests.command import run
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 
 ROWS = rows("faq", 12, 2, negatives=2)
@@ -108,13 +108,12 @@ WRITERS: list[Callable[[Path], list[str]]] = [
 ]
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
-    def start(*overrides: str, given: tuple[str, ...] = ("source.path=data",)) -> Ended:
-        named = ["source.name=faq", PROMPT, "run_dir=run"]
-        return run(capfd, tmp_path, "+experiment=import", *given, *named, *overrides)
+GIVEN = ("+experiment=import", "source.path=data", "source.name=faq", PROMPT, "run_dir=run")
 
-    return start
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__.removeprefix("write_"))
@@ -144,7 +143,7 @@ def test_every_layout_gives_the_same_rows(command, tmp_path: Path, write) -> Non
 def test_parquet_gives_the_rows_of_json_lines(command, tmp_path: Path) -> None:
     overrides = write_triplets(tmp_path / "data")
     for name in ("data/train.jsonl", "data/parquet"):
-        ended = command(*overrides, f"run_dir={Path(name).name}", given=(f"source.path={name}",))
+        ended = command(*overrides, f"run_dir={Path(name).name}", f"source.path={name}")
         assert ended.code == 0, ended.err
     one, other = (tmp_path / name / "train/faq.jsonl.gz" for name in ("train.jsonl", "parquet"))
     assert one.read_bytes() == other.read_bytes()

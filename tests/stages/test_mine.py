@@ -5,12 +5,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.multiprocessing as mp
 
 from tdro_lightning.cli import main
 from tdro_lightning.data.example import Row, passage_text
@@ -21,7 +19,7 @@ from tdro_lightning.models.cross_encoder import load_cross_encoder
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.search.bm25 import BM25, analyse
-from tests.command import Ended, free_port, run
+from tests.command import free_port
 from tests.damage import damages
 from tests.made_up import (
     cross_encoder_model,
@@ -30,10 +28,11 @@ from tests.made_up import (
     write_domain_option,
     write_domains,
 )
+from tests.processes import in_processes
 
 DOMAINS = ("easy", "hard", "middle")
 SMALL = ("domains=made", "mine.input=rows", "mine.negatives=3", "mine.depth=12")
-TOKENS = {"data.query_tokens": 24, "data.passage_tokens": 24}
+GIVEN = ("--config-dir=conf", "data.query_tokens=24", "data.passage_tokens=24", "run_dir=run")
 DENSE = ("+experiment=mine_dense", "model=tiny", "model.path=model", *SMALL)
 CORPUS = (
     *("+experiment=mine_corpus", "model=tiny", "model.path=model", *SMALL),
@@ -65,15 +64,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"_id": f"c{i}", "title": "", "text": text} for i, text in enumerate(sorted(passages))]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], folder: Path) -> Callable[..., Ended]:
-    def start(*overrides: str) -> Ended:
-        tokens = [f"{key}={value}" for key, value in TOKENS.items()]
-        return run(capfd, folder, "--config-dir=conf", *overrides, *tokens, "run_dir=run")
-
-    return start
 
 
 def mined(folder: Path, name: str) -> list[Row]:
@@ -262,9 +252,7 @@ def test_two_processes_share_the_rows(command, folder: Path) -> None:
     assert command(*DENSE).code == 0
     alone = content(folder)
     shutil.rmtree(folder / "run")
-    tokens = [f"{key}={value}" for key, value in TOKENS.items()]
-    arguments = ["--config-dir=conf", *DENSE, *tokens, "run_dir=run"]
-    mp.spawn(work, args=(folder, free_port(), arguments), nprocs=2)
+    in_processes(2, work, folder, free_port(), [*GIVEN, *DENSE])
     assert content(folder) == alone
     printed = [(folder / f"{number}.out").read_text() for number in range(2)]
     assert [text.count("easy: 40 rows mined") for text in printed] == [1, 0]

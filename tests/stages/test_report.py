@@ -1,51 +1,18 @@
 """Evaluation and report as a user runs them, on made-up sets."""
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.command import Ended, run
-from tests.made_up import WORDS, tiny_model
+from tests.fixtures.evaluation import JUDGED
 
-SETS = ("nq", "group/one", "group/two")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two models, and three evaluation sets of which two are a group, in BEIR's layout."""
-    draw = random.Random(0)
-    for name in SETS:
-        place = tmp_path / "eval" / name
-        (place / "qrels").mkdir(parents=True)
-        texts = [" ".join(draw.sample(WORDS, 6)) for _ in range(60)]
-        documents = [
-            json.dumps({"_id": f"d{i}", "title": "", "text": t}) for i, t in enumerate(texts)
-        ]
-        queries = [
-            json.dumps({"_id": f"q{i}", "text": " ".join(texts[i].split()[:2])}) for i in range(30)
-        ]
-        (place / "corpus.jsonl").write_text("\n".join(documents))
-        (place / "queries.jsonl").write_text("\n".join(queries))
-        lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(30))]
-        (place / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
-    option = ["root: eval", "sets:"]
-    option += [f"  {name}: {{folder: {name}, split: test, prompt: null}}" for name in SETS]
-    (tmp_path / "conf" / "benchmark").mkdir(parents=True)
-    (tmp_path / "conf" / "benchmark" / "made.yaml").write_text("\n".join(option) + "\n")
-    for seed in range(2):
-        tiny_model(tmp_path / f"model{seed}", seed=seed)
-    return tmp_path
+GIVEN = ("--config-dir=conf",)
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], folder: Path) -> Callable[..., Ended]:
-    def start(*arguments: str) -> Ended:
-        return run(capfd, folder, "--config-dir=conf", *arguments)
-
-    return start
+def folder(judged_folder: Path) -> Path:
+    return judged_folder
 
 
 def test_an_evaluation_ends_in_tables_with_tests(command, folder: Path) -> None:
@@ -65,7 +32,7 @@ def test_an_evaluation_ends_in_tables_with_tests(command, folder: Path) -> None:
     assert (bm25["retriever"], other["retriever"]) == ("bm25", "other")
     metrics = json.loads((folder / "run" / "metrics.json").read_text())["retrievers"]
     ndcg = {
-        label: [100 * metrics[label]["sets"][name]["ndcg@10"] for name in SETS]
+        label: [100 * metrics[label]["sets"][name]["ndcg@10"] for name in JUDGED]
         for label in ("bm25", "uniform")
     }
     means = {label: nq / 2 + (one + two) / 4 for label, (nq, one, two) in ndcg.items()}

@@ -18,7 +18,9 @@ from tdro_lightning.training.callbacks.checkpoints import Checkpoints, StopReque
 from tdro_lightning.training.history import History
 from tdro_lightning.training.optim import Optimisation
 from tests.command import assert_one_message
-from tests.fixtures.commands import assert_same_results, kept, started, unfinish
+from tests.fixtures.commands import assert_same_results, kept, unfinish
+from tests.made_up import TDRO
+from tests.processes import Started
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -27,22 +29,17 @@ def test_a_signal_saves_once_and_the_same_command_resumes(
 ) -> None:
     """The stopped and the undisturbed run end with the same bytes."""
     steps = ("trainer.steps=80",)
-    process = started(folder, *steps)
+    process = Started(folder, *TDRO, *steps)
     history = folder / "run/history.csv"
-    while process.poll() is None and not (history.is_file() and "\n3," in history.read_text()):
-        time.sleep(0.02)
-    began = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 30  # one step, a small checkpoint, and a busy machine
-    assert process.returncode == code, errors
+    process.send_when(number, lambda: history.is_file() and "\n3," in history.read_text())
+    assert process.wait(timeout=30) == code  # one step, a small checkpoint, and a busy machine
+    errors = process.printed
     (name,) = kept(folder / "run")
     assert f"stopped by {number.name} after step {int(name[-7:])} of 80" in errors
     assert json.loads((folder / "run/run.json").read_text())["status"] == "stopped"
     assert "Traceback" not in errors
-    assert started(folder, *steps).wait(timeout=100) == 0
-    alone = started(folder, *steps, "run_dir=alone")
-    assert alone.wait(timeout=100) == 0
+    assert Started(folder, *TDRO, *steps).wait() == 0
+    assert Started(folder, *TDRO, *steps, "run_dir=alone").wait() == 0
     ours, theirs = ((folder / d / "weights.json").read_text() for d in ("run", "alone"))
     assert ours == theirs
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
 from torch.distributed.tensor import DTensor
@@ -39,6 +38,8 @@ from tests.made_up import (
     write_domains,
     write_inputs,
 )
+from tests.nightly import nightly_but
+from tests.processes import Started, in_processes
 
 STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
 CASES: dict[str, dict] = {
@@ -50,8 +51,8 @@ CASES: dict[str, dict] = {
     "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
     "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
 }
-
-
+PAIRS = [(stage, case) for stage in STAGES for case in CASES]
+OFTEN = [("tdro", "kept chunks"), ("finetune", "lora, kept chunks")]  # run with every change
 LOADED = {"pooling": "last", "query_tokens": 24, "passage_tokens": 24}
 
 
@@ -130,38 +131,50 @@ def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
     return tuple(value.detach() for value in seen[0])
 
 
-def work(number: int, folder: Path, kind: str) -> None:
+def work(number: int, folder: Path, kind: str, port: int, pairs: list[tuple[str, str]]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
     distributed.BUCKET = 500  # several collectives a step, also for a small model
     with process_group():
-        if kind == "ddp":
+        if kind == "ddp" and pairs == OFTEN:
             torch.save(five_hundred_batches(folder), folder / f"batches {number}.pt")
             torch.save(compared(folder, strategy(kind, 2)), folder / f"compared {number}.pt")
-        for stage in STAGES:
-            for case in CASES:
-                found = trained(folder, stage, case, strategy(kind, 2))
-                torch.save(found, folder / f"{kind} {stage} {case} {number}.pt")
+        for stage, case in pairs:
+            found = trained(folder, stage, case, strategy(kind, 2))
+            torch.save(found, folder / f"{kind} {stage} {case} {number}.pt")
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every case gave in two processes, under both strategies."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spread")
     tiny_model(folder / "proxy", seed=0, layers=2)
     tiny_model(folder / "reference", seed=1)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MASTER_ADDR", "127.0.0.1")
-        for kind in ("ddp", "fsdp"):
-            environment.setenv("MASTER_PORT", str(free_port()))
-            mp.spawn(work, args=(folder, kind), nprocs=2)
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_equal_one(two_processes: Path, stage: str, case: str) -> None:
+def spread(folder: Path, pairs: list[tuple[str, str]]) -> Path:
+    """What these stages and cases gave in two processes, under both strategies."""
+    for kind in ("ddp", "fsdp"):
+        in_processes(2, work, folder, kind, free_port(), pairs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(models: Path) -> Path:
+    return spread(models, OFTEN)
+
+
+@pytest.fixture(scope="module")
+def others(models: Path) -> Path:
+    return spread(models, [pair for pair in PAIRS if pair not in OFTEN])
+
+
+@pytest.mark.parametrize(("stage", "case"), nightly_but(OFTEN, PAIRS))
+def test_two_processes_equal_one(request: pytest.FixtureRequest, stage: str, case: str) -> None:
     """Losses, gradients, parameters and domain weights."""
+    place = "two_processes" if (stage, case) in OFTEN else "others"
+    two_processes: Path = request.getfixturevalue(place)
     alone = trained(two_processes, stage, case, OneDevice("cpu"))
     assert len(alone["steps"]) == 5
     if stage == "finetune":
@@ -227,13 +240,13 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tDRO run with one process, and the same run that starts two by itself."""
     folder = tmp_path_factory.mktemp("launched")
     write_inputs(folder)
-    one = [sys.executable, "-m", "tdro_lightning"]
-    for output, own in (("one", []), ("two", SPREAD)):
-        ended = subprocess.run(
-            [*one, *ARGUMENTS, *own, f"run_dir={output}"],
-            cwd=folder, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
+    one = Started(folder, *ARGUMENTS, "run_dir=one")
+    two = subprocess.run(
+        [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=two"],
+        cwd=folder, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert one.wait() == 0, one.printed
     return folder
 
 
@@ -266,11 +279,12 @@ def test_processes_and_configuration_must_agree(monkeypatch) -> None:
         strategy("single", None)
 
 
-def test_a_run_that_starts_several_processes_tells_that_one_failed(launched: Path) -> None:
+@pytest.mark.nightly
+def test_a_run_that_starts_several_processes_tells_that_one_failed(shared: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tdro_lightning", *ARGUMENTS, *SPREAD, "run_dir=uneven",
          "model.path=rows"],
-        cwd=launched, capture_output=True, text=True, timeout=200,
+        cwd=shared, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert ended.returncode != 0
     assert "model.path=rows: not a model folder" in ended.stderr

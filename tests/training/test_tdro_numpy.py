@@ -19,6 +19,7 @@ from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.training import NAMES
+from tests.nightly import nightly_but
 
 STEPS, WIDTH, VOCABULARY, TEMPERATURE = 50, 6, 300, 0.05
 OPTIMISATION = Optimisation(
@@ -113,8 +114,13 @@ def lr(step: int) -> float:
     return 3e-2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 10) / 39)))
 
 
-@pytest.mark.parametrize("how", ["clip", "unit", "none"])
-@pytest.mark.parametrize("name", ["ratio", "smooth_ratio", "released", "difference", "plain"])
+MEASURES = ["ratio", "smooth_ratio", "released", "difference", "plain"]
+NORMS = ["clip", "unit", "none"]
+PAIRS = [(name, how) for name in MEASURES for how in NORMS]
+OFTEN = list(zip(MEASURES, [*NORMS, *NORMS], strict=False))  # each once at least
+
+
+@pytest.mark.parametrize(("name", "how"), nightly_but(OFTEN, PAIRS))
 def test_fifty_steps_equal_numpy(parts, fit, name: str, how: str) -> None:
     rate = 0.1 if how != "none" else 1e-3
     smoothing = 1e-3 if how == "unit" else 0.0

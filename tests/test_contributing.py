@@ -50,12 +50,42 @@ def test_a_measurement_is_one_place() -> None:
     assert got.tolist() == pytest.approx([9.0, 0.25])
 
 
+def test_a_pooling_is_one_place(tmp_path: Path) -> None:
+    """Of a copy of the package, whose configuration takes it and whose encoder uses it."""
+    shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    with (tmp_path / "tdro_lightning/models/pooling.py").open("a") as stream:
+        stream.write("\n\n" + PYTHON[1])
+    tiny_model(tmp_path / "model")
+    write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
+    script = """
+import numpy, sys, torch
+from tdro_lightning.cli import main
+from tdro_lightning.models.loading import load_encoder
+command = ["--config-dir=own/conf", "+experiment=finetune_uniform", "stage=plan", "domains=made"]
+command += ["model=tiny", "model.path=model", "model.pooling=first", "data.query_tokens=96"]
+sys.argv[1:] = [*command, "data.passage_tokens=16", "data.batch_size=4", "run_dir=run"]
+code = main()
+assert not code, code
+encoder = load_encoder("model", pooling="first", query_tokens=16, passage_tokens=16)
+ids = encoder.tokenizer(["a b c"], 16).ids[None]
+first = encoder.backbone(ids).last_hidden_state[0, 0].detach()
+vector = encoder.embed_passages(["a b c"])[0]
+numpy.testing.assert_allclose(vector, first / first.norm(), atol=1e-6)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_transfer_rule_is_one_file() -> None:
     source = Path(str(transfer.__file__)).read_text(encoding="utf-8")
     before = '    if name == "reweight":\n'
     assert source.count(before) == 1
     assert '"tempered": "tempered",' in TEXT
-    source = source.replace(before, PYTHON[1] + before)
+    source = source.replace(before, PYTHON[2] + before)
     own = changed(transfer, source.replace("RULES = {", 'RULES = {"tempered": "tempered",', 1))
     got = own.transfer("tempered", ["a", "b"], {"a": 0.2, "b": 0.8}, 70)
     total = math.sqrt(0.2) + math.sqrt(0.8)
@@ -65,7 +95,7 @@ def test_a_transfer_rule_is_one_file() -> None:
 def test_a_retriever_is_one_file(tmp_path: Path) -> None:
     """It is evaluated, and mines what a ranking by shared words would give."""
     own: dict[str, Any] = {}
-    exec(PYTHON[2], own)
+    exec(PYTHON[3], own)
     metrics = evaluate({"overlap": own["OverlapRetriever"]()}, {"large": lambda: LARGE}, tmp_path)
     words = [{*document.split()} for document in LARGE.documents]
     reciprocal = []
@@ -92,7 +122,7 @@ def test_a_stage_is_one_file(tmp_path: Path) -> None:
     """Of a copy of the package: nothing else there is touched."""
     shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[4])
+    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[5])
     write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
     command = [sys.executable, "-m", "tdro_lightning", "--config-dir=own/conf"]
     command += ["+experiment=validate", "stage=count", "domains=made", "run_dir=run"]
@@ -109,7 +139,7 @@ def test_a_stage_is_one_file(tmp_path: Path) -> None:
 
 def test_a_configuration_key_is_one_entry() -> None:
     names: dict[str, Any] = {"dataclass": dataclass, "key": key}
-    exec(PYTHON[3], names)
+    exec(PYTHON[4], names)
     assert find_faults(names["SketchConfig"](), "sketch.") == []
     assert find_faults(names["SketchConfig"](5000, "bald"), "sketch.") == [
         "sketch.width=5000 must be from 1 to 4,096",

@@ -20,7 +20,7 @@ from tdro_lightning.losses.contrastive import hard_negative_losses
 from tdro_lightning.models.adapter import Lora, attach_lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import select_attention
-from tdro_lightning.models.pooling import pool
+from tdro_lightning.models.pooling import POOLINGS
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.tdro import TDROModule
@@ -189,4 +189,4 @@ def _padded(tokens: Tokens, rows: Tensor, device: str) -> Padded:
 def _embedded(encoder: Encoder, padded: Padded) -> Tensor:
     ids, mask = padded
     states = encoder.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    return F.normalize(pool(states, mask, encoder.pooling), dim=-1)
+    return F.normalize(POOLINGS[encoder.pooling](states, mask), dim=-1)

@@ -27,7 +27,7 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     lora = config.model.lora if trained else None
     encoder = load_encoder(
         path,
-        pooling=config.model.pooling,  # type: ignore[arg-type]
+        pooling=config.model.pooling,
         query_tokens=config.data.query_tokens,
         passage_tokens=config.data.passage_tokens,
         dtype=config.model.dtype,

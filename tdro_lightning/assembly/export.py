@@ -11,6 +11,7 @@ from tdro_lightning.export.card import ModelDescription, adapter_card, model_car
 from tdro_lightning.export.folder import (
     ADAPTER_FOLDER,
     portable_base,
+    require_known_pooling,
     write_adapter,
     write_merged,
 )
@@ -97,11 +98,12 @@ def _write_models(
             prompts.setdefault(prompt_name(scores.benchmark, name), prompt)
     encoder = load_encoder(
         settings.encoder,
-        pooling=config.model.pooling,  # type: ignore[arg-type]
+        pooling=config.model.pooling,
         query_tokens=config.data.query_tokens,
         passage_tokens=config.data.passage_tokens,
         attention="sdpa",
     )
+    require_known_pooling(encoder)
     sample = embed_sample(encoder, prompts["query"])
     base, adapter = base_model(settings.encoder), None
     if base is not None:

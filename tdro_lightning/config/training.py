@@ -43,7 +43,7 @@ class ModelConfig:
     """Which encoder."""
 
     path: str = MISSING
-    pooling: str = key(choices=("last", "mean"))
+    pooling: str = key(choices=table_names("models/pooling.py", "POOLINGS"))
     dtype: str = key(choices=("float32", "bfloat16"))
     attention: str = key(choices=("auto", "flash_attention_2", "sdpa", "eager"))
     lora: LoraConfig | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import ADAPTER
@@ -63,6 +64,20 @@ def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | Non
     encoder.backbone.save_pretrained(str(folder))
     _name_rotary_base(folder / "config.json")
     _write_settings(encoder, folder, prompts)
+
+
+def require_known_pooling(encoder: Encoder) -> None:
+    """Refuse a pooling that sentence-transformers has not, before anything is written.
+
+    Raises:
+        ConfigError: names those that it has.
+    """
+    known = [pooling for pooling in POOLING_MODES.values() if pooling]
+    if encoder.pooling not in known:
+        raise ConfigError(
+            f"model.pooling={encoder.pooling}: cannot be exported, since sentence-transformers has "
+            f"only {' and '.join(known)} of this package's"
+        )
 
 
 def portable_base(base: str, folder: Path, name: str | None) -> str:

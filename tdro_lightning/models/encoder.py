@@ -23,7 +23,7 @@ from tdro_lightning.files import write_json
 from tdro_lightning.models.adapter import AdapterInputs, use_adapter
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
-from tdro_lightning.models.pooling import Pooling, last_positions, pool
+from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning, format_query
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
 
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     Args:
         backbone: a transformer that returns `last_hidden_state`, with or without an adapter.
         tokenizer: the tokenizer the backbone was trained with.
-        pooling: `last` or `mean`.
+        pooling: of `POOLINGS`.
         query_tokens: longest query in tokens, special tokens included.
         passage_tokens: longest passage in tokens, special tokens included.
         chunk_tokens: padded tokens in one forward pass; it changes memory and speed, not results.
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         self,
         backbone: PreTrainedModel | PeftModel,
         tokenizer: TextTokenizer,
-        pooling: Pooling,
+        pooling: str,
         query_tokens: int,
         passage_tokens: int,
         chunk_tokens: int = 16384,
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
             self.__dict__["backbone"] = backbone
         self.adapter = adapter
         self.tokenizer = tokenizer
-        self.pooling: Pooling = pooling
+        self.pooling = pooling
         self.query_tokens = query_tokens
         self.passage_tokens = passage_tokens
         self.chunk_tokens = chunk_tokens
@@ -158,7 +158,7 @@ class Encoder(nn.Module):
         with lean:
             states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
-            return F.normalize(pool(states, mask, self.pooling), dim=-1)
+            return F.normalize(POOLINGS[self.pooling](states, mask), dim=-1)
 
     def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
         """Vectors [N, D] of queries under one prompt, without gradient."""

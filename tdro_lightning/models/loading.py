@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,7 +23,7 @@ from tdro_lightning.models.model_files import (
     require_deciding_files,
     require_positions,
 )
-from tdro_lightning.models.pooling import Pooling
+from tdro_lightning.models.pooling import POOLINGS
 from tdro_lightning.models.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ DAMAGED = (  # what loading raises where files are missing, cut off, or of anoth
 def load_encoder(
     path: str,
     *,
-    pooling: Pooling,
+    pooling: str,
     query_tokens: int,
     passage_tokens: int,
     dtype: str = "float32",
@@ -55,7 +55,7 @@ def load_encoder(
 
     Args:
         path: hub name or folder; an adapter folder names its base model itself.
-        pooling: `last` or `mean`.
+        pooling: of `POOLINGS`.
         query_tokens: longest query in tokens.
         passage_tokens: longest passage in tokens.
         dtype: dtype of the weights, `float32` or `bfloat16`.
@@ -134,7 +134,7 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     )
 
 
-def _description(path: Path) -> tuple[Pooling, int, int]:
+def _description(path: Path) -> tuple[str, int, int]:
     described = read_json(path)
     try:
         pooling = described["pooling"]
@@ -143,10 +143,11 @@ def _description(path: Path) -> tuple[Pooling, int, int]:
         keys = "pooling, query_tokens and passage_tokens"
         raise DataError(f"{path}: must have the keys {keys}") from None
     limits = (query_tokens, passage_tokens)
-    if pooling not in get_args(Pooling) or not all(type(n) is int and n > 1 for n in limits):
+    if pooling not in POOLINGS or not all(type(n) is int and n > 1 for n in limits):
         shown = f"pooling={pooling!r}, query_tokens={query_tokens!r}, {passage_tokens=!r}"
         raise DataError(
-            f"{path}: {shown} cannot be; pooling is last or mean, the limits are numbers above 1"
+            f"{path}: {shown} cannot be; pooling is "
+            f"{' or '.join(POOLINGS)}, the limits are numbers above 1"
         )
     if described.get("sha256"):  # an encoder of an earlier version has none
         require_deciding_files(path.parent, described["sha256"])

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json
 from tdro_lightning.models.model_files import TOKENIZER, TOKENIZER_CONFIG, model_file
-from tdro_lightning.models.pooling import Pooling
 from tdro_lightning.models.tokens import Tokens
 
 MOST_CUT = 0.05  # of the texts that may be as long as their limit without a warning
@@ -44,13 +43,13 @@ class TextTokenizer:
 
     Args:
         tokenizer: a fast tokenizer.
-        pooling: `last` needs an EOS; `mean` leaves the tokenizer's own special tokens.
+        pooling: `last` needs an EOS; others leave the tokenizer's own special tokens.
 
     Raises:
         ConfigError: no fast tokenizer, or no EOS token where one is needed.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pooling: Pooling) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pooling: str) -> None:
         vocabulary = tokenizer.get_vocab()
         # Where the files are missing, transformers makes a tokenizer of special tokens alone.
         if not tokenizer.is_fast or set(vocabulary.values()) <= set(tokenizer.all_special_ids):
@@ -65,7 +64,7 @@ class TextTokenizer:
         self._longest_token = max(len(token) for token in vocabulary)
 
     @classmethod
-    def load(cls, path: str, pooling: Pooling) -> "TextTokenizer":
+    def load(cls, path: str, pooling: str) -> "TextTokenizer":
         """Load the tokenizer of a model folder or hub name."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

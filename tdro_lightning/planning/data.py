@@ -92,7 +92,7 @@ def find_local_data(config: Config) -> LocalData:
         how = unread if found.domains else "not used yet"
         found.notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
         return found
-    tokenizer = TextTokenizer.load(str(folder), config.model.pooling)  # type: ignore[arg-type]
+    tokenizer = TextTokenizer.load(str(folder), config.model.pooling)
     require_room_for_queries(found.domains, tokenizer, config.data.query_tokens)
     return replace(found, tokenizer=tokenizer)
 

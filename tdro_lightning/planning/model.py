@@ -52,7 +52,7 @@ def planned_encoder(
     return Encoder(
         with_lora(backbone, config.model),
         tokenizer,  # type: ignore[arg-type]
-        config.model.pooling,  # type: ignore[arg-type]
+        config.model.pooling,
         config.data.query_tokens,
         config.data.passage_tokens,
         config.trainer.chunk_tokens,

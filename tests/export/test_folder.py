@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.export.folder import (
     _name_rotary_base,
     portable_base,
     prompt_prefixes,
+    require_known_pooling,
     write_merged,
 )
 from tdro_lightning.models.loading import load_encoder
@@ -23,7 +25,7 @@ def content(path: Path) -> dict:
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_the_classic_files(tmp_path: Path, pooling: str) -> None:
     model = tiny_model(tmp_path / "model")
-    encoder = load_encoder(model, pooling=pooling, query_tokens=8, passage_tokens=16)  # type: ignore[arg-type]
+    encoder = load_encoder(model, pooling=pooling, query_tokens=8, passage_tokens=16)
     write_merged(encoder, tmp_path / "out", {"query": "Find it", "none": None})
     modules = json.loads((tmp_path / "out/modules.json").read_text())
     assert [(m["path"], m["type"]) for m in modules] == [
@@ -38,6 +40,15 @@ def test_the_classic_files(tmp_path: Path, pooling: str) -> None:
     assert content(tmp_path / "out/sentence_bert_config.json")["max_seq_length"] == 16
     prompts = content(tmp_path / "out/config_sentence_transformers.json")["prompts"]
     assert prompts == {"query": "Instruct: Find it\nQuery: ", "none": "", "document": ""}
+
+
+def test_a_pooling_that_sentence_transformers_has_not_is_refused(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    encoder = load_encoder(model, pooling="last", query_tokens=8, passage_tokens=16)
+    require_known_pooling(encoder)
+    encoder.pooling = "first"
+    with pytest.raises(ConfigError, match=r"model\.pooling=first: .* only mean and last"):
+        require_known_pooling(encoder)
 
 
 def test_the_tokenizer_keeps_eos_and_reads_special_tokens_as_text(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str | None:
             f"{key}: a comma outside of quotes; for one text write {_quote(key, value)}, for a "
             f"list {shlex.quote(f'{key}=[{value}]')}, and for a run of each value add -m"
         )
-    named = [o.partition("=")[2] for o in overrides if o.startswith("+experiment=")]
+    experiments = [o.partition("=")[2] for o in overrides if o.startswith("+experiment=")]
     missing = re.search(r"Could not find '(\w+)/([^']+)'", text)
-    if missing and missing[1] == "experiment" and missing[2] in named:
+    if missing and missing[1] == "experiment" and missing[2] in experiments:
         return unknown_experiment(missing[2])
     if missing and (conf_folder() / missing[1]).is_dir():
         return unknown_option(*missing.groups())

@@ -131,8 +131,8 @@ def _compared(passage: Passage) -> str:
 def _text(value: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
     text = value.get(field)
     if not isinstance(text, str):
-        found = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
-        raise RowError(f"{place}: `{field}` must be a string, is {found}", _kind(text))
+        kind = "missing" if field not in value else f"{type(text).__name__} {text!r}"[:60]
+        raise RowError(f"{place}: `{field}` must be a string, is {kind}", _kind(text))
     if not empty and is_blank(text):
         raise RowError(f"{place}: `{field}` is empty", "empty")
     return _unicode(text, field, place)
@@ -153,10 +153,8 @@ def _passages(value: Mapping[str, Any], field: str, place: str, *, required: boo
     if passages is None and not required:
         return []
     if not isinstance(passages, list):
-        found = "missing" if field not in value else type(passages).__name__
-        raise RowError(
-            f"{place}: `{field}` must be a list of passages, is {found}", _kind(passages)
-        )
+        kind = "missing" if field not in value else type(passages).__name__
+        raise RowError(f"{place}: `{field}` must be a list of passages, is {kind}", _kind(passages))
     if required and not passages:
         raise RowError(
             f"{place}: `{field}` is empty; every row needs at least one positive", "no positive"

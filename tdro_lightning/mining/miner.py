@@ -135,9 +135,9 @@ class Miner:
         self, number: int, scores: list[float], places: list[int], counts: Counter[str]
     ) -> Draft:
         key = normalise(self.rows[number]["query"])
-        found = [hit for hit in zip(places, scores, strict=True) if hit[0] >= 0]
-        counts["skipped_rank"] += min(self.rule.skip, len(found))
-        window = found[self.rule.skip :]
+        hits = [hit for hit in zip(places, scores, strict=True) if hit[0] >= 0]
+        counts["skipped_rank"] += min(self.rule.skip, len(hits))
+        window = hits[self.rule.skip :]
         return Draft(
             number,
             self.known[key],

@@ -261,7 +261,7 @@ def _differences(
     pairs: Mapping[Seed, tuple[RetrieverScores, RetrieverScores]], name: str, metric: str
 ) -> NDArray[np.float64] | None:
     """Difference of every query, mean over the seeds; None where a file is not at hand."""
-    found = []
+    gains = []
     for pair in pairs.values():
         paths = [one.sets[name].per_query for one in pair]
         if not all(path.is_file() for path in paths):
@@ -272,10 +272,10 @@ def _differences(
                 f"{paths[0]} has other queries than {paths[1]}; evaluate both on the same set, "
                 "or report them apart"
             )
-        found.append({query: ours[query] - theirs[query] for query in ours})
-    if any(one.keys() != found[0].keys() for one in found):
+        gains.append({query: ours[query] - theirs[query] for query in ours})
+    if any(one.keys() != gains[0].keys() for one in gains):
         raise DataError(f"set {name}: the seeds have scores of different queries")
-    by_seed = np.array([[one[query] for query in found[0]] for one in found], dtype=np.float64)
+    by_seed = np.array([[one[query] for query in gains[0]] for one in gains], dtype=np.float64)
     return np.asarray(by_seed.mean(axis=0))
 
 

@@ -220,8 +220,8 @@ def _sections(results: Sequence[Result]) -> list[tuple[str, list[tuple[str, Resu
     for label in dict.fromkeys(result.label for result in trained):
         own = [result for result in trained if result.label == label]
         count = Counter(result.model for result in own)
-        named = [(t.model if t.model and count[t.model] == 1 else t.name, t) for t in own]
-        sections.append((f"{HERE}: {label}", named))
+        labels = [(t.model if t.model and count[t.model] == 1 else t.name, t) for t in own]
+        sections.append((f"{HERE}: {label}", labels))
     return sections
 
 

@@ -136,8 +136,8 @@ def _write_pages(
         old.unlink()
     figures: dict[str, str] = {}
     for section in sections:
-        found = [figure.svg for block in section.blocks for figure in block.figures]
-        for number, svg in enumerate(found, start=1):
+        drawings = [figure.svg for block in section.blocks for figure in block.figures]
+        for number, svg in enumerate(drawings, start=1):
             figures[svg] = f"figures/{section.anchor}-{number}.svg"
             write_text(output / figures[svg], standalone_svg(svg))
     templates = template_environment(Path(__file__).parent)

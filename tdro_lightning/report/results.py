@@ -148,8 +148,8 @@ def _named_and_sorted(results: Sequence[Result], *, with_models: bool) -> tuple[
             i: f"{label} ({place})" if len(own) > 1 else label
             for i, place in zip(own, places, strict=True)
         }
-    named = [dataclasses.replace(one, name=names[i]) for i, one in enumerate(kept)]
-    return tuple(sorted(named, key=lambda result: result.rank))
+    renamed = [dataclasses.replace(one, name=names[i]) for i, one in enumerate(kept)]
+    return tuple(sorted(renamed, key=lambda result: result.rank))
 
 
 def _places(result: Result, with_models: bool) -> tuple[str, ...]:

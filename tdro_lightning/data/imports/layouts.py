@@ -172,8 +172,8 @@ def _with_documents(corpus: Source, objects: Callable[[], Objects]) -> Iterator[
         for key in parts
         for docid in _document_ids(value, key, place)
     }
-    given = ((place, _picked(value, place, "docid", "text")) for place, value in corpus.read())
-    documents = wanted_documents(given, "docid", wanted)
+    pairs = ((place, _picked(value, place, "docid", "text")) for place, value in corpus.read())
+    documents = wanted_documents(pairs, "docid", wanted)
     for place, value in objects():
         fields = _picked(value, place, "query_id", "query_text", "positive_document_ids")
         found = {

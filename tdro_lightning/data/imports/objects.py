@@ -75,22 +75,22 @@ def source(path: str, split: str) -> Source:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
-    if any(p.name.startswith(SPLITS) for p in found):
-        found = [p for p in found if p.name.startswith(split)]
-    if not found:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
+    if any(p.name.startswith(SPLITS) for p in files):
+        files = [p for p in files if p.name.startswith(split)]
+    if not files:
         held = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise DataError(
             f"{folder}: no {', '.join(SUFFIXES)} file of the split {split!r} (source.split); "
             f"the folder holds {held}"
         )
-    kinds = {p.name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json") for p in found}
+    kinds = {p.name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json") for p in files}
     if len(kinds) > 1:
         raise DataError(
             f"{folder}: holds files of several kinds, perhaps the same rows: "
-            f"{', '.join(p.name for p in found[:5])}; name one of them, or a folder of one kind"
+            f"{', '.join(p.name for p in files[:5])}; name one of them, or a folder of one kind"
         )
-    return found
+    return files
 
 
 def _read_files(files: Mapping[str, Path], delimiter: str | None = None) -> Objects:

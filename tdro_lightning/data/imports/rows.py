@@ -98,11 +98,11 @@ def _row(fields: Fields, place: str, ids: Container[str], counts: Counter[str]) 
     kept: dict[str, list[Any]] = {}
     seen: set[str] = set()
     for part in ("positive_passages", "negative_passages"):
-        given = [] if fields.get(part) is None else fields[part]
-        if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
-            raise DataError(f"{place}: `{part}` must be a list of objects, is {given!r}"[:300])
+        passages = [] if fields.get(part) is None else fields[part]
+        if not isinstance(passages, list) or not all(isinstance(item, dict) for item in passages):
+            raise DataError(f"{place}: `{part}` must be a list of objects, is {passages!r}"[:300])
         positives = frozenset(seen)
-        kept[part] = [p for p in given if _is_new(p, seen, positives, counts)]
+        kept[part] = [p for p in passages if _is_new(p, seen, positives, counts)]
     if not kept["positive_passages"]:
         return "no positive"
     row = check_row({**fields, **kept}, place)

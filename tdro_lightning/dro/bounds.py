@@ -1,0 +1,128 @@
+"""Bounds on a mixture: domains and groups of domains that get a least or a most probability.
+
+The mixture that keeps them is the nearest one in relative entropy to that of the rule: what bounds
+leave free keeps its proportions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from tdro_lightning.errors import ConfigError
+
+TOLERANCE = 1e-12
+MOST_ROUNDS = 100_000
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least and the most probability of some domains together.
+
+    Args:
+        label: what asks for it, for messages: a configuration key and its value.
+        members: names of the domains.
+        least: of the sum of their probabilities.
+        most: of that sum.
+    """
+
+    label: str
+    members: tuple[str, ...]
+    least: float = 0.0
+    most: float = 1.0
+
+
+def keep_bounds(probability: Mapping[str, float], bounds: Sequence[Bound]) -> dict[str, float]:
+    """The probabilities nearest to those given, in relative entropy, that keep all bounds.
+
+    A domain of probability 0 stays at 0, unless a bound asks for it by itself: then it counts as
+    the least probable of the others.
+
+    Args:
+        probability: of each domain, sum 1.
+        bounds: in any order.
+
+    Raises:
+        ConfigError: no mixture keeps them all; names some that contradict one another.
+    """
+    if not bounds:
+        return dict(probability)
+    names = list(probability)
+    start = np.array([probability[name] for name in names])
+    for bound in bounds:
+        if bound.least > 0 and len(bound.members) == 1:
+            place = names.index(bound.members[0])
+            start[place] = start[place] or start[start > 0].min()
+    start /= start.sum()
+    groups = np.array([[name in bound.members for name in names] for bound in bounds], dtype=bool)
+    limits = np.array([(bound.least, bound.most) for bound in bounds])
+    if contradiction := _contradiction(start > 0, groups, limits):
+        labels = " and ".join(bounds[i].label for i in contradiction)
+        raise ConfigError(f"no mixture keeps {labels}; change one of them")
+    return dict(zip(names, _nearest(start, groups, limits).tolist(), strict=True))
+
+
+def describe_changes(
+    before: Mapping[str, float], after: Mapping[str, float], bounds: Sequence[Bound]
+) -> list[str]:
+    """What the bounds have changed, a line for each that the mixture before did not keep."""
+    lines = []
+    for bound in bounds:
+        was, now = (math.fsum(mix[name] for name in bound.members) for mix in (before, after))
+        if not bound.least - TOLERANCE <= was <= bound.most + TOLERANCE:
+            lines.append(f"{bound.label}: {was:.3f} became {now:.3f}")
+    return lines
+
+
+def _nearest(
+    start: NDArray[np.float64], groups: NDArray[np.bool_], limits: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Dykstra's alternating projections with relative entropy (Bauschke and Lewis 2000)."""
+    point, corrections = start, np.ones((len(groups), len(start)))
+    for _ in range(MOST_ROUNDS):
+        before = point
+        for group, (least, most), correction in zip(groups, limits, corrections, strict=True):
+            asked = point * correction
+            asked = asked / asked.sum()
+            share = asked[group].sum()
+            target = min(max(share, least), most)
+            point = asked.copy()
+            if target != share:
+                point[group] *= target / share if share else 0.0
+                point[~group] *= (1 - target) / (1 - share) if share < 1 else 0.0
+            present = point > 0
+            correction[present] = asked[present] / point[present]
+        if np.abs(point - before).max(initial=0.0) < TOLERANCE:
+            break
+    return point / point.sum()
+
+
+def _contradiction(
+    present: NDArray[np.bool_], groups: NDArray[np.bool_], limits: NDArray[np.float64]
+) -> list[int]:
+    """Bounds that cannot be kept together, none of which can be spared; none where all can."""
+
+    def fails(chosen: list[int]) -> bool:
+        rows = groups[chosen].astype(float)
+        least, most = limits[chosen].T
+        found = linprog(
+            np.zeros(len(present)),
+            A_ub=np.concatenate([rows, -rows]),
+            b_ub=np.concatenate([most, -least]),
+            A_eq=np.ones((1, len(present))),
+            b_eq=[1.0],
+            bounds=[(0.0, 1.0 if there else 0.0) for there in present],
+        )
+        return found.status == 2
+
+    chosen = list(range(len(groups)))
+    if not fails(chosen):
+        return []
+    for bound in range(len(groups)):
+        rest = [other for other in chosen if other != bound]
+        if rest and fails(rest):
+            chosen = rest
+    return chosen

@@ -61,7 +61,7 @@ def test_cut_texts_are_counted(
     whole = [len(ids) for ids in encoder.tokenizer.tokenizer(texts).input_ids]
     cut = sum(length >= 64 for length in whole)
     assert 0 < cut < len(texts)
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == module.__name__]
     assert message.startswith(f"{cut} of {len(texts)} texts have the 64 tokens allowed")
     caplog.clear()
     encoder.embed_passages([text for text, length in zip(texts, whole, strict=True) if length < 64])

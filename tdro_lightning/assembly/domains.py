@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
@@ -40,20 +41,20 @@ def configured_domains(config: Config, negatives: bool = False) -> list[Domain]:
             domain.require_few_skipped(config.data.max_bad_rows)
         elif negatives:
             domain.require_negatives()
-    write_quarantine(config, domains)
+    skipped = [{"domain": d.name, **asdict(row)} for d in domains for row in d.skipped]
+    if is_first_process():
+        write_quarantine(Path(config.run_dir), skipped)
+    if skipped:
+        place = Path(config.run_dir) / QUARANTINE
+        tell(f"  {len(skipped)} rows cannot be used and are skipped: {place}")
     return domains
 
 
-def write_quarantine(config: Config, domains: list[Domain]) -> None:
-    """List the skipped rows of all domains in the run folder; no file where there are none."""
-    path = Path(config.run_dir) / QUARANTINE
-    listed = [{"domain": d.name, **asdict(row)} for d in domains for row in d.skipped]
-    if not is_first_process():
-        return
-    path.unlink(missing_ok=True)
-    if listed:
-        write_rows(path, listed)
-        tell(f"  {len(listed)} rows cannot be used and are skipped: {path}")
+def write_quarantine(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """List rows that cannot be used in the run folder; no file where there are none."""
+    (folder / QUARANTINE).unlink(missing_ok=True)
+    if rows:
+        write_rows(folder / QUARANTINE, rows)
 
 
 def domains_root(config: Config) -> str:

@@ -44,7 +44,6 @@ from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
 from tdro_lightning.files import fingerprint, read_checked_json, write_json
 from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint
-from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.records.outputs import RECORD
 from tdro_lightning.runs.record import WITHOUT_EFFECT
 from tdro_lightning.runs.resume import CHECKPOINTS, checkpoint_to_resume, result_dependencies
@@ -81,7 +80,10 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
     data = data_module(config, domains, proxy, uniform)
     _write_usage(config, data, uniform)
-    cache = _reference_cache(config, settings, reference)
+    cache = None
+    if settings.reference_cache is not None and reference is not None:
+        known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
+        cache = ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
     module = tdro_module(config, settings, weights, proxy, reference, cache)
     _train(config, module, data, Throughput(proxy, reference))
     if is_first_process():
@@ -124,15 +126,6 @@ def mixture_label(config: Config) -> str:
     label = RULES[config.transfer.rule].format(share=config.transfer.share)
     weighted = config.transfer.rule not in WITHOUT_WEIGHTS
     return f"{label}, noise {noise:g}" if noise and weighted else label
-
-
-def _reference_cache(
-    config: Config, settings: TDROConfig, reference: Encoder | None
-) -> ReferenceLosses | None:
-    if settings.reference_cache is None or reference is None:
-        return None
-    known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
-    return ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
 
 
 def _train(
@@ -225,7 +218,6 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
     if not is_first_process():
         return
-    drawn = data.sampler().rows_drawn()
     usage = {
         domain.name: {
             "rows": len(domain),
@@ -233,7 +225,7 @@ def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[st
             "epochs": count / len(domain),
             "probability": probability[domain.name],
         }
-        for domain, count in zip(data.dataset.domains, drawn, strict=True)
+        for domain, count in zip(data.dataset.domains, data.sampler().rows_drawn(), strict=True)
     }
     write_json(Path(config.run_dir) / "data_usage.json", usage)
 
@@ -241,7 +233,7 @@ def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[st
 def _write_weights(
     config: Config, settings: TDROConfig, domains: list[Domain], weights: DomainWeights
 ) -> None:
-    def named(values: torch.Tensor) -> dict[str, float]:
+    def named(values: torch.Tensor) -> dict[str, Any]:
         return dict(zip(weights.names, values.tolist(), strict=True))
 
     lineage = {
@@ -249,7 +241,7 @@ def _write_weights(
         "reference_sha256": fingerprint(Path(settings.reference)) if settings.reference else None,
         "domains": {domain.name: domain.fingerprint for domain in domains},
         "steps": weights.updates,
-        "absences": dict(zip(weights.names, weights.absences.tolist(), strict=True)),
+        "absences": named(weights.absences),
         "module": {k: v for k, v in asdict(settings).items() if k not in WITHOUT_EFFECT["module"]},
         "seed": config.seed,
     }

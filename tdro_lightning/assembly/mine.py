@@ -63,41 +63,41 @@ class SharedPool:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the domains are mined with."""
+    """What the domains are mined with, and how."""
 
+    settings: MineConfig
     retriever: Retriever
     teacher: DenseRetriever | CrossEncoder | None
     corpus: SharedPool | None
 
 
-def mine(config: Config) -> None:
+def mine(config: Config, settings: MineConfig) -> None:
     """Write the rows with mined negatives to `train/`, and what came of each domain."""
     quiet_libraries()
-    assert config.mine is not None
     output = Path(config.run_dir)
-    tools = _tools(config, config.mine, output)
+    tools = _tools(config, settings, output / WORK)
     domains = {
         name: _domain(config, name, path, tools)
-        for name, path in domain_files(Path(config.mine.input)).items()
+        for name, path in domain_files(Path(settings.input)).items()
     }
     if is_first_process():
-        content = {"settings": asdict(config.mine), "seed": config.seed, "domains": domains}
+        content = {"settings": asdict(settings), "seed": config.seed, "domains": domains}
         write_json(output / "mining.json", content)
         if (output / WORK).exists():
             shutil.rmtree(output / WORK)
         tell(terminal_table(mining_table(content)))
 
 
-def _tools(config: Config, mine: MineConfig, output: Path) -> Tools:
+def _tools(config: Config, settings: MineConfig, work: Path) -> Tools:
     retriever: Retriever = BM25Retriever()
-    if mine.encoder is not None:
-        kind = IVFRetriever if mine.index == "ivf" else DenseRetriever
-        retriever = dense_retriever(configured_encoder(config, mine.encoder), kind)
+    if settings.encoder is not None:
+        kind = IVFRetriever if settings.index == "ivf" else DenseRetriever
+        retriever = dense_retriever(configured_encoder(config, settings.encoder), kind)
     corpus = None
-    if mine.corpus is not None:
-        path = Path(mine.corpus)
-        corpus = SharedPool(path, fingerprint(path), retriever, output / WORK / "corpus")
-    return Tools(retriever, _teacher(config, mine.teacher), corpus)
+    if settings.corpus is not None:
+        path = Path(settings.corpus)
+        corpus = SharedPool(path, fingerprint(path), retriever, work / "corpus")
+    return Tools(settings, retriever, _teacher(config, settings.teacher), corpus)
 
 
 def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
@@ -144,16 +144,15 @@ def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str,
     Raises:
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
-    assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(tools.teacher, DenseRetriever)
+    prompted = any(isinstance(t, DenseRetriever) for t in (tools.retriever, tools.teacher))
     return {
         "rows": fingerprint(path),
         "corpus": tools.corpus.content if tools.corpus else None,
         "retriever": tools.retriever.fingerprint,
-        "index": config.mine.index,
+        "index": tools.settings.index,
         "teacher": tools.teacher.fingerprint if tools.teacher else None,
         "prompt": _prompt(config, name) if prompted else None,
-        "rule": asdict(mining_rule(config.mine)),
+        "rule": asdict(mining_rule(tools.settings)),
         "seed": config.seed,
         "format": FORMAT,
     }
@@ -175,7 +174,6 @@ def _prompt(config: Config, name: str) -> str | None:
 def _mined(
     config: Config, path: Path, tools: Tools, target: Path, work: Path, made_from: dict[str, Any]
 ) -> dict[str, int]:
-    assert config.mine is not None
     rows = [row for _, row in read_rows(path)]
     if not rows:
         raise DataError("no rows to mine negatives for")
@@ -186,7 +184,7 @@ def _mined(
         rows,
         pool,
         PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work)),
-        mining_rule(config.mine),
+        mining_rule(tools.settings),
         config.seed,
         _scorer(tools, pool, queries, prompt, work / "teacher"),
     )
@@ -198,11 +196,12 @@ def _scorer(
     tools: Tools, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
 ) -> Scorer | None:
     """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
-    if tools.teacher is None:
+    teacher = tools.teacher
+    if teacher is None:
         return None
-    if isinstance(tools.teacher, CrossEncoder):
-        return PairScorer(tools.teacher, np.array(queries, dtype=object))
-    model: DenseScorer | Index = DenseScorer(tools.teacher.embed_documents)
-    if not tools.corpus:
-        model = index_pool(tools.teacher, pool, folder)
-    return PairScorer(model, tools.teacher.encode_queries(queries, prompt, folder))
+    if isinstance(teacher, CrossEncoder):
+        return PairScorer(teacher, np.array(queries, dtype=object))
+    documents = (
+        DenseScorer(teacher.embed_documents) if tools.corpus else index_pool(teacher, pool, folder)
+    )
+    return PairScorer(documents, teacher.encode_queries(queries, prompt, folder))

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from tdro_lightning.assembly.domains import QUARANTINE, domains_root
+from tdro_lightning.assembly.domains import QUARANTINE, domains_root, write_quarantine
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import chosen_domains, domain_file
-from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import write_json, write_text
@@ -28,24 +27,23 @@ def validate_domains(config: Config) -> None:
         file = config.domains.catalogue[name].file
         try:
             path, place = domain_file(file, domains_root(config), config.domains.hub)
-            finding = validation.domain(path, place)
+            found = validation.domain(path, place)
         except DataError as error:  # there is no such file
-            finding = Findings(file, unusable=str(error))
-        findings[name] = finding
-        what = finding.unusable or f"{finding.lines} rows, {len(finding.faults)} faulty"
-        tell(f"  {name}: {what}")
+            found = Findings(file, unusable=str(error))
+        findings[name] = found
+        tell(f"  {name}: {found.unusable or f'{found.lines} rows, {len(found.faults)} faulty'}")
     write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
     page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
     write_text(output / "validation.md", page)
-    faulty = [
-        {"domain": name, "place": finding.place, "line": f.line, "kind": f.kind, "fault": str(f)}
-        for name, finding in findings.items()
-        for f in finding.faults
-    ]
-    (output / QUARANTINE).unlink(missing_ok=True)
-    if faulty:
-        write_rows(output / QUARANTINE, faulty)
+    write_quarantine(
+        output,
+        [
+            {"domain": name, "place": found.place, "line": f.line, "kind": f.kind, "fault": str(f)}
+            for name, found in findings.items()
+            for f in found.faults
+        ],
+    )
     tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
     _refuse(config, findings, output)
 

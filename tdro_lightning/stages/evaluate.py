@@ -4,25 +4,18 @@ from tdro_lightning.config.constraints import benchmark_is_set
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.runs.inputs import evaluation_sets
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     from tdro_lightning.assembly.evaluate import evaluate_configured
 
-    evaluate_configured(config)
+    evaluate_configured(config, require(config.evaluate), require(config.benchmark))
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    assert config.evaluate is not None
-    encoders: dict[str, Input] = {
-        f"encoder {label}": path for label, path in config.evaluate.encoders.items()
-    }
-    return encoders | evaluation_sets(config)
-
-
-def _models(config: Config) -> list[str]:
-    assert config.evaluate is not None
-    return list(config.evaluate.encoders.values())
+    encoders = require(config.evaluate).encoders.items()
+    return {f"encoder {label}": path for label, path in encoders} | evaluation_sets(config)
 
 
 STAGE = Stage(
@@ -33,6 +26,6 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=("metrics.json", "per_query"),
     rules=benchmark_is_set,
-    models=_models,
+    models=lambda config: [*require(config.evaluate).encoders.values()],
     all_processes=True,
 )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.runs.inputs import domains
+from tdro_lightning.stages import require
 
 if TYPE_CHECKING:
     from tdro_lightning.data.domains import Domain
@@ -25,17 +27,9 @@ def _run(config: Config) -> None:
     from tdro_lightning.models.tiny import build_tiny_model
 
     quiet_libraries()
-    assert config.model.tiny is not None
-    sizes = config.model.tiny
-    parameters = build_tiny_model(
-        _texts(configured_domains(config)),
-        Path(config.run_dir) / "model",
-        vocabulary=sizes.vocabulary,
-        width=sizes.width,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        seed=config.seed,
-    )
+    texts, sizes = _texts(configured_domains(config)), asdict(require(config.model.tiny))
+    folder = Path(config.run_dir) / "model"
+    parameters = build_tiny_model(texts, folder, **sizes, seed=config.seed)
     tell(f"  {parameters:,} parameters")
 
 

@@ -66,6 +66,6 @@ class FinetuneModule(EncoderModule):
         cache.backward(self.manual_backward)
         loss = float(gather_rows(losses.detach()).mean())
         self.watches.look_at_loss([loss], len(passages), step)
-        updated = self.update(step)
+        updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
         log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
         self.log_dict({"loss": loss} | updated, logger=False)

@@ -72,7 +72,7 @@ class TDROModule(EncoderModule):
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         proxy.backward(self.update_weights(proxy.losses, reference, batch))
-        updated = self.update(step)
+        updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
 

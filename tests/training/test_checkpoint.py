@@ -220,10 +220,10 @@ def test_an_old_one_that_cannot_be_removed_ends_no_run(
     write(tmp_path, 10, 20)
     rename, rmtree = Path.rename, shutil.rmtree
 
-    def failing(path: Any, *given: Any) -> Any:
+    def failing(path: Any, *given: Any, **named: Any) -> Any:
         if "step-0000010" in str(path):
             raise OSError(errno.ESTALE, "Stale file handle")
-        return rename(path, *given) if call == "rename" else rmtree(path, *given)
+        return rename(path, *given) if call == "rename" else rmtree(path, *given, **named)
 
     if call == "rename":
         monkeypatch.setattr(Path, "rename", failing)

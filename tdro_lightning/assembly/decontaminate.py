@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.schema import BenchmarkConfig, Config, DecontaminateConfig
 from tdro_lightning.console.libraries import quiet_libraries
@@ -24,6 +23,7 @@ from tdro_lightning.files import write_json, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.preparation import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
+from tdro_lightning.runs.inputs import domains_root
 
 FORMAT = 1  # another number where equal rows and settings give another result
 

@@ -9,7 +9,7 @@ from tdro_lightning.console.output import tell
 from tdro_lightning.data.domains import Domain, load_domains
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.distributed.processes import is_first_process
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.runs.inputs import domains_root
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder: rows that were skipped, and why
 
@@ -55,14 +55,3 @@ def write_quarantine(folder: Path, rows: list[dict[str, Any]]) -> None:
     (folder / QUARANTINE).unlink(missing_ok=True)
     if rows:
         write_rows(folder / QUARANTINE, rows)
-
-
-def domains_root(config: Config) -> str:
-    """Folder of the domain files; empty where a hub dataset holds them.
-
-    Raises:
-        ConfigError: neither a folder nor a hub dataset is named.
-    """
-    if config.domains.hub is None and config.domains.root is None:
-        raise ConfigError("domains.root is not set; give the folder of the domain files")
-    return config.domains.root or ""

@@ -1,4 +1,4 @@
-"""BM25 and encoders on the evaluation sets of the configured benchmark."""
+"""Encoders as retrievers, and what retrievers score on evaluation sets."""
 
 import logging
 from collections.abc import Mapping
@@ -6,18 +6,12 @@ from pathlib import Path
 
 import torch
 
-from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.config.benchmarks import benchmark_sets
-from tdro_lightning.config.schema import BenchmarkConfig, Config, EvaluateConfig
-from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.distributed.processes import rank
-from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import SetLoaders
 from tdro_lightning.evaluation.evaluate import evaluate, main_metric
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
-from tdro_lightning.search.bm25 import BM25Retriever
 from tdro_lightning.search.dense import DenseRetriever
 from tdro_lightning.search.encoding import Forecast
 from tdro_lightning.search.retriever import Retriever
@@ -26,25 +20,6 @@ WORTH_PRINTING = 60  # seconds of encoding
 TITLES = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}  # of main metrics
 
 logger = logging.getLogger(__name__)
-
-
-def evaluate_configured(
-    config: Config, settings: EvaluateConfig, benchmark: BenchmarkConfig
-) -> None:
-    """Write `metrics.json` and per-query scores.
-
-    Raises:
-        ConfigError: `evaluate.embeddings` is a file.
-    """
-    quiet_libraries()
-    embeddings = None if settings.embeddings is None else Path(settings.embeddings)
-    if embeddings is not None and embeddings.is_file():
-        raise ConfigError(f"evaluate.embeddings={embeddings}: a file stands there; name a folder")
-    sets = benchmark_sets(benchmark)
-    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
-    for label, path in settings.encoders.items():
-        retrievers[label] = dense_retriever(configured_encoder(config, path))
-    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 
 def dense_retriever(

@@ -64,15 +64,15 @@ def fit(config: Config) -> None:
     lightning.seed_everything(config.seed, verbose=False)
     require_trackers(config)
     with close_trackers(config):
+        domains = configured_domains(config, negatives=config.data.negatives > 0)
         if isinstance(config.module, TDROConfig):
-            fit_tdro(config, config.module)
+            fit_tdro(config, config.module, domains)
         else:
-            fit_retriever(config, config.module)
+            fit_retriever(config, config.module, domains)
 
 
-def fit_tdro(config: Config, settings: TDROConfig) -> None:
+def fit_tdro(config: Config, settings: TDROConfig, domains: list[Domain]) -> None:
     """Learn domain weights; writes `weights.json` and `data_usage.json`."""
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
@@ -90,12 +90,11 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
         _write_weights(config, settings, domains, weights)
 
 
-def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
+def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain]) -> None:
     """Fine-tune, and evaluate where there is a benchmark.
 
     Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
     """
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
     names = [domain.name for domain in domains]
     mixture, lineage = configured_mixture(config, names, domains)
     if is_first_process():
@@ -106,9 +105,13 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     encoder = configured_encoder(config, config.model.path, trained=True)
     data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability)
-    loss_scale = [mixture.loss_scale[name] for name in names]
     module = FinetuneModule(
-        encoder, names, loss_scale, settings.temperature, optimisation(config), config.seed
+        encoder,
+        names,
+        [mixture.loss_scale[name] for name in names],
+        settings.temperature,
+        optimisation(config),
+        config.seed,
     )
     _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"
@@ -143,7 +146,6 @@ def _train(
     data.step = step_of(start) if start else 0
     folder = Path(config.run_dir) / CHECKPOINTS
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_every, depends)
-    stops = StopRequests(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
@@ -154,7 +156,12 @@ def _train(
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=loggers(config, data.step),
-        callbacks=[throughput, Progress(config.name), checkpoints, stops],
+        callbacks=[
+            throughput,
+            Progress(config.name),
+            checkpoints,
+            StopRequests(checkpoints, config.trainer.max_hours),
+        ],
         log_every_n_steps=config.trainer.log_every,
         # SLURM's variables say nothing of how we were started.
         plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
@@ -196,9 +203,9 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except NonFiniteError as error:
-        where = f"nonfinite-step-{trainer.global_step}-rank-{rank()}.json"
         if error.rows:
-            write_json(Path(config.run_dir) / "diagnostics" / where, error.rows)
+            name = f"nonfinite-step-{trainer.global_step}-rank-{rank()}.json"
+            write_json(Path(config.run_dir) / "diagnostics" / name, error.rows)
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(

@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
@@ -19,6 +18,7 @@ from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.files import fingerprint, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
+from tdro_lightning.runs.inputs import domains_root
 
 FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
 

@@ -42,33 +42,34 @@ WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
 @dataclass(frozen=True)
-class SharedPool:
-    """A pool that all domains share, and where it came from."""
-
-    path: Path
-    content: str
-    retriever: Retriever
-    folder: Path
-
-    @cached_property
-    def pool(self) -> Pool:
-        """Its passages, read when the first domain needs them."""
-        return corpus_pool(self.path, self.content)
-
-    @cached_property
-    def index(self) -> Index:
-        """The pool, ready to be searched."""
-        return index_pool(self.retriever, self.pool, self.folder)
-
-
-@dataclass(frozen=True)
 class Tools:
-    """What the domains are mined with, and how."""
+    """What the domains are mined with, and how; they share the passages of a corpus.
+
+    Attributes:
+        settings: as configured.
+        retriever: finds candidates.
+        teacher: scores them, where there is one.
+        corpus: SHA-256 of the corpus; None where each domain's own passages are searched.
+        work: folder of what is not finished.
+    """
 
     settings: MineConfig
     retriever: Retriever
     teacher: DenseRetriever | CrossEncoder | None
-    corpus: SharedPool | None
+    corpus: str | None
+    work: Path
+
+    @cached_property
+    def shared_pool(self) -> Pool | None:
+        """The corpus's passages, read when the first domain needs them."""
+        path = self.settings.corpus
+        return corpus_pool(Path(path), self.corpus) if path and self.corpus else None
+
+    @cached_property
+    def shared_index(self) -> Index | None:
+        """The corpus, ready to be searched."""
+        pool = self.shared_pool
+        return index_pool(self.retriever, pool, self.work / "corpus") if pool else None
 
 
 def mine(config: Config, settings: MineConfig) -> None:
@@ -93,11 +94,8 @@ def _tools(config: Config, settings: MineConfig, work: Path) -> Tools:
     if settings.encoder is not None:
         kind = IVFRetriever if settings.index == "ivf" else DenseRetriever
         retriever = dense_retriever(configured_encoder(config, settings.encoder), kind)
-    corpus = None
-    if settings.corpus is not None:
-        path = Path(settings.corpus)
-        corpus = SharedPool(path, fingerprint(path), retriever, work / "corpus")
-    return Tools(settings, retriever, _teacher(config, settings.teacher), corpus)
+    corpus = None if settings.corpus is None else fingerprint(Path(settings.corpus))
+    return Tools(settings, retriever, _teacher(config, settings.teacher), corpus, work)
 
 
 def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
@@ -125,7 +123,7 @@ def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, in
     if before is not None:
         tell(f"  {name}: finished before, rows and settings unchanged")
         return before
-    work = output / WORK / "domains" / name
+    work = tools.work / "domains" / name
     try:
         counts = _mined(config, path, tools, target, work, made_from)
     except DataError as error:
@@ -147,7 +145,7 @@ def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str,
     prompted = any(isinstance(t, DenseRetriever) for t in (tools.retriever, tools.teacher))
     return {
         "rows": fingerprint(path),
-        "corpus": tools.corpus.content if tools.corpus else None,
+        "corpus": tools.corpus,
         "retriever": tools.retriever.fingerprint,
         "index": tools.settings.index,
         "teacher": tools.teacher.fingerprint if tools.teacher else None,
@@ -178,8 +176,8 @@ def _mined(
     if not rows:
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
-    pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
-    index = tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work)
+    pool = tools.shared_pool or domain_pool(rows)
+    index = tools.shared_index or index_pool(tools.retriever, pool, work)
     miner = Miner(
         rows,
         pool,

@@ -8,6 +8,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.sets.location import dataset_folder
 from tdro_lightning.files import fingerprint
 from tdro_lightning.models.model_files import base_model
@@ -83,6 +84,17 @@ def _described(label: str, path: str) -> Described:
 def _domain_files(config: Config) -> dict[str, str]:
     names, catalogue = config.domains.only or config.domains.catalogue, config.domains.catalogue
     return {name: catalogue[name].file for name in names if name in catalogue}
+
+
+def domains_root(config: Config) -> str:
+    """Folder of the domain files; empty where a hub dataset holds them.
+
+    Raises:
+        ConfigError: neither a folder nor a hub dataset is named.
+    """
+    if config.domains.hub is None and config.domains.root is None:
+        raise ConfigError("domains.root is not set; give the folder of the domain files")
+    return config.domains.root or ""
 
 
 def domain_paths(config: Config) -> dict[str, str]:

@@ -31,6 +31,6 @@ def check_config(composed: DictConfig) -> Config:
 
 
 def require(section: T | None) -> T:
-    """A section of the configuration that the stage names as its own, so that it is there."""
+    """A section of the configuration that the check of the stage has found to be there."""
     assert section is not None
     return section

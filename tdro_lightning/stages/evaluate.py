@@ -1,16 +1,38 @@
 """Stage `evaluate`: BM25 and encoders on the evaluation sets of a benchmark."""
 
+from pathlib import Path
+
+from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.constraints import benchmark_is_set
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.runs.inputs import evaluation_sets
+from tdro_lightning.search.retriever import Retriever
 from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
-    from tdro_lightning.assembly.evaluate import evaluate_configured
+    """Write `metrics.json` and per-query scores.
 
-    evaluate_configured(config, require(config.evaluate), require(config.benchmark))
+    Raises:
+        ConfigError: `evaluate.embeddings` is a file.
+    """
+    from tdro_lightning.assembly.encoders import configured_encoder
+    from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
+    from tdro_lightning.search.bm25 import BM25Retriever
+
+    quiet_libraries()
+    settings = require(config.evaluate)
+    embeddings = None if settings.embeddings is None else Path(settings.embeddings)
+    if embeddings is not None and embeddings.is_file():
+        raise ConfigError(f"evaluate.embeddings={embeddings}: a file stands there; name a folder")
+    sets = benchmark_sets(require(config.benchmark))
+    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
+    for label, path in settings.encoders.items():
+        retrievers[label] = dense_retriever(configured_encoder(config, path))
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 
 def _inputs(config: Config) -> dict[str, Input]:

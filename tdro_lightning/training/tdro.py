@@ -94,8 +94,9 @@ class TDROModule(EncoderModule):
         def fresh(rows: Tensor) -> Tensor:
             return self.losses(reference(batch.select(rows).texts), len(rows))
 
-        sharded = reference.sharded
-        losses, share = cache.get_or_compute(batch.queries, batch.passages, fresh, together=sharded)
+        losses, share = cache.get_or_compute(
+            batch.queries, batch.passages, fresh, together=reference.sharded
+        )
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 

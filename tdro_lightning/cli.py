@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,13 @@ def run(composed: "DictConfig", command: str) -> None:
         launch(devices, job, config.run_dir)
         return
     if not is_first_process():
-        log_to(Path(config.run_dir) / f"rank-{rank()}.log")
+        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(
+            filename=Path(config.run_dir) / f"rank-{rank()}.log",
+            format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s",
+            level=logging.INFO,
+            force=True,
+        )
     with live_output():
         run_stage(stage, config, command)
 
@@ -92,9 +97,12 @@ def launch(devices: int, job: "HydraConf", run_dir: str) -> None:
         PeerError: they ended with an error, which they have printed.
     """
     given = [s.path for s in job.runtime.config_sources if s.provider == "command-line"]
-    command = [sys.executable, "-m", "tdro_lightning.distributed.launcher", "--standalone"]
-    command += [f"--nproc-per-node={devices}", "-m", "tdro_lightning"]
-    command += [*(f"--config-dir={path}" for path in given), *job.overrides.task]
+    command = [
+        *(sys.executable, "-m", "tdro_lightning.distributed.launcher", "--standalone"),
+        *(f"--nproc-per-node={devices}", "-m", "tdro_lightning"),
+        *(f"--config-dir={path}" for path in given),
+        *job.overrides.task,
+    ]
     environment = {**os.environ, STARTED_BY: str(os.getpid())}
     process = subprocess.Popen([*command, f"run_dir={run_dir}"], env=environment)
     try:
@@ -111,7 +119,8 @@ def main() -> None:
     """Entry point; what a user can fix ends with one message and the exit code of its kind."""
     accept_any_output()
     mask_output()
-    arguments = [_with_plus(argument) for argument in sys.argv[1:]]
+    # The `+` of `+experiment=NAME` may be left out.
+    arguments = [f"+{a}" if a.startswith("experiment=") else a for a in sys.argv[1:]]
     if "--help" in arguments or "-h" in arguments:
         tell(USAGE + "\n" + list_experiments())
         return
@@ -158,22 +167,17 @@ def _outcomes(arguments: list[str]) -> list[RunOutcome]:
     except SystemExit:
         raise
     except BaseException as error:
-        module = type(error).__module__  # an error of Hydra itself, or of a value that it needs
-        if module in ("hydra.errors", "omegaconf.errors"):
+        # An error of Hydra itself, or of a value that it needs.
+        if type(error).__module__ in ("hydra.errors", "omegaconf.errors"):
             error = ConfigError(str(error).splitlines()[0])
-        ended = run_outcome(error, _run_dir(arguments))
+        named = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run_dir=")]
+        ended = run_outcome(error, named[-1] if named else "")
         if ended.hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
             if world_size() > 1:
                 print(f"error: rank {rank()} failed, which ends all ranks", file=sys.stderr)
             raise
         return [ended]
-
-
-def _run_dir(arguments: Sequence[str]) -> str:
-    """The run folder that the command names; empty where it names none."""
-    given = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run_dir=")]
-    return given[-1] if given else ""
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -226,20 +230,6 @@ def _start(arguments: list[str]) -> list[InputError]:
             for folder in sweeps:
                 summarise(folder)
     return wrong + [failure for folder in sweeps for failure in failures(folder)]
-
-
-def log_to(path: Path) -> None:
-    """Write what this process logs, from INFO on, to a file of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.INFO)
-
-
-def _with_plus(argument: str) -> str:
-    """Accept `experiment=NAME` for `+experiment=NAME`."""
-    return f"+{argument}" if argument.startswith("experiment=") else argument
 
 
 def _refuse_options(arguments: list[str]) -> None:

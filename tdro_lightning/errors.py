@@ -26,9 +26,18 @@ def did_you_mean(
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the command ends with one message and an exit code."""
+    """Something the user gave is wrong; the command ends with one message and an exit code.
+
+    Args:
+        message: the value, what is allowed, and where to change it.
+        code: the exit code; None for that of the kind of error.
+    """
 
     code = 2
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
 
 
 class ConfigError(InputError):
@@ -69,16 +78,7 @@ class ResourceError(InputError):
 
 
 class PeerError(InputError):
-    """Another process of the run has failed, so this one ends.
-
-    Args:
-        message: what that one said.
-        code: its exit code, which becomes this one's.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+    """Another process of the run has failed, so this one ends with its message and exit code."""
 
 
 class RunStopped(BaseException):  # noqa: N818 - no error, and nothing may catch it as one

@@ -43,9 +43,8 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_orphans(folder: Path) -> None:
     """Remove what killed writers have left in a folder; nobody else may be writing there."""
-    for orphan in folder.glob(".*.tmp"):
-        if orphan.is_file():
-            orphan.unlink()
+    for orphan in filter(Path.is_file, folder.glob(".*.tmp")):
+        orphan.unlink()
 
 
 @contextmanager
@@ -55,8 +54,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     A reader finds no folder of that name before, whatever happens, so one from an earlier time is
     removed first. What a killed process has left is removed too.
     """
-    for left in (path, *path.parent.glob(f".{path.name}.*.tmp")):
-        remove_path(left)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    remove_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

@@ -121,16 +121,14 @@ def mask_output() -> None:
     """From here on, mask secrets in log records, warnings and tracebacks, whoever makes them."""
     logging.setLogRecordFactory(_mask_record)
     warnings.formatwarning = lambda *given: mask_secrets(_format_warning(*given))
-    sys.excepthook = _print_masked_traceback
-    threading.excepthook = lambda failed: _print_masked_traceback(
-        failed.exc_type, failed.exc_value, failed.exc_traceback
-    )
+    sys.excepthook = _masked_print(sys.__excepthook__)
+    threading.excepthook = _masked_print(threading.__excepthook__)
     # Where a log cannot be written and where an object's end fails, Python prints whole tracebacks.
     logging.Handler.handleError = _masked_print(_handle_error)  # type: ignore[method-assign]
     sys.unraisablehook = _masked_print(_print_unraisable)
 
 
-def _masked_print(print_error: Callable[..., None]) -> Callable[..., None]:
+def _masked_print(print_error: Callable[..., object]) -> Callable[..., None]:
     """The same function, with the secrets masked in what it prints to the error stream."""
 
     def print_masked(*args: Any) -> None:
@@ -157,7 +155,3 @@ def _mask_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
             "".join(traceback.format_exception(*record.exc_info)).rstrip()
         )
     return record
-
-
-def _print_masked_traceback(*failed: Any) -> None:
-    print(mask_secrets("".join(traceback.format_exception(*failed))), end="", file=sys.stderr)

@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.benchmarks import benchmark_sets
-from tdro_lightning.config.schema import Config, DecontaminateConfig
+from tdro_lightning.config.schema import BenchmarkConfig, Config, DecontaminateConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import chosen_domains
@@ -24,6 +23,7 @@ from tdro_lightning.files import write_json, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.preparation import contamination_tables
 from tdro_lightning.report.tables import markdown_table, terminal_table
+from tdro_lightning.runs.inputs import domains_root
 
 FORMAT = 1  # another number where equal rows and settings give another result
 
@@ -40,15 +40,6 @@ class Evaluation:
         """All texts, ready to be compared."""
         return EvaluationIndex(self.texts, self._settings.simhash_distance, self._settings.jaccard)
 
-    @property
-    def sizes(self) -> dict[str, dict[str, int]]:
-        """Queries and documents of each set."""
-        counted = Counter((text.set, text.kind) for text in self.texts)
-        return {
-            name: {"queries": counted[name, "query"], "documents": counted[name, "document"]}
-            for name in dict.fromkeys(text.set for text in self.texts)
-        }
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the texts and of how they are compared."""
@@ -58,18 +49,22 @@ class Evaluation:
         return digest.hexdigest()
 
 
-def decontaminate_configured(config: Config) -> None:
+def decontaminate_configured(
+    config: Config, settings: DecontaminateConfig, benchmark: BenchmarkConfig
+) -> None:
     """Write the cleaned domains, every dropped text, and what came of each domain and set."""
     quiet_libraries()
-    assert config.decontaminate is not None
-    assert config.benchmark is not None
     output = Path(config.run_dir)
-    sets = (load() for load in benchmark_sets(config.benchmark).values())
-    evaluation = Evaluation(sets, config.decontaminate)
+    sets = (load() for load in benchmark_sets(benchmark).values())
+    evaluation = Evaluation(sets, settings)
+    counted = Counter((text.set, text.kind) for text in evaluation.texts)
     names = chosen_domains(config.domains.catalogue, config.domains.only)
     content = {
-        "settings": asdict(config.decontaminate),
-        "evaluation": evaluation.sizes,
+        "settings": asdict(settings),
+        "evaluation": {
+            name: {"queries": counted[name, "query"], "documents": counted[name, "document"]}
+            for name in dict.fromkeys(text.set for text in evaluation.texts)
+        },
         "domains": {name: _domain(config, name, evaluation, output) for name in names},
     }
     write_json(output / "decontamination.json", content)
@@ -84,16 +79,20 @@ def decontaminate_configured(config: Config) -> None:
 def evaluation_texts(sets: Iterable[RetrievalSet], documents: str) -> list[EvaluationText]:
     """The judged queries of all sets, and all their documents or those judged relevant."""
     texts = []
-    for retrieval_set in sets:
-        asked = zip(retrieval_set.query_ids, retrieval_set.queries, strict=True)
-        shown = zip(retrieval_set.document_ids, retrieval_set.documents, strict=True)
+    for judged_set in sets:
         relevant = {
-            d for judged in retrieval_set.qrels.values() for d, grade in judged.items() if grade > 0
+            id_
+            for grades in judged_set.qrels.values()
+            for id_, grade in grades.items()
+            if grade > 0
         }
-        texts += [EvaluationText(retrieval_set.name, "query", id_, text) for id_, text in asked]
         texts += [
-            EvaluationText(retrieval_set.name, "document", id_, text)
-            for id_, text in shown
+            EvaluationText(judged_set.name, "query", id_, text)
+            for id_, text in zip(judged_set.query_ids, judged_set.queries, strict=True)
+        ]
+        texts += [
+            EvaluationText(judged_set.name, "document", id_, text)
+            for id_, text in zip(judged_set.document_ids, judged_set.documents, strict=True)
             if documents == "all" or id_ in relevant
         ]
     return texts

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
@@ -11,6 +12,7 @@ from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.runs.inputs import domains_root
 
 LEAST_QUERY_TOKENS = 8  # that a prompt must leave, or different queries become the same tokens
 QUARANTINE = "quarantine.jsonl"  # in the run folder: rows that were skipped, and why
@@ -43,31 +45,13 @@ def configured_domains(config: Config, negatives: bool = False) -> list[Domain]:
             domain.require_few_skipped(config.data.max_bad_rows)
         elif negatives:
             domain.require_negatives()
-    write_quarantine(config, domains)
+    skipped = [{"domain": d.name, **asdict(row)} for d in domains for row in d.skipped]
+    if is_first_process():
+        write_quarantine(Path(config.run_dir), skipped)
+    if skipped:
+        place = Path(config.run_dir) / QUARANTINE
+        tell(f"  {len(skipped)} rows cannot be used and are skipped: {place}")
     return domains
-
-
-def write_quarantine(config: Config, domains: list[Domain]) -> None:
-    """List the skipped rows of all domains in the run folder; no file where there are none."""
-    path = Path(config.run_dir) / QUARANTINE
-    listed = [{"domain": d.name, **asdict(row)} for d in domains for row in d.skipped]
-    if not is_first_process():
-        return
-    path.unlink(missing_ok=True)
-    if listed:
-        write_rows(path, listed)
-        tell(f"  {len(listed)} rows cannot be used and are skipped: {path}")
-
-
-def domains_root(config: Config) -> str:
-    """Folder of the domain files; empty where a hub dataset holds them.
-
-    Raises:
-        ConfigError: neither a folder nor a hub dataset is named.
-    """
-    if config.domains.hub is None and config.domains.root is None:
-        raise ConfigError("domains.root is not set; give the folder of the domain files")
-    return config.domains.root or ""
 
 
 def require_room_for_queries(
@@ -98,3 +82,10 @@ def require_room_for_queries(
             f"{LEAST_QUERY_TOKENS} must be left; set data.query_tokens={enough} or more, or "
             f"shorten domains.catalogue.{name}.prompts"
         )
+
+
+def write_quarantine(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """List rows that cannot be used in the run folder; no file where there are none."""
+    (folder / QUARANTINE).unlink(missing_ok=True)
+    if rows:
+        write_rows(folder / QUARANTINE, rows)

@@ -58,16 +58,7 @@ def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
     if shared is not None:
         logger.info("%s: an adapter on the proxy's base model, which is held once", path)
     reference = shared or configured_encoder(config, path)
-    require_same_tokenizer(proxy, reference)
-    return reference
-
-
-def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:
-    """The reference reads the proxy's token ids, so their tokenizers must agree.
-
-    Raises:
-        ConfigError: the vocabularies, the pooling or the token limits differ.
-    """
+    # It reads the proxy's token ids.
     sides = [
         (e.tokenizer.tokenizer.get_vocab(), e.pooling, e.query_tokens, e.passage_tokens)
         for e in (proxy, reference)
@@ -80,3 +71,4 @@ def require_same_tokenizer(proxy: Encoder, reference: Encoder) -> None:
                 f"module.reference: its {title} differs from the proxy's{shown}; "
                 "train the reference from the same base model with the same data settings"
             )
+    return reference

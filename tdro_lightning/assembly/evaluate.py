@@ -1,4 +1,4 @@
-"""BM25 and encoders on the evaluation sets of the configured benchmark."""
+"""Encoders as retrievers, and what retrievers score on evaluation sets."""
 
 import logging
 from collections.abc import Mapping
@@ -6,44 +6,20 @@ from pathlib import Path
 
 import torch
 
-from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.config.benchmarks import benchmark_sets
-from tdro_lightning.config.schema import Config
-from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.distributed.processes import rank
-from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.benchmark import SetLoaders
 from tdro_lightning.evaluation.evaluate import evaluate, main_metric
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
-from tdro_lightning.search.bm25 import BM25Retriever
 from tdro_lightning.search.dense import DenseRetriever
 from tdro_lightning.search.encoding import Forecast
 from tdro_lightning.search.retriever import Retriever
 
 WORTH_PRINTING = 60  # seconds of encoding
+TITLES = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}  # of main metrics
 
 logger = logging.getLogger(__name__)
-
-
-def evaluate_configured(config: Config) -> None:
-    """Write `metrics.json` and per-query scores.
-
-    Raises:
-        ConfigError: `evaluate.embeddings` is a file.
-    """
-    quiet_libraries()
-    assert config.evaluate is not None
-    assert config.benchmark is not None
-    embeddings = None if config.evaluate.embeddings is None else Path(config.evaluate.embeddings)
-    if embeddings is not None and embeddings.is_file():
-        raise ConfigError(f"evaluate.embeddings={embeddings}: a file stands there; name a folder")
-    sets = benchmark_sets(config.benchmark)
-    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if config.evaluate.bm25 else {}
-    for label, path in config.evaluate.encoders.items():
-        retrievers[label] = dense_retriever(configured_encoder(config, path))
-    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 
 def dense_retriever(
@@ -52,7 +28,7 @@ def dense_retriever(
     """An encoder as a retriever, on the process's GPU where there is one."""
     fingerprint = encoder_fingerprint(encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = encoder.to(device)
+    encoder.to(device)
     return kind(encoder.embed_queries, encoder.embed_passages, fingerprint, device, print_forecast)
 
 
@@ -72,8 +48,10 @@ def evaluate_and_print(
         return
     for label, result in metrics["retrievers"].items():
         main = main_metric(result["average"])
-        by_set = {n: s[main] for n, s in result["sets"].items() if main in s}
-        scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in by_set.items())
-        title = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}[main]
-        average = 100 * result["average"][main]
-        tell(f"  {label}: {title} {average:.1f} on average ({scores})")
+        scores = ", ".join(
+            f"{name} {100 * scored[main]:.1f}"
+            for name, scored in result["sets"].items()
+            if main in scored
+        )
+        average = f"{TITLES[main]} {100 * result['average'][main]:.1f}"
+        tell(f"  {label}: {average} on average ({scores})")

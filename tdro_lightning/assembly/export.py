@@ -29,7 +29,7 @@ from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.model_files import base_model
 
 
-def export(config: Config) -> None:
+def export(config: Config, settings: ExportConfig) -> None:
     """Write `export/`: the whole model, its adapter, model card and scores; then it is complete.
 
     Raises:
@@ -37,8 +37,6 @@ def export(config: Config) -> None:
         DataError: the scores are of another encoder, or the embeddings read back differ.
     """
     quiet_libraries()
-    assert config.export is not None
-    settings = config.export
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ConfigError(
             "stage=export compares with sentence-transformers, which is not installed; "
@@ -78,8 +76,9 @@ def _scores(settings: ExportConfig, run: Path | None) -> Scores | None:
     """Scores from the run that the settings name, or else from the encoder's own run."""
     if settings.metrics is not None:
         return read_scores(Path(settings.metrics), settings.encoder)
-    own = run is not None and (run / "metrics.json").is_file()
-    return read_scores(run, settings.encoder) if run is not None and own else None
+    if run is not None and (run / "metrics.json").is_file():
+        return read_scores(run, settings.encoder)
+    return None
 
 
 def _write_models(

@@ -44,7 +44,6 @@ from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
 from tdro_lightning.files import fingerprint, read_checked_json, write_json
 from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint
-from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.records.outputs import RECORD
 from tdro_lightning.runs.record import WITHOUT_EFFECT
 from tdro_lightning.runs.resume import CHECKPOINTS, checkpoint_to_resume, result_dependencies
@@ -65,15 +64,15 @@ def fit(config: Config) -> None:
     lightning.seed_everything(config.seed, verbose=False)
     require_trackers(config)
     with close_trackers(config):
+        domains = configured_domains(config, negatives=config.data.negatives > 0)
         if isinstance(config.module, TDROConfig):
-            fit_tdro(config, config.module)
+            fit_tdro(config, config.module, domains)
         else:
-            fit_retriever(config, config.module)
+            fit_retriever(config, config.module, domains)
 
 
-def fit_tdro(config: Config, settings: TDROConfig) -> None:
+def fit_tdro(config: Config, settings: TDROConfig, domains: list[Domain]) -> None:
     """Learn domain weights; writes `weights.json` and `data_usage.json`."""
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
@@ -82,19 +81,21 @@ def fit_tdro(config: Config, settings: TDROConfig) -> None:
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
     data = data_module(config, domains, proxy, uniform)
     _write_usage(config, data, uniform)
-    cache = _reference_cache(config, settings, reference)
+    cache = None
+    if settings.reference_cache is not None and reference is not None:
+        known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
+        cache = ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
     module = tdro_module(config, settings, weights, proxy, reference, cache)
     _train(config, module, data, Throughput(proxy, reference))
     if is_first_process():
         _write_weights(config, settings, domains, weights)
 
 
-def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
+def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain]) -> None:
     """Fine-tune, and evaluate where there is a benchmark.
 
     Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
     """
-    domains = configured_domains(config, negatives=config.data.negatives > 0)
     names = [domain.name for domain in domains]
     mixture, lineage = configured_mixture(config, names, domains)
     if is_first_process():
@@ -106,9 +107,13 @@ def fit_retriever(config: Config, settings: FinetuneConfig) -> None:
     require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens)
     data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability)
-    loss_scale = [mixture.loss_scale[name] for name in names]
     module = FinetuneModule(
-        encoder, names, loss_scale, settings.temperature, optimisation(config), config.seed
+        encoder,
+        names,
+        [mixture.loss_scale[name] for name in names],
+        settings.temperature,
+        optimisation(config),
+        config.seed,
     )
     _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"
@@ -128,15 +133,6 @@ def mixture_label(config: Config) -> str:
     return f"{label}, noise {noise:g}" if noise and weighted else label
 
 
-def _reference_cache(
-    config: Config, settings: TDROConfig, reference: Encoder | None
-) -> ReferenceLosses | None:
-    if settings.reference_cache is None or reference is None:
-        return None
-    known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
-    return ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
-
-
 def _train(
     config: Config, module: LightningModule, data: RetrievalDataModule, throughput: Throughput
 ) -> None:
@@ -152,7 +148,6 @@ def _train(
     data.step = step_of(start) if start else 0
     folder = Path(config.run_dir) / CHECKPOINTS
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_every, depends)
-    stops = StopRequests(checkpoints, config.trainer.max_hours)
     trainer = Trainer(
         max_steps=config.trainer.steps,
         max_epochs=-1,
@@ -163,7 +158,12 @@ def _train(
         ),
         precision=config.trainer.precision,  # type: ignore[arg-type]
         logger=loggers(config, data.step),
-        callbacks=[throughput, Progress(config.name), checkpoints, stops],
+        callbacks=[
+            throughput,
+            Progress(config.name),
+            checkpoints,
+            StopRequests(checkpoints, config.trainer.max_hours),
+        ],
         log_every_n_steps=config.trainer.log_every,
         # SLURM's variables say nothing of how we were started.
         plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
@@ -205,9 +205,9 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except NonFiniteError as error:
-        where = f"nonfinite-step-{trainer.global_step}-rank-{rank()}.json"
         if error.rows:
-            write_json(Path(config.run_dir) / "diagnostics" / where, error.rows)
+            name = f"nonfinite-step-{trainer.global_step}-rank-{rank()}.json"
+            write_json(Path(config.run_dir) / "diagnostics" / name, error.rows)
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
@@ -227,7 +227,6 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
 def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
     if not is_first_process():
         return
-    drawn = data.sampler().rows_drawn()
     usage = {
         domain.name: {
             "rows": len(domain),
@@ -235,7 +234,7 @@ def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[st
             "epochs": count / len(domain),
             "probability": probability[domain.name],
         }
-        for domain, count in zip(data.dataset.domains, drawn, strict=True)
+        for domain, count in zip(data.dataset.domains, data.sampler().rows_drawn(), strict=True)
     }
     write_json(Path(config.run_dir) / "data_usage.json", usage)
 
@@ -243,7 +242,7 @@ def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[st
 def _write_weights(
     config: Config, settings: TDROConfig, domains: list[Domain], weights: DomainWeights
 ) -> None:
-    def named(values: torch.Tensor) -> dict[str, float]:
+    def named(values: torch.Tensor) -> dict[str, Any]:
         return dict(zip(weights.names, values.tolist(), strict=True))
 
     lineage = {
@@ -251,7 +250,7 @@ def _write_weights(
         "reference_sha256": fingerprint(Path(settings.reference)) if settings.reference else None,
         "domains": {domain.name: domain.fingerprint for domain in domains},
         "steps": weights.updates,
-        "absences": dict(zip(weights.names, weights.absences.tolist(), strict=True)),
+        "absences": named(weights.absences),
         "module": {k: v for k, v in asdict(settings).items() if k not in WITHOUT_EFFECT["module"]},
         "seed": config.seed,
     }

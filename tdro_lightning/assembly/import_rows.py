@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tdro_lightning.assembly.domains import domains_root
 from tdro_lightning.config.schema import Config, DomainConfig, SourceConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
@@ -19,24 +18,24 @@ from tdro_lightning.data.imports.objects import source
 from tdro_lightning.data.imports.rows import import_rows
 from tdro_lightning.files import fingerprint, write_text
 from tdro_lightning.records.receipts import finished_result, write_receipt
+from tdro_lightning.runs.inputs import domains_root
 
 FORMAT = 2  # of the rows made of a source: earlier ones are made again when it changes
 
 
-def import_configured(config: Config) -> None:
+def import_configured(config: Config, settings: SourceConfig) -> None:
     """Write rows and provenance to `train/`, and the `domains` option that trains on them."""
     quiet_libraries()
-    assert config.source is not None
     output = Path(config.run_dir)
     domains = {}
-    for name, (given, entry) in _sources(config, config.source).items():
+    for name, (given, entry) in _sources(config, settings).items():
         counts = import_domain(name, given, output)
         domains[name] = {**asdict(entry), "file": f"{name}.jsonl.gz", "size": counts["written"]}
-    option = config.source.name or "imported"
-    path = output / "conf" / "domains" / f"{option}.yaml"
-    content = {"root": str((output / "train").resolve()), "hub": None, "only": None}
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create({**content, "catalogue": domains})))
-    tell(path.read_text(encoding="utf-8").rstrip("\n"))
+    option = settings.name or "imported"
+    root = str((output / "train").resolve())
+    content = OmegaConf.to_yaml({"root": root, "hub": None, "only": None, "catalogue": domains})
+    write_text(output / "conf" / "domains" / f"{option}.yaml", content)
+    tell(content.rstrip("\n"))
     tell(f"Train on it: --config-dir={output / 'conf'} domains={option}")
 
 
@@ -44,8 +43,7 @@ def _sources(
     config: Config, settings: SourceConfig
 ) -> dict[str, tuple[SourceConfig, DomainConfig]]:
     """Where each domain comes from, and its entry in the catalogue."""
-    if settings.path is not None:
-        assert settings.name is not None
+    if settings.path is not None and settings.name is not None:
         entry = DomainConfig(
             file=f"{settings.name}.jsonl.gz",
             language=settings.language,
@@ -54,12 +52,12 @@ def _sources(
             prompts=settings.prompts,
         )
         return {settings.name: (settings, entry)}
-    sources = {}
-    for name in chosen_domains(config.domains.catalogue, config.domains.only):
-        entry = config.domains.catalogue[name]
-        folder = Path(config.domains.hub or domains_root(config))
-        is_hub_name = config.domains.hub is not None and not folder.is_dir()
-        path = f"{config.domains.hub}:{entry.file}" if is_hub_name else str(folder / entry.file)
+    domains, sources = config.domains, {}
+    folder = Path(domains.hub or domains_root(config))
+    is_hub_name = domains.hub is not None and not folder.is_dir()
+    for name in chosen_domains(domains.catalogue, domains.only):
+        entry = domains.catalogue[name]
+        path = f"{domains.hub}:{entry.file}" if is_hub_name else str(folder / entry.file)
         sources[name] = (SourceConfig(layout="tdro", path=path, split="train"), entry)
     return sources
 

@@ -47,61 +47,61 @@ WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
 @dataclass(frozen=True)
-class SharedPool:
-    """A pool that all domains share, and where it came from."""
-
-    path: Path
-    content: str
-    retriever: Retriever
-    folder: Path
-
-    @cached_property
-    def pool(self) -> Pool:
-        """Its passages, read when the first domain needs them."""
-        return corpus_pool(self.path, self.content)
-
-    @cached_property
-    def index(self) -> Index:
-        """The pool, ready to be searched."""
-        return index_pool(self.retriever, self.pool, self.folder, "the corpus")
-
-
-@dataclass(frozen=True)
 class Tools:
-    """What the domains are mined with."""
+    """What the domains are mined with, and how; they share the passages of a corpus.
 
+    Attributes:
+        settings: as configured.
+        retriever: finds candidates.
+        teacher: scores them, where there is one.
+        corpus: SHA-256 of the corpus; None where each domain's own passages are searched.
+        work: folder of what is not finished.
+    """
+
+    settings: MineConfig
     retriever: Retriever
     teacher: DenseRetriever | CrossEncoder | None
-    corpus: SharedPool | None
+    corpus: str | None
+    work: Path
+
+    @cached_property
+    def shared_pool(self) -> Pool | None:
+        """The corpus's passages, read when the first domain needs them."""
+        path = self.settings.corpus
+        return corpus_pool(Path(path), self.corpus) if path and self.corpus else None
+
+    @cached_property
+    def shared_index(self) -> Index | None:
+        """The corpus, ready to be searched."""
+        pool = self.shared_pool
+        return (
+            index_pool(self.retriever, pool, self.work / "corpus", "the corpus") if pool else None
+        )
 
 
-def mine(config: Config) -> None:
+def mine(config: Config, settings: MineConfig) -> None:
     """Write the rows with mined negatives to `train/`, and what came of each domain."""
     quiet_libraries()
-    assert config.mine is not None
     output = Path(config.run_dir)
-    tools = _tools(config, config.mine, output)
+    tools = _tools(config, settings, output / WORK)
     domains = {
         name: _domain(config, name, path, tools)
-        for name, path in domain_files(Path(config.mine.input)).items()
+        for name, path in domain_files(Path(settings.input)).items()
     }
     if is_first_process():
-        content = {"settings": asdict(config.mine), "seed": config.seed, "domains": domains}
+        content = {"settings": asdict(settings), "seed": config.seed, "domains": domains}
         write_json(output / "mining.json", content)
         remove_path(output / WORK)
         tell(terminal_table(mining_table(content)))
 
 
-def _tools(config: Config, mine: MineConfig, output: Path) -> Tools:
+def _tools(config: Config, settings: MineConfig, work: Path) -> Tools:
     retriever: Retriever = BM25Retriever()
-    if mine.encoder is not None:
-        kind = IVFRetriever if mine.index == "ivf" else DenseRetriever
-        retriever = dense_retriever(configured_encoder(config, mine.encoder), kind)
-    corpus = None
-    if mine.corpus is not None:
-        path = Path(mine.corpus)
-        corpus = SharedPool(path, fingerprint(path), retriever, output / WORK / "corpus")
-    return Tools(retriever, _teacher(config, mine.teacher), corpus)
+    if settings.encoder is not None:
+        kind = IVFRetriever if settings.index == "ivf" else DenseRetriever
+        retriever = dense_retriever(configured_encoder(config, settings.encoder), kind)
+    corpus = None if settings.corpus is None else fingerprint(Path(settings.corpus))
+    return Tools(settings, retriever, _teacher(config, settings.teacher), corpus, work)
 
 
 def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
@@ -129,7 +129,7 @@ def _domain(config: Config, name: str, path: Path, tools: Tools) -> dict[str, in
     if before is not None:
         tell(f"  {name}: finished before, rows and settings unchanged")
         return before
-    work = output / WORK / "domains" / name
+    work = tools.work / "domains" / name
     try:
         counts = _mined(config, path, tools, target, work, made_from)
     except DataError as error:
@@ -148,16 +148,15 @@ def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str,
     Raises:
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
-    assert config.mine is not None
-    prompted = config.mine.encoder is not None or isinstance(tools.teacher, DenseRetriever)
+    prompted = any(isinstance(t, DenseRetriever) for t in (tools.retriever, tools.teacher))
     return {
         "rows": fingerprint(path),
-        "corpus": tools.corpus.content if tools.corpus else None,
+        "corpus": tools.corpus,
         "retriever": tools.retriever.fingerprint,
-        "index": config.mine.index,
+        "index": tools.settings.index,
         "teacher": tools.teacher.fingerprint if tools.teacher else None,
         "prompt": _prompt(config, name) if prompted else None,
-        "rule": asdict(mining_rule(config.mine)),
+        "rule": asdict(mining_rule(tools.settings)),
         "seed": config.seed,
         "format": FORMAT,
     }
@@ -179,20 +178,17 @@ def _prompt(config: Config, name: str) -> str | None:
 def _mined(
     config: Config, path: Path, tools: Tools, target: Path, work: Path, made_from: dict[str, Any]
 ) -> dict[str, int]:
-    assert config.mine is not None
     rows = [row for _, row in read_rows(path)]
     if not rows:
         raise DataError("no rows to mine negatives for")
     queries, prompt = [row["query"] for row in rows], made_from["prompt"]
-    pool = tools.corpus.pool if tools.corpus else domain_pool(rows)
-    index = (
-        tools.corpus.index if tools.corpus else index_pool(tools.retriever, pool, work, path.name)
-    )
+    pool = tools.shared_pool or domain_pool(rows)
+    index = tools.shared_index or index_pool(tools.retriever, pool, work, path.name)
     miner = Miner(
         rows,
         pool,
         PoolRanker(index, tools.retriever.encode_queries(queries, prompt, work, path.name)),
-        mining_rule(config.mine),
+        mining_rule(tools.settings),
         config.seed,
         _scorer(tools, pool, queries, prompt, work / "teacher"),
     )
@@ -204,11 +200,12 @@ def _scorer(
     tools: Tools, pool: Pool, queries: Sequence[str], prompt: str | None, folder: Path
 ) -> PairScorer | None:
     """The teacher with the queries; of a corpus it embeds only what it is asked to score."""
-    if tools.teacher is None:
+    teacher = tools.teacher
+    if teacher is None:
         return None
-    if isinstance(tools.teacher, CrossEncoder):
-        return PairScorer(tools.teacher, np.array(queries, dtype=object))
-    model: DenseScorer | Index = DenseScorer(tools.teacher.embed_documents)
-    if not tools.corpus:
-        model = index_pool(tools.teacher, pool, folder)
-    return PairScorer(model, tools.teacher.encode_queries(queries, prompt, folder))
+    if isinstance(teacher, CrossEncoder):
+        return PairScorer(teacher, np.array(queries, dtype=object))
+    documents = (
+        DenseScorer(teacher.embed_documents) if tools.corpus else index_pool(teacher, pool, folder)
+    )
+    return PairScorer(documents, teacher.encode_queries(queries, prompt, folder))

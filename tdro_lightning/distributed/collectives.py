@@ -46,9 +46,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """
     present = (p.grad for p in parameters if p.grad is not None)
     gradients = [gradient for gradient in present if not isinstance(gradient, DTensor)]
-    if world_size() == 1 or not gradients:
-        return
-    for bucket in _buckets(gradients):
+    for bucket in _buckets(gradients) if world_size() > 1 else ():
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)
         parts = flat.split([gradient.numel() for gradient in bucket])
@@ -64,7 +62,8 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
             yield bucket
             bucket = []
         bucket.append(gradient)
-    yield bucket
+    if bucket:
+        yield bucket
 
 
 def require_equal_on_all_ranks(values: Tensor, what: str) -> None:

@@ -37,9 +37,9 @@ def run_torchrun(arguments: Sequence[str]) -> int:
         rank, failure = failed.get_first_failure()
         if failure.exitcode >= 0:
             return int(failure.exitcode)
-        name = signal.Signals(-failure.exitcode).name
-        message, code = f"rank {rank} was killed by {name}", 128 - int(failure.exitcode)
+        message = f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
         print(f"error: {message}", file=sys.stderr, flush=True)
+        code = 128 - int(failure.exitcode)
         _correct_status(arguments, message, code)
         return code
     return 0

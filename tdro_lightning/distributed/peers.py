@@ -97,15 +97,10 @@ class _Peers:
     def report(self, error: BaseException) -> tuple[str, int] | None:
         """Say why this process fails, unless another one was first: then what that one said."""
         line = str(error).strip().partition("\n")[0]
-        own = json.dumps(
-            {
-                "rank": self.rank,
-                "message": f"rank {self.rank} failed: {type(error).__name__}: {line}",
-                "code": getattr(error, "code", None) or 1,
-            }
-        )
+        message = f"rank {self.rank} failed: {type(error).__name__}: {line}"
+        own = {"rank": self.rank, "message": message, "code": getattr(error, "code", None) or 1}
         try:
-            first = json.loads(self._store.compare_set(self._key, "", own))
+            first = json.loads(self._store.compare_set(self._key, "", json.dumps(own)))
         except RuntimeError:  # the store has gone with the process that kept it
             return self._seen
         if self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -139,18 +134,15 @@ class _Peers:
     def _say(self, message: str, reason: str = "") -> None:
         stack = traceback.extract_stack(sys._current_frames()[self._main])  # type: ignore[index]
         joining = any("torch/distributed" in frame.filename for frame in stack)
-        at = f"{stack[-1].filename}:{stack[-1].lineno}, in {stack[-1].name}"
         hangs = "imed out" in reason and not joining
         level = logging.ERROR if hangs else logging.INFO
         logger.log(level, "%s\n%s", message, "".join(traceback.format_list(stack)))
-        where = f"; it hangs at {at}" if hangs else ""
+        text = f"error: rank {self.rank}: {message}"
+        if hangs:
+            text += f"; it hangs at {stack[-1].filename}:{stack[-1].lineno}, in {stack[-1].name}"
         with suppress(OSError, ValueError):  # nobody may be there to read it
-            text = mask_secrets(f"error: rank {self.rank}: {message}{where}")
-            print(text, file=sys.stderr, flush=True)
+            print(mask_secrets(text), file=sys.stderr, flush=True)
 
     def _end_within(self, seconds: float, code: int) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.over.wait(POLL):
-                return
-        os._exit(code)
+        if not self.over.wait(seconds):
+            os._exit(code)

@@ -89,16 +89,12 @@ def from_first(value: T) -> T:
     """The first process's object, on every process; what the others hand in is not looked at."""
     if world_size() == 1:
         return value
-    import torch.distributed as dist
-
     values = [value]
-    dist.broadcast_object_list(values, src=0, group=_waiting)
+    _process_group().broadcast_object_list(values, src=0, group=_waiting)
     return values[0]
 
 
 def barrier() -> None:
     """Wait until all processes are here."""
     if world_size() > 1:
-        import torch.distributed as dist
-
-        dist.barrier(_waiting)
+        _process_group().barrier(_waiting)

@@ -8,6 +8,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.sets.set_files import dataset_folder
 from tdro_lightning.files import fingerprint
 from tdro_lightning.models.model_files import base_model
@@ -25,12 +26,10 @@ def describe_inputs(stage: Stage, config: Config) -> dict[str, Described]:
             changed since.
     """
     inputs = stage.inputs(config)
-    described_already = {
-        label: {**value} for label, value in inputs.items() if not isinstance(value, str)
-    }
     paths = {label: value for label, value in inputs.items() if isinstance(value, str)}
-    described = {label: _described(label, path) for label, path in _with_bases(paths).items()}
-    return with_commits(described | described_already)
+    described = {label: _described(label, path) for label, path in (paths | _bases(paths)).items()}
+    known = {label: {**value} for label, value in inputs.items() if not isinstance(value, str)}
+    return with_commits(described | known)
 
 
 def require_intact_training(config: Config) -> None:
@@ -39,23 +38,23 @@ def require_intact_training(config: Config) -> None:
     Raises:
         DataError: one is a result of a run that is not finished, or was changed since.
     """
-    paths = [config.model.path, *domain_paths(config).values(), config.transfer.weights]
-    paths.append(getattr(config.module, "reference", None))
-    for path in paths:
+    others = (config.transfer.weights, getattr(config.module, "reference", None))
+    for path in (config.model.path, *domain_paths(config).values(), *others):
         if path is not None and Path(path).exists():
             require_intact(Path(path))
 
 
-def _with_bases(paths: dict[str, str]) -> dict[str, str]:
-    """The base models of adapters too: they are read with them, and lie in folders of their own."""
+def _bases(paths: dict[str, str]) -> dict[str, str]:
+    """The base models of adapters: they are read with them, and lie in folders of their own."""
     seen_folders = {Path(path).resolve() for path in paths.values()}
-    extended = dict(paths)
-    for label, path in paths.items():
-        if label.startswith(("model", "encoder", "reference")) and Path(path).is_dir():
-            base = base_model(path)
-            if base is not None and Path(base).resolve() not in seen_folders:
-                extended[f"{BASE}{label}"] = base
-    return extended
+    bases = {
+        f"{BASE}{label}": base_model(path)
+        for label, path in paths.items()
+        if label.startswith(("model", "encoder", "reference")) and Path(path).is_dir()
+    }
+    return {
+        k: base for k, base in bases.items() if base and Path(base).resolve() not in seen_folders
+    }
 
 
 def with_commits(described: Mapping[str, Described]) -> dict[str, Described]:
@@ -87,15 +86,23 @@ def _domain_files(config: Config) -> dict[str, str]:
     return {name: catalogue[name].file for name in names if name in catalogue}
 
 
-def _is_on_hub(config: Config) -> bool:
-    return bool(config.domains.hub) and not Path(config.domains.hub or "").is_dir()
+def domains_root(config: Config) -> str:
+    """Folder of the domain files; empty where a hub dataset holds them.
+
+    Raises:
+        ConfigError: neither a folder nor a hub dataset is named.
+    """
+    if config.domains.hub is None and config.domains.root is None:
+        raise ConfigError("domains.root is not set; give the folder of the domain files")
+    return config.domains.root or ""
 
 
 def domain_paths(config: Config) -> dict[str, str]:
     """Label and path of the domains' files; none where a hub dataset holds them."""
-    if _is_on_hub(config):
+    hub = config.domains.hub
+    if hub and not Path(hub).is_dir():
         return {}
-    root = Path(config.domains.hub or config.domains.root or ".")
+    root = Path(hub or config.domains.root or ".")
     return {f"domain {name}": str(root / file) for name, file in _domain_files(config).items()}
 
 
@@ -105,13 +112,12 @@ def domains(config: Config) -> dict[str, Input]:
     Raises:
         DataError: the hub dataset lacks one.
     """
-    if not _is_on_hub(config):
+    hub = config.domains.hub
+    if not hub or Path(hub).is_dir():
         return {**domain_paths(config)}
-    assert config.domains.hub is not None
-    content = hub_content(config.domains.hub, _domain_files(config))
     return {
         label: {"path": name, "sha256": fingerprint(path)}
-        for label, (name, path) in content.items()
+        for label, (name, path) in hub_content(hub, _domain_files(config)).items()
     }
 
 

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,9 +61,8 @@ def run_record(
     inputs = describe_inputs(stage, config)
     before = read_checked_json(folder / RECORD) if (folder / RECORD).is_file() else None
     if before is not None and not (stage.replaces_own and before["stage"] == stage.name):
-        unfinished = before["status"] != "finished"
-        how = config.trainer.resume
-        clear_outputs(folder, before, resume=how == "must" or (how == "auto" and unfinished))
+        resumed = ("must",) if before["status"] == "finished" else ("must", "auto")
+        clear_outputs(folder, before, resume=config.trainer.resume in resumed)
     record: dict[str, Any] = {
         "name": config.name,
         "stage": config.stage,
@@ -80,13 +81,10 @@ def run_record(
         "outputs": {},
     }
     write_checked_json(folder / RECORD, record)
-    status = run_outcome(None).status
     try:
         yield
-    except BaseException as error:
-        status = run_outcome(error).status
-        raise
     finally:
+        status = run_outcome(sys.exception()).status
         if not (folder / RECORD).is_file():
             raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {
@@ -115,12 +113,9 @@ def reason_to_run(stage: Stage, config: Config) -> str | None:
         return f"it is not finished (status: {record['status']})"
     if record.get("format", 1) != RESULTS_FORMAT:
         return f"its results have format {record['format']}, this version writes {RESULTS_FORMAT}"
-    then, now = (
-        flatten(_relevant(stage, config, content)) for content in (record["config"], asdict(config))
-    )
-    for key in sorted(then.keys() | now.keys()):
-        if then.get(key) != now.get(key):
-            return f"{key} changed from {then.get(key)} to {now.get(key)}"
+    contents = (_relevant(stage, config, c) for c in (record["config"], asdict(config)))
+    for key, then, now in changed_keys(*contents):
+        return f"{key} changed from {then} to {now}"
     try:
         recorded, inputs = record["inputs"], describe_inputs(stage, config)
     except DataError as error:
@@ -143,6 +138,13 @@ def _relevant(stage: Stage, config: Config, content: dict[str, Any]) -> dict[str
         ignored = WITHOUT_EFFECT[section]
         relevant[section] = {k: v for k, v in content[section].items() if k not in ignored}
     return relevant
+
+
+def changed_keys(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """Full key, earlier and present value of each leaf in which two configurations differ."""
+    then, now = flatten(before), flatten(after)
+    keys = sorted(then.keys() | now.keys())
+    return [(k, then.get(k), now.get(k)) for k in keys if then.get(k) != now.get(k)]
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -169,20 +171,19 @@ def hardware() -> dict[str, Any]:
     """
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
 
 def processor() -> str:
     """Name of the processor's model, where the system says it."""
     described = Path("/proc/cpuinfo")
-    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    text = described.read_text(encoding="utf-8") if described.is_file() else ""
+    name = re.search(r"^model name\s*:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()

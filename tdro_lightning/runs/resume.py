@@ -54,9 +54,8 @@ def result_dependencies(config: Config, inputs: Mapping[str, Described]) -> dict
         values[f"domains.{name}.prompts"] = list(entry.prompts)
         values[f"domains.{name}.symmetric"] = entry.symmetric
         values[f"domains.{name}.rows"] = (config.domains.rows or {}).get(name)
-    evaluated = ("set ", "corpus ", "hub ")
     for label, place in with_commits(inputs).items():
-        if not label.startswith(evaluated):
+        if not label.startswith(("set ", "corpus ", "hub ")):  # what is evaluated
             parts = filter(None, (place["path"], place.get("commit")))
             values[f"content of {label}"] = place["sha256"] or "@".join(parts)
     here = hardware()
@@ -138,11 +137,10 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
     keys = sorted(key for key in compared if not _same(then.get(key), now.get(key)))
     if not keys:
         return
-    rows = [("what", "checkpoint", "now")]
-    rows += [(key, _short(then.get(key)), _short(now.get(key))) for key in keys]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    table = "\n".join(line.rstrip() for line in lines)
+    differences = [(key, _short(then.get(key)), _short(now.get(key))) for key in keys]
+    rows = [("what", "checkpoint", "now"), *differences]
+    what, before = (max(len(row[column]) for row in rows) for column in (0, 1))
+    table = "\n".join(f"{row[0]:{what}}  {row[1]:{before}}  {row[2]}".rstrip() for row in rows)
     raise ConfigError(
         f"{checkpoint} is of another run than this one:\n{table}\n"
         "restore these to resume it, or start again with trainer.resume=never"

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_checked_json, write_json, write_text
 from tdro_lightning.records.outputs import RECORD, STATUS
 from tdro_lightning.runs.outcome import RESUME, run_outcome
-from tdro_lightning.runs.record import flatten
+from tdro_lightning.runs.record import changed_keys
 from tdro_lightning.secrets import mask_secrets
 
 LOCK = ".lock"  # held by the process of the run; it falls with the process, however that ends
@@ -71,7 +72,6 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
     """
     path = Path(config.run_dir) / STATUS
     process, machine = os.getpid(), platform.node()
-    changed = _changed(config)
     status: dict[str, Any] = {
         "status": "running",
         "exit_code": None,
@@ -79,7 +79,7 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
         "next": f"If it was killed: {RESUME}",
         "process": process,
         "machine": machine,
-        "changed": changed,
+        "changed": _changed(config),
     }
 
     def write(**now: Any) -> None:
@@ -87,14 +87,13 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
         write_json(path, {**status, **now, "warnings": [*warnings], "written": moment})
 
     write()
-    ended = run_outcome(None)
     try:
         yield
-    except BaseException as error:
-        ended = run_outcome(error, config.run_dir)
-        logger.info("the run ends: %s", ended.status, exc_info=error)
-        raise
     finally:
+        error = sys.exception()
+        ended = run_outcome(error, config.run_dir)
+        if error is not None:
+            logger.info("the run ends: %s", ended.status, exc_info=error)
         done = f"all that the stage `{config.stage}` makes is in {path.parent}"
         reason = mask_secrets(ended.reason) or done
         write(status=ended.status, exit_code=ended.code, reason=reason, next=ended.hint)
@@ -103,14 +102,8 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
 def _changed(config: Config) -> list[str]:
     """Keys that an unfinished run in this folder had otherwise, so `key: before -> now`."""
     record = Path(config.run_dir) / RECORD
-    if not record.is_file():
-        return []
-    before = read_checked_json(record)
+    before = read_checked_json(record) if record.is_file() else {}
     if before.get("status") == "finished" or before.get("stage") != config.stage:
         return []
-    then, now = flatten(before.get("config", {})), flatten(asdict(config))
-    return [
-        mask_secrets(f"{key}: {then.get(key)} -> {now.get(key)}")
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key)
-    ]
+    differences = changed_keys(before.get("config", {}), asdict(config))
+    return [mask_secrets(f"{key}: {then} -> {now}") for key, then, now in differences]

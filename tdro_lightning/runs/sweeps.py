@@ -49,36 +49,35 @@ def job_record(job: HydraConf) -> Iterator[None]:
 
     An error ends here, so that the other jobs run; `failures` lists it.
     """
-    plan = read_checked_json(Path(job.sweep.dir) / SWEEP)
-    own = settings(job.overrides.task)
-    record: dict[str, Any] = {"swept": {key: own[key] for key in plan["jobs"][0]}}
-    path = Path(job.runtime.output_dir) / JOB
-    write_checked_json(path, {**record, "status": "running", "code": None, "error": None})
+    swept = read_checked_json(Path(job.sweep.dir) / SWEEP)["jobs"][0]
+    own, path = settings(job.overrides.task), Path(job.runtime.output_dir) / JOB
+    record = {"swept": {key: own[key] for key in swept}, "status": "running"}
+    write_checked_json(path, {**record, "code": None, "error": None})
     ended = run_outcome(None)
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         ended = run_outcome(error, job.runtime.output_dir)
+        if not isinstance(error, Exception):
+            raise
         if ended.hint == UNEXPECTED:
             logging.getLogger(__name__).exception("failed")
-    except BaseException as error:
-        ended = run_outcome(error)
-        raise
     finally:
-        record |= {"status": ended.status, "code": ended.code}
-        write_checked_json(path, {**record, "error": mask_secrets(ended.reason) or None})
+        ends = {"status": ended.status, "code": ended.code}
+        write_checked_json(path, {**record, **ends, "error": mask_secrets(ended.reason) or None})
 
 
 def failures(sweep: Path) -> list[InputError]:
     """An error, with its exit code, for each job of the sweep that has not finished."""
-    errors = []
-    for job in read_sweep(sweep / SWEEP).jobs:
-        if job.status != "finished":
-            settings = ", ".join(f"{key}={value}" for key, value in job.swept.items())
-            error = InputError(f"job {settings}: {job.error or job.status}")
-            error.code = job.code or 1
-            errors.append(error)
-    return errors
+    unfinished = [job for job in read_sweep(sweep / SWEEP).jobs if job.status != "finished"]
+    return [
+        InputError(
+            f"job {', '.join(f'{key}={value}' for key, value in job.swept.items())}: "
+            f"{job.error or job.status}",
+            code=job.code or 1,
+        )
+        for job in unfinished
+    ]
 
 
 def summarise(sweep: Path) -> None:

@@ -1,5 +1,6 @@
 """Trackers beside our own history: Weights & Biases and TensorBoard. None of them ends a run."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,14 +82,16 @@ def close_trackers(config: Config) -> Iterator[None]:
         yield
         finished = True
     finally:
-        run = wandb_run()
-        if run is not None:
+        wandb = sys.modules.get("wandb")  # it takes a second to import, where it is not wanted
+        run = wandb and wandb.run
+        if run:
             if finished:
                 _hand_over(config, run)
             offline, folder = run.offline, run.settings.sync_dir
             finish_wandb(0 if finished else 1)
             if offline and finished:
-                tell(f"  W&B has it offline; to upload it: wandb sync {_relative(folder)}")
+                place = os.path.relpath(folder)
+                tell(f"  W&B has it offline; to upload it: wandb sync {place}")
 
 
 def _hand_over(config: Config, run: Any) -> None:
@@ -117,23 +120,21 @@ def _hand_over(config: Config, run: Any) -> None:
 
 def history_rows(run: Run) -> list[list[Any]]:
     """Step, domain and the columns of `TABLE`, for at most `TABLE_STEPS` steps evenly spread."""
-    columns = {title: run.series(prefix) for title, prefix in TABLE.items()}
-    steps = sorted({step for series in columns["weight"].values() for step in series.steps})
-    every = -(-len(steps) // TABLE_STEPS) or 1
     by_step = {
-        title: {name: dict(zip(s.steps, s.values, strict=True)) for name, s in series.items()}
-        for title, series in columns.items()
+        title: {
+            name: dict(zip(series.steps, series.values, strict=True))
+            for name, series in run.series(prefix).items()
+        }
+        for title, prefix in TABLE.items()
     }
+    weights = by_step["weight"]
+    steps = sorted({step for values in weights.values() for step in values})
+    every = -(-len(steps) // TABLE_STEPS) or 1
     return [
         [step, name, *(by_step[title].get(name, {}).get(step) for title in TABLE)]
         for step in steps[::-1][::every][::-1]
-        for name in columns["weight"]
+        for name in weights
     ]
-
-
-def _relative(folder: str) -> Path:
-    path = Path(folder)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class FailsafeWandbLogger(WandbLogger):
@@ -168,22 +169,15 @@ def start_wandb(config: Config, start: int) -> Any | None:
         config: the run's configuration.
         start: the step from which it continues.
     """
-    mode_asked = config.logger.wandb
-    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}[mode_asked]
-    for mode in modes:
+    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}
+    for mode in modes[config.logger.wandb]:
         try:
             return _started(config, mode, start)
         except Exception as error:  # no account, no answer, a full disk: no run needs them
-            further = "offline" if mode != modes[-1] else "without it"
+            further = "offline" if mode == "online" else "without it"
             tell(f"W&B cannot start {mode} ({_first_line(error)}); the run continues {further}")
             finish_wandb()
     return None
-
-
-def wandb_run() -> Any | None:
-    """W&B's run of this process, if any."""
-    wandb = sys.modules.get("wandb")  # it takes a second to import, where it is not wanted
-    return wandb.run if wandb else None
 
 
 def finish_wandb(exit_code: int = 0) -> None:

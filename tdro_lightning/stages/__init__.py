@@ -3,12 +3,15 @@
 import pkgutil
 from functools import cache
 from importlib import import_module
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
 from tdro_lightning.config import validation
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
+
+T = TypeVar("T")
 
 
 @cache
@@ -25,3 +28,9 @@ def check_config(composed: DictConfig) -> Config:
         ConfigError: an unknown, missing or ill-typed key, or values that do not fit together.
     """
     return validation.validate(composed, stages())
+
+
+def require(section: T | None) -> T:
+    """A section of the configuration that the check of the stage has found to be there."""
+    assert section is not None
+    return section

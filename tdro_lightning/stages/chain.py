@@ -14,7 +14,7 @@ from tdro_lightning.distributed.processes import from_first, is_first_process
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.runs.record import reason_to_run
 from tdro_lightning.runs.run import run_stage
-from tdro_lightning.stages import check_config, stages
+from tdro_lightning.stages import check_config, require, stages
 
 
 def _run(config: Config) -> None:
@@ -23,18 +23,17 @@ def _run(config: Config) -> None:
     Raises:
         ConfigError: the chain whose files the steps read is not there.
     """
-    assert config.chain is not None
-    if config.chain.source is not None and not Path(config.chain.source).is_dir():
+    chain = require(config.chain)
+    if chain.source is not None and not Path(chain.source).is_dir():
         raise ConfigError(
-            f"chain.source={config.chain.source}: no such folder; it is the folder of a finished "
+            f"chain.source={chain.source}: no such folder; it is the folder of a finished "
             f"chain of this seed, whose files the steps of {config.name} read"
         )
-    steps = config.chain.steps
-    for number, name in enumerate(steps, start=1):
+    for number, name in enumerate(chain.steps, start=1):
         overrides = step_overrides(config, name)
         composed = check_config(compose("config", overrides))
         stage = stages()[composed.stage]
-        title = f"[{number}/{len(steps)}] {name}"
+        title = f"[{number}/{len(chain.steps)}] {name}"
         # The first process says what is finished, so that all run the same steps.
         reason = from_first(reason_to_run(stage, composed) if is_first_process() else None)
         if reason is None:
@@ -45,21 +44,24 @@ def _run(config: Config) -> None:
             tell(f"  run again: {reason}")
         Path(composed.run_dir).mkdir(parents=True, exist_ok=True)
         run_stage(stage, composed, f"python -m tdro_lightning {shlex.join(overrides)}")
-    if config.chain.next:
-        width = max(map(len, config.chain.next))
-        lines = [f"  {what:{width}}  {command}" for what, command in config.chain.next.items()]
-        tell("\n".join(["Next:", *lines]).replace("  python ", f"  {python()} "), folded=False)
+    if chain.next:
+        width = max(map(len, chain.next))
+        lines = [f"  {what:{width}}  {command}" for what, command in chain.next.items()]
+        text = "\n".join(["Next:", *lines])
+        tell(text.replace("  python ", f"  {python()} "), folded=False)
 
 
 def step_overrides(config: Config, name: str) -> list[str]:
     """What the configuration of a chain's step is composed of."""
-    assert config.chain is not None
-    experiment, *own = config.chain.steps[name]
+    chain = require(config.chain)
+    experiment, *own = chain.steps[name]
+    of_chain = ("experiment=", "run_dir=", "name=", "chain", "stage=")
+    command_line = HydraConfig.get().overrides.task
     return [
         f"+experiment={experiment}",
-        *config.chain.overrides,
+        *chain.overrides,
         *own,
-        *_command_line(),
+        *(override for override in command_line if not override.lstrip("+").startswith(of_chain)),
         # A step that has a seed of its own keeps it, whatever the chain's is.
         *(override for override in own if override.startswith("seed=")),
         f"name={config.name}/{name}",
@@ -70,19 +72,9 @@ def step_overrides(config: Config, name: str) -> list[str]:
 
 def python() -> str:
     """How the user calls this Python: by the path of a virtual environment in his folder."""
-    interpreter = Path(sys.executable)
-    return (
-        str(interpreter.relative_to(Path.cwd()))
-        if interpreter.is_relative_to(Path.cwd())
-        else "python"
-    )
-
-
-def _command_line() -> list[str]:
-    """The user's own overrides, which hold for every step."""
-    own = ("experiment=", "run_dir=", "name=", "chain", "stage=")
-    overrides = HydraConfig.get().overrides.task
-    return [override for override in overrides if not override.lstrip("+").startswith(own)]
+    interpreter, folder = Path(sys.executable), Path.cwd()
+    is_here = interpreter.is_relative_to(folder)
+    return str(interpreter.relative_to(folder)) if is_here else "python"
 
 
 STAGE = Stage(

@@ -4,12 +4,13 @@ from tdro_lightning.config.constraints import benchmark_is_set, whole_rows
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.runs.inputs import domains, evaluation_sets
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     from tdro_lightning.assembly.decontaminate import decontaminate_configured
 
-    decontaminate_configured(config)
+    decontaminate_configured(config, require(config.decontaminate), require(config.benchmark))
 
 
 STAGE = Stage(

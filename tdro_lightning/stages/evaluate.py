@@ -1,28 +1,43 @@
 """Stage `evaluate`: BM25 and encoders on the evaluation sets of a benchmark."""
 
+from pathlib import Path
+
+from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.constraints import benchmark_is_set
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.console.libraries import quiet_libraries
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.runs.inputs import evaluation_sets
+from tdro_lightning.search.retriever import Retriever
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
-    from tdro_lightning.assembly.evaluate import evaluate_configured
+    """Write `metrics.json` and per-query scores.
 
-    evaluate_configured(config)
+    Raises:
+        ConfigError: `evaluate.embeddings` is a file.
+    """
+    from tdro_lightning.assembly.encoders import configured_encoder
+    from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
+    from tdro_lightning.search.bm25 import BM25Retriever
+
+    quiet_libraries()
+    settings = require(config.evaluate)
+    embeddings = None if settings.embeddings is None else Path(settings.embeddings)
+    if embeddings is not None and embeddings.is_file():
+        raise ConfigError(f"evaluate.embeddings={embeddings}: a file stands there; name a folder")
+    sets = benchmark_sets(require(config.benchmark))
+    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
+    for label, path in settings.encoders.items():
+        retrievers[label] = dense_retriever(configured_encoder(config, path))
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    assert config.evaluate is not None
-    encoders: dict[str, Input] = {
-        f"encoder {label}": path for label, path in config.evaluate.encoders.items()
-    }
-    return encoders | evaluation_sets(config)
-
-
-def _models(config: Config) -> list[str]:
-    assert config.evaluate is not None
-    return list(config.evaluate.encoders.values())
+    encoders = require(config.evaluate).encoders.items()
+    return {f"encoder {label}": path for label, path in encoders} | evaluation_sets(config)
 
 
 STAGE = Stage(
@@ -33,6 +48,6 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=("metrics.json", "per_query"),
     rules=benchmark_is_set,
-    models=_models,
+    models=lambda config: [*require(config.evaluate).encoders.values()],
     all_processes=True,
 )

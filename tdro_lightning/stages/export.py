@@ -4,31 +4,27 @@ from pathlib import Path
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     from tdro_lightning.assembly.export import export
 
-    export(config)
+    export(config, require(config.export))
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    assert config.export is not None
-    paths: dict[str, Input] = {"encoder": config.export.encoder}
-    if config.export.metrics is not None:
-        paths["metrics"] = str(Path(config.export.metrics) / "metrics.json")
-    return paths
+    settings = require(config.export)
+    encoder: dict[str, Input] = {"encoder": settings.encoder}
+    if settings.metrics is None:
+        return encoder
+    return encoder | {"metrics": str(Path(settings.metrics) / "metrics.json")}
 
 
 def _rules(config: Config) -> list[str]:
-    if config.export is None or "query" in config.export.prompts:
+    if "query" in require(config.export).prompts:
         return []
     return ["export.prompts.query is not set; it is the instruction of all queries, or null"]
-
-
-def _models(config: Config) -> list[str]:
-    assert config.export is not None
-    return [config.export.encoder]
 
 
 STAGE = Stage(
@@ -39,5 +35,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=("export",),
     rules=_rules,
-    models=_models,
+    models=lambda config: [require(config.export).encoder],
 )

@@ -17,49 +17,43 @@ def _run(config: Config) -> None:
 
 def _inputs(config: Config) -> dict[str, Input]:
     inputs: dict[str, Input] = {"model": config.model.path}
-    if isinstance(config.module, TDROConfig) and config.module.reference is not None:
-        if not Path(config.module.reference).is_dir():
+    module, transfer = config.module, config.transfer
+    if isinstance(module, TDROConfig) and module.reference is not None:
+        if not Path(module.reference).is_dir():
             raise DataError(
-                f"module.reference={config.module.reference}: no such folder; "
+                f"module.reference={module.reference}: no such folder; "
                 "it is the `encoder` folder of a run with uniform weights"
             )
-        inputs["reference"] = config.module.reference
+        inputs["reference"] = module.reference
     inputs |= domains(config)
-    if isinstance(config.module, FinetuneConfig):
-        if config.transfer.weights is not None and config.transfer.rule not in WITHOUT_WEIGHTS:
-            inputs["weights"] = config.transfer.weights
+    if isinstance(module, FinetuneConfig):
+        if transfer.weights is not None and transfer.rule not in WITHOUT_WEIGHTS:
+            inputs["weights"] = transfer.weights
         inputs |= evaluation_sets(config)
     return inputs
 
 
 def _rules(config: Config) -> list[str]:
     wrong = []
-    devices = config.trainer.devices or 1
-    if config.data.batch_size % devices:
+    batch_size, devices = config.data.batch_size, config.trainer.devices or 1
+    if batch_size % devices:
         wrong.append(
-            f"data.batch_size={config.data.batch_size} must be a multiple of the "
+            f"data.batch_size={batch_size} must be a multiple of the "
             f"trainer.devices={devices} that share it"
         )
-    if isinstance(config.module, TDROConfig):
-        return wrong + _tdro_rules(config, config.module)
-    rule = config.transfer.rule
-    if (
-        isinstance(config.module, FinetuneConfig)
-        and rule not in WITHOUT_WEIGHTS
-        and config.transfer.weights is None
-    ):
+    module, transfer = config.module, config.transfer
+    needs_weights = isinstance(module, FinetuneConfig) and transfer.rule not in WITHOUT_WEIGHTS
+    if needs_weights and transfer.weights is None:
         wrong.append(
-            f"transfer.rule={rule} needs transfer.weights=PATH, the weights.json of a tDRO run"
+            f"transfer.rule={transfer.rule} needs transfer.weights=PATH, the weights.json of a "
+            "tDRO run"
         )
-    return wrong
-
-
-def _tdro_rules(config: Config, module: TDROConfig) -> list[str]:
-    wrong = []
+    if not isinstance(module, TDROConfig):
+        return wrong
     count = len(config.domains.only or config.domains.catalogue)
-    if config.data.batch_size < count:
+    if batch_size < count:
         wrong.append(
-            f"data.batch_size={config.data.batch_size} must be at least the number of "
+            f"data.batch_size={batch_size} must be at least the number of "
             f"domains, {count}: tDRO compares all of them at every step"
         )
     if config.data.negatives < 1:
@@ -70,10 +64,6 @@ def _tdro_rules(config: Config, module: TDROConfig) -> list[str]:
             "the `encoder` folder of a run with uniform weights"
         )
     return wrong
-
-
-def _models(config: Config) -> list[str]:
-    return [config.model.path, *filter(None, [getattr(config.module, "reference", None)])]
 
 
 STAGE = Stage(
@@ -90,6 +80,9 @@ STAGE = Stage(
         *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
     ),
     rules=_rules,
-    models=_models,
+    models=lambda config: [
+        config.model.path,
+        *filter(None, [getattr(config.module, "reference", None)]),
+    ],
     all_processes=True,
 )

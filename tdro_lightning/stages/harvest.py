@@ -6,14 +6,15 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.demo.sources import identity, standard_library
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     """Write `train/`, `eval/` and `manifest.json` into the run folder."""
     from tdro_lightning.demo.harvest import harvest
 
-    assert config.harvest is not None
-    manifest = harvest(Path(config.run_dir), max_rows=config.harvest.max_rows, seed=config.seed)
+    most = require(config.harvest).max_rows
+    manifest = harvest(Path(config.run_dir), max_rows=most, seed=config.seed)
     for name, domain in manifest["domains"].items():
         tell(f"  {name}: {domain['rows']} rows")
 

@@ -7,28 +7,27 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data import imports
 from tdro_lightning.runs.inputs import domain_paths
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     from tdro_lightning.assembly.import_rows import import_configured
 
-    import_configured(config)
+    import_configured(config, require(config.source))
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    assert config.source is not None
-    if config.source.path is None:
+    source = require(config.source)
+    if source.path is None:
         return {**domain_paths(config)}
-    paths = {"source": config.source.path, "source corpus": config.source.corpus}
+    paths = {"source": source.path, "source corpus": source.corpus}
     return {label: path for label, path in paths.items() if path is not None}
 
 
 def _rules(config: Config) -> list[str]:
-    source = config.source
-    assert source is not None
-    whole_catalogue = source.layout == "tdro" and source.path is None and source.name is None
-    if whole_catalogue:
-        return []
+    source = require(config.source)
+    if source.layout == "tdro" and source.path is None and source.name is None:
+        return []  # the whole catalogue
     wrong = [
         f"source.{key} is not set; stage=import needs {what}: source.{key}=..."
         for key, what in {

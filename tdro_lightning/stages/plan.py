@@ -11,7 +11,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.files import write_json
-from tdro_lightning.stages import check_config
+from tdro_lightning.stages import check_config, require
 from tdro_lightning.stages.chain import step_overrides
 
 
@@ -52,9 +52,8 @@ def _chain(config: Config) -> dict[str, Any]:
     """The plans of a chain's training steps."""
     from tdro_lightning.planning.plan import plan_training
 
-    assert config.chain is not None
     plans = {}
-    for name in config.chain.steps:
+    for name in require(config.chain).steps:
         step = check_config(compose("config", step_overrides(config, name)))
         if step.stage == "fit":
             tell(f"== {step.name}: {step.description}\n")

@@ -5,16 +5,16 @@ from pathlib import Path
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.output import tell
+from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
     """Write the report's files, and print the tables of results and gains."""
     from tdro_lightning.report.page import write_report
 
-    assert config.report is not None
-    output = Path(config.run_dir)
-    folders = [Path(run) for run in config.report.runs]
-    tell(write_report(folders, output, config.report.title, config.report.baseline))
+    settings, output = require(config.report), Path(config.run_dir)
+    folders = [Path(run) for run in settings.runs]
+    tell(write_report(folders, output, settings.title, settings.baseline))
     tell(
         f"Report: {output / 'report.html'} and {output / 'report.md'}; in LaTeX: "
         f"{output / 'tables.tex'}; all tests: {output / 'significance.json'}"
@@ -22,8 +22,8 @@ def _run(config: Config) -> None:
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    assert config.report is not None
-    runs = sorted(p for run in config.report.runs for p in Path(run).rglob("run.json"))
+    folders = require(config.report).runs
+    runs = sorted(path for folder in folders for path in Path(folder).rglob("run.json"))
     own = Path(config.run_dir).resolve()
     return {f"run {path.parent}": str(path) for path in runs if path.parent.resolve() != own}
 

@@ -4,13 +4,105 @@ from pathlib import Path
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
-from tdro_lightning.runs.inputs import domain_paths
+from tdro_lightning.console.output import tell
+from tdro_lightning.data.domain_files import chosen_domains, domain_file
+from tdro_lightning.data.validation import Findings, Validation, kinds_of
+from tdro_lightning.errors import DataError
+from tdro_lightning.files import write_json, write_text
+from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
+from tdro_lightning.runs.inputs import domain_paths, domains_root
+
+SHOWN = 10  # faults in the message; the file has all
 
 
 def _run(config: Config) -> None:
-    from tdro_lightning.assembly.validate import validate_domains
+    """Write `validation.json`, `.md` and, where rows are faulty, `quarantine.jsonl`.
 
-    validate_domains(config)
+    Raises:
+        DataError: training would refuse these files; the message names the first faults.
+    """
+    from tdro_lightning.assembly.domains import QUARANTINE, write_quarantine
+
+    output = Path(config.run_dir)
+    validation = Validation(config.data.negatives)
+    findings = {}
+    for name in chosen_domains(config.domains.catalogue, config.domains.only):
+        file = config.domains.catalogue[name].file
+        try:
+            path, place = domain_file(file, domains_root(config), config.domains.hub)
+            found = validation.domain(path, place)
+        except DataError as error:  # there is no such file
+            found = Findings(file, unusable=str(error))
+        findings[name] = found
+        tell(f"  {name}: {found.unusable or f'{found.lines} rows, {len(found.faults)} faulty'}")
+    write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
+    table = validation_table(findings, config.data.negatives)
+    page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
+    write_text(output / "validation.md", page)
+    faulty = [
+        {"domain": name, "place": found.place, "line": f.line, "kind": f.kind, "fault": str(f)}
+        for name, found in findings.items()
+        for f in found.faults
+    ]
+    write_quarantine(output, faulty)
+    tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
+    _refuse(config, findings, output / QUARANTINE)
+
+
+def _refuse(config: Config, findings: dict[str, Findings], listed: Path) -> None:
+    most = config.data.max_bad_rows if config.data.on_bad_row == "skip" else 0
+    wrong = []
+    for name, found in findings.items():
+        if found.unusable is not None:
+            wrong.append(f"domain {name}: {found.unusable}")
+        elif len(found.faults) > most or not found.usable:
+            wrong += [str(fault) for fault in found.faults]
+    if not wrong:
+        return
+    shown = wrong[:SHOWN]
+    if len(wrong) > SHOWN:
+        shown.append(f"and {len(wrong) - SHOWN} more, listed in {listed}")
+    hint = "fix them, or leave rows out with data.on_bad_row=skip (up to data.max_bad_rows each)"
+    raise DataError("\n".join([f"{len(wrong)} faults in the training data; {hint}", *shown]))
+
+
+def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
+    """A row a domain: what can be used of it, and what is wrong with the rest."""
+    kinds = kinds_of(findings.values())
+    rows = tuple(
+        cells(
+            [
+                name,
+                str(found.lines),
+                "none" if found.unusable else str(found.usable),
+                *(str(found.kinds[kind]) for kind in kinds),
+                str(found.few_negatives),
+                str(found.false_negatives),
+                str(found.twins),
+                str(found.elsewhere),
+                ", ".join(sorted(found.unread)),
+            ]
+        )
+        for name, found in findings.items()
+    )
+    columns = (
+        Column("domain", numeric=False),
+        Column("rows"),
+        Column("usable"),
+        *(Column("faulty", kind) for kind in kinds),
+        Column("negatives", f"fewer than {negatives}"),
+        Column("negatives", "equal a positive"),
+        Column("twice", "in the domain"),
+        Column("twice", "in an earlier one"),
+        Column("keys not read", numeric=False),
+    )
+    caption = (
+        "A faulty row ends training, or is skipped with data.on_bad_row=skip. The other columns "
+        "count usable rows and end nothing: negatives are repeated where there are too few and "
+        "left out where they equal a positive of their row; duplicates have the query and "
+        "positives of an earlier row but for case, width and spaces."
+    )
+    return Table("Validation", caption, columns, rows)
 
 
 def _inputs(config: Config) -> dict[str, Input]:

@@ -8,6 +8,7 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.stages import require
 
 CURVES = {  # section: {panel: metrics, as a pattern}
     "Domain weights": {
@@ -32,10 +33,10 @@ def _run(config: Config) -> None:
     """
     import wandb
 
-    assert config.workspace is not None
+    settings = require(config.workspace)
     if not wandb.login(prompt=False):
         raise ConfigError("stage=workspace saves to W&B, and nobody is logged in: wandb login")
-    saved = workspace(config.workspace.entity, config.logger.project, config.workspace.name).save()
+    saved = workspace(settings.entity, config.logger.project, settings.name).save()
     tell(f"Workspace: {saved.url}")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tdro_lightning.errors import CheckpointError, DataError, ResourceError
-from tdro_lightning.files import fingerprint, read_json, remove_path, sync, write_json
+from tdro_lightning.files import fingerprint, read_json, remove_path, whole_folder, write_json
 
 KEPT = 2
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -39,28 +39,21 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         ResourceError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        with (temporary / STATE).open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        content = {
-            "format": FORMAT,
-            "step": step_of(path),
-            "bytes": (temporary / STATE).stat().st_size,
-            "sha256": fingerprint(temporary / STATE),
-            RUN: state.get(RUN, {}),
-        }
-        write_json(temporary / MANIFEST, content)
-        sync(temporary)
         if path.exists():  # a damaged one of the same step
             remove_checkpoint(path)
-        temporary.rename(path)
-        sync(path.parent)
+        with whole_folder(path) as folder:
+            with (folder / STATE).open("wb") as stream:
+                torch.save(state, stream)
+            content = {
+                "format": FORMAT,
+                "step": step_of(path),
+                "bytes": (folder / STATE).stat().st_size,
+                "sha256": fingerprint(folder / STATE),
+                RUN: state.get(RUN, {}),
+            }
+            write_json(folder / MANIFEST, content)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.exists() else 0.0
         raise ResourceError(
             f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}; "

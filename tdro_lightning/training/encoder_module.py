@@ -9,7 +9,7 @@ from tdro_lightning.dro.diagnostics import Watches
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.optim import Optimisation
-from tdro_lightning.training.strategies import shard
+from tdro_lightning.training.strategies import FullyShardedParallel
 
 
 class EncoderModule(LightningModule):
@@ -47,7 +47,10 @@ class EncoderModule(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the encoders over devices where the strategy does that."""
-        shard(self.trainer, *self.encoders())
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullyShardedParallel):
+            for encoder in filter(None, self.encoders()):
+                strategy.shard(encoder)
 
     def on_train_start(self) -> None:
         """Models arrive in eval mode and the Trainer leaves them there."""
@@ -59,11 +62,6 @@ class EncoderModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the encoder that trains; the domain weights step themselves."""
         return self.optimisation.optimiser(self.encoders()[0])
-
-    def update(self, step: int) -> dict[str, float]:
-        """Update the encoder with its gradients; the gradient's norm and the learning rate."""
-        parameters = self.encoders()[0].parameters()
-        return self.optimisation.update(self.optimizers(), parameters, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the watches have counted."""

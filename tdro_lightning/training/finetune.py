@@ -55,10 +55,10 @@ class FinetuneModule(EncoderModule):
         step = self.global_step  # the update increases it
         cache = CachedEmbeddings(self.encoder, batch.texts, (self.seed, step, rank()))
         queries, passages = cache.vectors.tensor_split([len(batch)])
-        each = len(passages) // len(batch)
+        # The positive is the first passage of a row; those of the ranks stand one after the other.
+        rows = rank() * len(batch) + torch.arange(len(batch), device=queries.device)
+        positive = rows * (len(passages) // len(batch))
         passages = gather_rows(passages)
-        first = rank() * len(batch)
-        positive = torch.arange(first, first + len(batch), device=queries.device) * each
         losses = all_passage_losses(queries, passages, positive, self.temperature)
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
@@ -66,6 +66,6 @@ class FinetuneModule(EncoderModule):
         cache.backward(self.manual_backward)
         loss = float(gather_rows(losses.detach()).mean())
         self.watches.look_at_loss([loss], len(passages), step)
-        updated = self.update(step)
+        updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
         log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
         self.log_dict({"loss": loss} | updated, logger=False)

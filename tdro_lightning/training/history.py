@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import DataError, ResourceError
-from tdro_lightning.files import write_text
+from tdro_lightning.files import sync, write_text
 from tdro_lightning.records.outputs import HISTORY
 
 HEADER = ("step", "metric", "value")
@@ -43,7 +43,7 @@ def steps_in(path: Path) -> int:
     Raises:
         DataError: the file is damaged.
     """
-    return max((int(line[0]) + 1 for line in _lines(path)), default=0) if path.is_file() else 0
+    return max((int(line[0]) + 1 for line in _lines(path)), default=0)
 
 
 def history_digest(path: Path, before: int) -> str:
@@ -52,8 +52,7 @@ def history_digest(path: Path, before: int) -> str:
     Raises:
         DataError: as in `steps_in`.
     """
-    kept = [line for line in _lines(path) if int(line[0]) < before] if path.is_file() else []
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_lines(path, before)).encode()).hexdigest()
 
 
 class History(Logger):
@@ -67,21 +66,17 @@ class History(Logger):
         start: first step that this run will log; later lines of an earlier run are dropped.
     """
 
+    name = "history"
+    version = ""  # unused: a run has one history
+
     def __init__(self, folder: Path, start: int = 0) -> None:
         super().__init__()
         self.path = folder / HISTORY
         self.latest: dict[str, float] = {}
-        self._open(start)
-
-    @property
-    def name(self) -> str:
-        """The logger's name."""
-        return "history"
-
-    @property
-    def version(self) -> str:
-        """Unused: a run has one history."""
-        return ""
+        if is_first_process():  # as our own launcher has it: SLURM may number otherwise
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([HEADER, *(_lines(self.path, start) if start else [])])
+            write_text(self.path, text.getvalue())
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line a metric.
@@ -104,38 +99,28 @@ class History(Logger):
 
     def save(self) -> None:
         """Put on the disk what has been written, before a checkpoint is."""
-        if not is_first_process():
-            return
-        with self.path.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if is_first_process():
+            sync(self.path)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the configuration is in run.json."""
 
-    def _open(self, start: int) -> None:
-        if not is_first_process():  # as our own launcher has it: SLURM may number otherwise
-            return
-        kept: list[list[str]] = []
-        if start and self.path.is_file():
-            kept = [line for line in _lines(self.path) if int(line[0]) < start]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([HEADER, *kept])
-        write_text(self.path, text.getvalue())
 
+def _lines(path: Path, before: float = math.inf) -> list[list[str]]:
+    """Step, metric and value of each line of the steps before one; none without a file.
 
-def _lines(path: Path) -> list[list[str]]:
-    """Step, metric and value of each line; the last one may be cut short where a run was killed.
+    The last line may be cut short where a run was killed.
 
     Raises:
         DataError: it is no text, or a step is no whole number.
     """
+    if not path.is_file():
+        return []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             lines = [line for line in list(csv.reader(stream))[1:] if len(line) == len(HEADER)]
-        for line in lines:
-            int(line[0])
+        return [line for line in lines if int(line[0]) < before]
     except (ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: is damaged ({error}); restore it, or remove it to resume without its lines"
         ) from None
-    return lines

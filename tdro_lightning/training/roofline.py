@@ -115,10 +115,8 @@ class FusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        keywords = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            keywords = keywords | {"dropout_p": 0.0}
-        return func(*args, **keywords)
+        fused = {"dropout_p": 0.0} if func is F.scaled_dot_product_attention else {}
+        return func(*args, **((kwargs or {}) | fused))
 
 
 def passes(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -148,27 +148,18 @@ class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
             return
         # Autocast would cast what has been gathered in float32; gathering in bf16 is half the work.
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
-        arguments: dict[str, Any] = {
-            "mesh": self.device_mesh["data_parallel"],
-            "mp_policy": MixedPrecisionPolicy(
-                param_dtype=half, reduce_dtype=torch.float32 if half else None
-            ),
-            "offload_policy": self.offload,
-        }
+        precision = MixedPrecisionPolicy(half, reduce_dtype=torch.float32 if half else None)
         layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
         for module in (*layers, backbone):
-            sharded: FSDPModule = fully_shard(module, **arguments)
+            sharded: FSDPModule = fully_shard(
+                module,
+                mesh=self.device_mesh["data_parallel"],
+                mp_policy=precision,
+                offload_policy=self.offload,
+            )
             # Our losses are divided by global counts: gradients are summed, not averaged.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
-
-
-def shard(trainer: Trainer, *encoders: Encoder | None) -> None:
-    """Shard encoders in place where the trainer's strategy does that; for `configure_model`."""
-    if isinstance(trainer.strategy, FullyShardedParallel):
-        for encoder in encoders:
-            if encoder is not None:
-                trainer.strategy.shard(encoder)
 
 
 def checkpoint_activations(encoder: Encoder) -> None:

@@ -72,7 +72,7 @@ class TDROModule(EncoderModule):
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         proxy.backward(self.update_weights(proxy.losses, reference, batch))
-        updated = self.update(step)
+        updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
 
@@ -94,8 +94,9 @@ class TDROModule(EncoderModule):
         def fresh(rows: Tensor) -> Tensor:
             return self.losses(reference(batch.select(rows).texts), len(rows))
 
-        sharded = reference.sharded
-        losses, share = cache.get_or_compute(batch.queries, batch.passages, fresh, together=sharded)
+        losses, share = cache.get_or_compute(
+            batch.queries, batch.passages, fresh, together=reference.sharded
+        )
         log_now(self, {"reference_cached": share})
         return losses.to(self.device)
 

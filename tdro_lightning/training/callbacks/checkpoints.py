@@ -103,12 +103,12 @@ class StopRequests(Callback):
         self.checkpoints.write(trainer)
         barrier()
         by = "its time limit" if number == TIME else signal.Signals(number).name
-        message = (
+        raise RunStopped(
+            0 if number == TIME else number,
             f"stopped by {by} after step {trainer.global_step} of {trainer.max_steps}; its "
             f"checkpoint is in {self.checkpoints.folder}; run the same command with this run_dir "
-            "to resume from there"
+            "to resume from there",
         )
-        raise RunStopped(0 if number == TIME else number, message)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""

@@ -126,11 +126,11 @@ class Progress(Callback):
                 metrics = logger.latest | metrics
         weights: dict[str, float] = {}
         if isinstance(pl_module, TDROModule):
-            names, values = pl_module.weights.names, pl_module.weights.last.tolist()
-            weights = dict(zip(names, values, strict=True))
+            learned = pl_module.weights
+            weights = dict(zip(learned.names, learned.last.tolist(), strict=True))
         left = seconds / max(1, step - self._first_step) * (steps - step)
-        state = State(self.title, step, steps, metrics, self._passages / seconds, left, weights)
-        self.state = state
+        speed = self._passages / seconds
+        self.state = state = State(self.title, step, steps, metrics, speed, left, weights)
         show_status(f"in step {min(step + 1, steps)} of {steps}")
         show(state.picture)
         if step == steps or (not is_live() and now - self._printed >= self.seconds):

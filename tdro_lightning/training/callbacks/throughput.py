@@ -78,19 +78,18 @@ class Throughput(Callback):
     ) -> None:
         """Log the figures of the step; it has waited for its gradient norm, so the GPU is done."""
         now = time.perf_counter()
-        seconds, step = now - self._ended, now - self._began
-        texts, processes = batch.texts, trainer.world_size
+        seconds, step, processes = now - self._ended, now - self._began, trainer.world_size
+        lengths = batch.texts.lengths
         full_queries = batch.queries.lengths == self.trained.query_tokens
         full_passages = batch.passages.lengths == self.trained.passage_tokens
-        tokens = int(texts.lengths.sum())
-        chunks = length_chunks(texts.lengths, self.trained.chunk_tokens)
-        padded = padded_tokens(texts.lengths, chunks)
+        tokens = int(lengths.sum())
+        padded = padded_tokens(lengths, length_chunks(lengths, self.trained.chunk_tokens))
         self.flops = self._flops_per_token * tokens + self._reference_flops * self._reference_tokens
         figures = {
             "passages_per_second": processes * len(batch.passages) / seconds,
             "tokens_per_second": processes * tokens / seconds,
             "padding": 1 - tokens / padded,
-            "at_limit": int(full_queries.sum() + full_passages.sum()) / len(texts),
+            "at_limit": int(full_queries.sum() + full_passages.sum()) / len(lengths),
             "data_wait": 1 - step / seconds,
         }
         if torch.cuda.is_available():

@@ -35,28 +35,31 @@ class Bound:
     most: float = 1.0
 
 
-def keep_bounds(probability: Mapping[str, float], bounds: Sequence[Bound]) -> dict[str, float]:
+def keep_bounds(
+    probability: Mapping[str, float], bounds: Sequence[Bound], kept: Sequence[str] = ()
+) -> dict[str, float]:
     """The probabilities nearest to those given, in relative entropy, that keep all bounds.
 
-    A domain of probability 0 stays at 0, unless a bound asks for it by itself: then it counts as
-    the least probable of the others.
+    A domain of probability 0 stays at 0, unless it is among those kept or a bound asks for it by
+    itself: then it counts as the least probable of the others.
 
     Args:
         probability: of each domain, sum 1.
         bounds: in any order.
+        kept: names of domains that no rule leaves out.
 
     Raises:
         ConfigError: no mixture keeps them all; names some that contradict one another.
     """
-    if not bounds:
-        return dict(probability)
     names = list(probability)
     start = np.array([probability[name] for name in names])
-    for bound in bounds:
-        if bound.least > 0 and len(bound.members) == 1:
-            place = names.index(bound.members[0])
-            start[place] = start[place] or start[start > 0].min()
-    start /= start.sum()
+    asked = {bound.members[0] for bound in bounds if bound.least > 0 and len(bound.members) == 1}
+    back = np.array([name in asked or name in kept for name in names]) & (start == 0)
+    if back.any():
+        start[back] = start[start > 0].min()
+        start /= start.sum()
+    if not bounds:
+        return dict(zip(names, start.tolist(), strict=True))
     groups = np.array([[name in bound.members for name in names] for bound in bounds], dtype=bool)
     limits = np.array([(bound.least, bound.most) for bound in bounds])
     if contradiction := _contradiction(start > 0, groups, limits):

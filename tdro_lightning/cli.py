@@ -242,7 +242,7 @@ def _refuse_options(arguments: list[str]) -> None:
     for name in names:
         if name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS)
-            raise ConfigError(f"unknown option {name}{hint} Known: {', '.join(OPTIONS)}")
+            raise ConfigError(f"unknown option {name}{hint or '.'} Known: {', '.join(OPTIONS)}")
     if sum(name in ("--config-dir", "-cd") for name in names) > 1:
         raise ConfigError(
             "--config-dir can be given once; give further folders as "

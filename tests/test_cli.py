@@ -79,6 +79,23 @@ def test_an_unknown_experiment_gets_the_nearest_name(capfd, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+experiment=zzzz"], "no experiment zzzz. All of them: "),
+        (["+experiment=demo/tdro", "trainer.zzzz=3"], "unknown key trainer.zzzz. Known here: "),
+        (["+experiment=demo", "model=zzzz"], "no model/zzzz. There are: "),
+        (["+experiment=demo", "--zzzz"], "unknown option --zzzz. Known: "),
+    ],
+)
+def test_what_resembles_nothing_gets_the_list(
+    capfd, tmp_path, arguments: list[str], message: str
+) -> None:
+    ended = run(capfd, tmp_path, *arguments)
+    assert ended.code == 2
+    assert_one_message(ended, re.escape(message))
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "to begin with: python -m tdro_lightning +experiment=demo"),

@@ -53,7 +53,7 @@ def list_experiments() -> str:
 
 def unknown_experiment(name: str) -> str:
     """The message for an experiment that is not there, with the nearest one."""
-    near = did_you_mean(name, experiments()) or ";"
+    near = did_you_mean(name, experiments()) or "."
     return f"no experiment {name}{near} All of them: python -m tdro_lightning --help"
 
 
@@ -61,4 +61,4 @@ def unknown_option(group: str, name: str) -> str:
     """The message for an option that a group does not have, with the nearest one."""
     known = _options(group)
     hint = did_you_mean(name, known, f"{group}=")
-    return f"no {group}/{name}{hint} There are: {', '.join(known)}"
+    return f"no {group}/{name}{hint or '.'} There are: {', '.join(known)}"

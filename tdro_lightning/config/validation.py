@@ -132,7 +132,7 @@ def unknown_key(key: str) -> str:
             return f"{key} cannot be set: it is of module={', '.join(having)}, not of this one"
         return f"{key} cannot be set: the section `{section}` is not in use in this experiment"
     hint = did_you_mean(last, known, ".".join([*parents, ""]))
-    return f"unknown key {key}{hint} Known here: {', '.join(known) or 'none'}"
+    return f"unknown key {key}{hint or '.'} Known here: {', '.join(known) or 'none'}"
 
 
 def _names(sections: Sequence[Any]) -> list[str]:

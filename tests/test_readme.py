@@ -48,7 +48,7 @@ def test_every_command_composes(command: str) -> None:
     shown = ("-m", "--cfg", "job", "--resolve")
     given = [a for a in shlex.split(command) if a not in shown]
     arguments = [a for a in given if not a.startswith(("hydra.", "hydra/", "--config-dir"))]
-    first_values = [re.sub(r"=([^\[,\"]+),.*", r"=\1", argument) for argument in arguments]
+    first_values = [re.sub(r"=([^\[{,\"]+),.*", r"=\1", argument) for argument in arguments]
     assert composed(*first_values).stage
 
 

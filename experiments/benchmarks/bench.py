@@ -122,7 +122,7 @@ def compared(bench: Workbench, given: list[str], *, peaks: bool) -> dict[str, An
         for name in (name for name in names if name in ROOFLINE):
             with Kernels() as counted:
                 bench.seconds(case, 1, [name])
-            found["roofline"][name] = counted_seconds(counted.found, rates)
+            found["roofline"][name] = counted_seconds(counted.kernels, rates)
         print(f"{names[0]}: timed", file=sys.stderr, flush=True)
     memory = {name: _peak_of(name, given) for name in taken} if peaks else {}
     return {"comparisons": comparisons(taken, memory), **found, "seconds": taken}

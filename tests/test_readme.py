@@ -61,3 +61,10 @@ def test_every_make_target_exists(target: str) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    places = (ROOT / "tdro_lightning", ROOT, page.parent)
+    for name in re.findall(r"`([a-z_/]+/[a-z_]+\.py)[:`]", page.read_text(encoding="utf-8")):
+        assert any((place / name).exists() for place in places), name

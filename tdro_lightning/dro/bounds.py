@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize
 
 from tdro_lightning.errors import ConfigError
 
 TOLERANCE = 1e-12
 MOST_ROUNDS = 100_000
+MOST_FACTOR = 700.0  # logarithm; exp of more is infinite
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,37 @@ def describe_changes(
 def _nearest(
     start: NDArray[np.float64], groups: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Dykstra's alternating projections with relative entropy (Bauschke and Lewis 2000)."""
-    point, corrections = start, np.ones((len(groups), len(start)))
-    for _ in range(MOST_ROUNDS):
-        before = point
-        for group, (least, most), correction in zip(groups, limits, corrections, strict=True):
-            asked = point * correction
-            asked = asked / asked.sum()
-            share = asked[group].sum()
-            target = min(max(share, least), most)
-            point = asked.copy()
-            if target != share:
-                point[group] *= target / share if share else 0.0
-                point[~group] *= (1 - target) / (1 - share) if share < 1 else 0.0
-            present = point > 0
-            correction[present] = asked[present] / point[present]
-        if np.abs(point - before).max(initial=0.0) < TOLERANCE:
-            break
-    return point / point.sum()
+    """The nearest point, by its dual: each bound scales its members by a factor.
+
+    The factors of the least of -log sums are the multipliers of a convex problem, with one number
+    for each side of each bound (Csiszar 1975 on such projections).
+    """
+    least, most = limits.T
+    point = np.where(groups[most <= 0].any(axis=0), 0.0, start)  # their factors would be infinite
+    point = np.where((~groups[least >= 1]).any(axis=0), 0.0, point)
+    signed = np.concatenate([groups, groups]) * np.repeat([1.0, -1.0], len(groups))[:, None]
+    targets = np.concatenate([least, -most])
+
+    def scaled(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        exponents = factors @ signed
+        parts = point * np.exp(exponents - exponents[point > 0].max())
+        return np.asarray(parts / parts.sum())
+
+    def dual(factors: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        exponents = factors @ signed
+        top = exponents[point > 0].max()
+        value = top + math.log((point * np.exp(exponents - top)).sum()) - factors @ targets
+        return float(value), signed @ scaled(factors) - targets
+
+    found = minimize(
+        dual,
+        np.zeros(len(targets)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, MOST_FACTOR)] * len(targets),
+        options={"maxiter": MOST_ROUNDS, "maxfun": MOST_ROUNDS, "ftol": 0.0, "gtol": 1e-12},
+    )
+    return scaled(found.x)
 
 
 def _contradiction(

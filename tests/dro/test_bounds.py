@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
@@ -107,7 +107,18 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, float], list[Bound]]:
     return mixture, bounds
 
 
+HALTING = (  # alternating projections stand still here for a while before they arrive
+    dict(zip("abcde", (0.25, 0.125, 0.25, 0.25, 0.125), strict=True)),
+    [
+        Bound("b", ("b",), least=0.296875),
+        Bound("a b c d", ("a", "b", "c", "d"), most=0.8125),
+        Bound("b e", ("b", "e"), least=0.5),
+    ],
+)
+
+
 @given(cases())
+@example(HALTING)
 @settings(max_examples=150, deadline=None)
 def test_the_nearest_mixture_that_keeps_them_all(
     case: tuple[dict[str, float], list[Bound]],

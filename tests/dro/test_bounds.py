@@ -119,7 +119,7 @@ HALTING = (  # alternating projections stand still here for a while before they 
 
 @given(cases())
 @example(HALTING)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_the_nearest_mixture_that_keeps_them_all(
     case: tuple[dict[str, float], list[Bound]],
 ) -> None:

@@ -57,11 +57,19 @@ def rows(name: str, count: int, overlap: int, negatives: int = 7) -> list[dict]:
     return made
 
 
-def write_domains(folder: Path, count: int = 40) -> dict[str, dict]:
-    """Three domains of unequal difficulty in a folder, and their catalogue."""
+def write_domains(folder: Path, count: int = 40, share: int | None = None) -> dict[str, dict]:
+    """Three domains of unequal difficulty in a folder, and their catalogue.
+
+    With `share`, each so many rows that follow one another share their positive, which also is a
+    negative of the row after them.
+    """
     catalogue = {}
     for name, overlap in (("easy", 4), ("middle", 2), ("hard", 0)):
-        write_rows(folder / f"{name}.jsonl", rows(name, count, overlap))
+        made = rows(name, count, overlap)
+        for number, row in enumerate(made if share else ()):
+            row["positive_passages"] = made[number - number % share]["positive_passages"]
+            row["negative_passages"][0] = {**made[number - 1]["positive_passages"][0], "docid": "n"}
+        write_rows(folder / f"{name}.jsonl", made)
         catalogue[name] = {
             "file": f"{name}.jsonl",
             "prompts": [f"Find the {name} passage", "Find it"],

@@ -222,6 +222,7 @@ def test_every_strategy_composes(strategy: str) -> None:
 
 
 SWEPT = {  # a sweep, and an experiment that it is for
+    "mixture_rules": ["+experiment=finetune_mixture"],
     "top_share": ["+experiment=finetune_top70", "transfer.weights=w.json"],
     "weights_lr": ["+experiment=tdro_qwen05b", "module.reference=r"],
     "measurement": ["+experiment=tdro_qwen05b", "module.reference=r"],

@@ -80,16 +80,14 @@ numpy.testing.assert_allclose(vector, first / first.norm(), atol=1e-6)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_transfer_rule_is_one_file() -> None:
-    source = Path(str(transfer.__file__)).read_text(encoding="utf-8")
-    before = '    if name == "reweight":\n'
-    assert source.count(before) == 1
-    assert '"tempered": "tempered",' in TEXT
-    source = source.replace(before, PYTHON[2] + before)
-    own = changed(transfer, source.replace("RULES = {", 'RULES = {"tempered": "tempered",', 1))
-    got = own.transfer("tempered", ["a", "b"], {"a": 0.2, "b": 0.8}, 70)
+def test_a_transfer_rule_is_one_place() -> None:
+    source = Path(str(transfer.__file__)).read_text(encoding="utf-8") + "\n\n" + PYTHON[2]
+    own = changed(transfer, source)
+    sizes, weights = {"a": 10, "b": 20}, {"a": 0.2, "b": 0.8}
+    got = own.transfer("tempered", sizes, weights, own.Settings())
     total = math.sqrt(0.2) + math.sqrt(0.8)
     assert got.probability == pytest.approx({"a": math.sqrt(0.2) / total, "b": 2 / 3}, abs=1e-9)
+    assert own.rule_title("tempered", own.Settings()) == "tempered"
 
 
 def test_a_retriever_is_one_file(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_command_composes(command: str) -> None:
     shown = ("-m", "--cfg", "job", "--resolve")
     given = [a for a in shlex.split(command) if a not in shown]
     arguments = [a for a in given if not a.startswith(("hydra.", "hydra/", "--config-dir"))]
-    first_values = [re.sub(r"=([^\[,\"]+),.*", r"=\1", argument) for argument in arguments]
+    first_values = [re.sub(r"=([^\[{,\"]+),.*", r"=\1", argument) for argument in arguments]
     assert composed(*first_values).stage
 
 
@@ -61,3 +61,10 @@ def test_every_make_target_exists(target: str) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    places = (ROOT / "tdro_lightning", ROOT, page.parent)
+    for name in re.findall(r"`([a-z_/]+/[a-z_]+\.py)[:`]", page.read_text(encoding="utf-8")):
+        assert any((place / name).exists() for place in places), name

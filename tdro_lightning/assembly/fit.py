@@ -17,8 +17,8 @@ from torch.utils.data._utils import signal_handling
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
 from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
+from tdro_lightning.assembly.mixture import configured_mixture, mixture_label
 from tdro_lightning.assembly.modules import (
-    configured_mixture,
     data_module,
     domain_weights,
     optimisation,
@@ -37,8 +37,6 @@ from tdro_lightning.distributed.processes import (
     rank,
     world_size,
 )
-from tdro_lightning.dro import WITHOUT_WEIGHTS
-from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
@@ -97,9 +95,9 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
     Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
     """
     names = [domain.name for domain in domains]
-    mixture, lineage = configured_mixture(config, names, domains)
+    sizes = {domain.name: len(domain) for domain in domains}
+    mixture, lineage = configured_mixture(config, sizes, domains)
     if is_first_process():
-        sizes = {domain.name: len(domain) for domain in domains}
         content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
         write_weights(Path(config.run_dir) / "mixture.json", content)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
@@ -114,6 +112,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
         settings.temperature,
         optimisation(config),
         config.seed,
+        settings.mask_duplicates,
     )
     _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"
@@ -123,14 +122,6 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
         del module, encoder  # the evaluation needs their room, and no shards
         retriever = dense_retriever(configured_encoder(config, str(folder)))
         evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
-
-
-def mixture_label(config: Config) -> str:
-    """How the retriever is called in tables."""
-    noise = config.transfer.noise
-    label = RULES[config.transfer.rule].format(share=config.transfer.share)
-    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
-    return f"{label}, noise {noise:g}" if noise and weighted else label
 
 
 def _train(

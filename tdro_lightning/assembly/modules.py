@@ -2,22 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from tdro_lightning.config.schema import Config, TDROConfig
-from tdro_lightning.console.output import tell
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
-from tdro_lightning.dro import WITHOUT_WEIGHTS
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.dro.transfer import Mixture, check_domains, perturb_weights, transfer
 from tdro_lightning.dro.weights import DomainWeights
-from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.records.outputs import require_intact
 from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.tdro import TDROModule
@@ -71,38 +64,6 @@ def tdro_module(
 def optimisation(config: Config) -> Optimisation:
     """How the encoder trains."""
     return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
-
-
-def configured_mixture(
-    config: Config, names: Sequence[str], domains: Sequence[Domain]
-) -> tuple[Mixture, dict[str, Any]]:
-    """The mixture of the configured transfer, and what it was made of.
-
-    Args:
-        config: `transfer`.
-        names: of the domains, in index order.
-        domains: the same with their rows; none where a plan has no rows here.
-
-    Raises:
-        ConfigError: weights of other domains, or a share that keeps none.
-        DataError: the weights file is missing or broken, or was learned on other rows.
-    """
-    settings = config.transfer
-    weights: dict[str, float] = {}
-    lineage: dict[str, Any] = {"transfer": asdict(settings)}
-    if settings.rule not in WITHOUT_WEIGHTS:
-        assert settings.weights is not None
-        recorded = require_intact(Path(settings.weights))
-        file = read_weights(Path(settings.weights))
-        if not recorded and not file.has_checksum:
-            tell(f"  {settings.weights}: has no checksum, so nothing says that it is unchanged")
-        weights = perturb_weights(file.weights(settings.kind), settings.noise, settings.noise_seed)  # type: ignore[arg-type]
-        check_domains(names, weights)
-        if settings.same_data:
-            sizes = {domain.name: len(domain) for domain in domains}
-            file.check_data(sizes, {domain.name: domain.fingerprint for domain in domains})
-        lineage["weights"] = file.lineage
-    return transfer(settings.rule, names, weights, settings.share, settings.noise_seed), lineage
 
 
 def data_module(

@@ -113,6 +113,7 @@ class DataConfig:
     query_tokens: int = key(at_least=2, at_most=MOST_TOKENS, reason=BESIDE_SPECIAL)
     passage_tokens: int = key(at_least=2, at_most=MOST_TOKENS, reason=BESIDE_SPECIAL)
     prompt_symmetric_passages: bool = MISSING
+    small_domains: str = key(choices=("smaller_batch", "leave_out"))
     on_bad_row: str = key(choices=("error", "skip"))
     max_bad_rows: int = key(at_least=0, at_most=MOST_COUNT)
     workers: int = key(at_least=0, at_most=1024)
@@ -140,6 +141,7 @@ class FinetuneConfig:
 
     kind: str = "finetune"
     temperature: float = key(above=0, at_most=1000)
+    mask_duplicates: bool = MISSING
 
 
 MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}
@@ -147,15 +149,30 @@ MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}
 
 @dataclass
 class TransferConfig:
-    """From a weights file to the fine-tuning mixture."""
+    """The fine-tuning mixture: a rule, and bounds on what it gives."""
 
     rule: str = key(choices=table_names("dro/transfer.py", "RULES"))
     weights: str | None = None
+    given: dict[str, float] | None = key(None, at_least=0, at_most=10**12)
     kind: str = key(choices=("last", "mean", "ema"))
     share: float = key(above=0, at_most=100, reason="per cent")
     noise: float = key(at_least=0, at_most=100)
     noise_seed: int = key(at_least=0, at_most=GREATEST_SEED)
     same_data: bool = MISSING
+    alpha: float = key(at_least=0, at_most=2)
+    cap: int = key(at_least=1, at_most=10**12)
+    epochs: float = key(above=0, at_most=1_000_000)
+    keep: list[str] = MISSING
+    drop: list[str] = MISSING
+    least: dict[str, float] | None = key(None, at_least=0, at_most=1)
+    most: dict[str, float] | None = key(None, at_least=0, at_most=1)
+    most_epochs: float | None = key(None, above=0, at_most=1_000_000)
+
+    def rules(self, place: str) -> list[str]:
+        """Weights by hand say something."""
+        if self.given is not None and not any(weight > 0 for weight in self.given.values()):
+            return [f"{place}given must hold a weight above 0"]
+        return []
 
 
 @dataclass

@@ -36,9 +36,12 @@ class Batch:
         return self.queries.concatenate(self.passages)
 
     @property
-    def lengths(self) -> Tensor:
-        """[B, 1 + N] tokens of each query and of its passages, in the host's memory."""
-        return torch.column_stack([self.queries.lengths, self.passages.lengths.view(len(self), -1)])
+    def lengths_and_keys(self) -> Tensor:
+        """[2, B, 1 + N] tokens and keys of each query and of its passages, in the host's memory."""
+        texts = self.texts
+        keys = torch.arange(len(texts)) if texts.keys is None else texts.keys
+        queries, passages = torch.stack([texts.lengths, keys]).tensor_split([len(self)], dim=1)
+        return torch.cat([queries[..., None], passages.view(2, len(self), -1)], dim=2)
 
     def select(self, rows: Tensor) -> "Batch":
         """The queries at some indices [R], with their passages."""

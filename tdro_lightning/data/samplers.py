@@ -62,11 +62,13 @@ class RowOrder:
         return self._order
 
 
+def batch_rows(rows: int, batch_size: int, world_size: int = 1) -> int:
+    """Rows in a batch of one domain: all of a small one, as far as the processes share it."""
+    return min(rows, batch_size) // world_size * world_size
+
+
 class BatchSampler:
     """Draws of one rank for each step from `start` to `steps`; subclasses say what a batch is.
-
-    Attributes:
-        distinct: no batch holds a row twice, even where one pass over a domain ends in it.
 
     Args:
         names: domain names, in index order.
@@ -81,8 +83,6 @@ class BatchSampler:
     Raises:
         ConfigError: the batch cannot be split evenly over the processes.
     """
-
-    distinct = False
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class BatchSampler:
         self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
         self.rank, self.world_size = rank, world_size
         self._orders = [
-            RowOrder(count, seed, name, batch_size if self.distinct else 0)
+            RowOrder(count, seed, name, self._distinct_rows(count))
             for name, count in zip(names, rows, strict=True)
         ]
 
@@ -128,6 +128,10 @@ class BatchSampler:
     def rows_drawn(self) -> list[int]:
         """Rows drawn from each domain over the whole run."""
         return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
+
+    def _distinct_rows(self, rows: int) -> int:
+        """Rows of a domain of so many in each of its batches, none twice; 0 where one may be."""
+        return 0
 
     def _drawn_before(self, domain: int, step: int) -> int:
         """Rows of a domain in all batches before `step`."""
@@ -159,23 +163,23 @@ class HeterogeneousBatches(BatchSampler):
 class HomogeneousBatches(BatchSampler):
     """One domain a global batch, the same on every rank, drawn with the mixture's probabilities.
 
+    A domain with fewer rows than a batch has smaller batches: all of its rows, as far as the
+    processes share them evenly. So no row stands in a batch twice, as its own negative.
+
     Args:
         probability: chance of each domain, sum 1.
 
     Raises:
-        ConfigError: a drawable domain has fewer rows than a batch: its rows would be each other's
-            negatives.
+        ConfigError: a drawable domain has fewer rows than there are processes.
     """
-
-    distinct = True
 
     def __init__(self, *args: object, probability: Sequence[float], **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         for name, rows, p in zip(self.names, self.rows, probability, strict=True):
-            if p > 0 and rows < self.batch_size:
+            if p > 0 and rows < self.world_size:
                 raise ConfigError(
-                    f"data.batch_size={self.batch_size} is more than the {rows} rows of domain "
-                    f"{name}; lower it, or leave the domain out with domains.only"
+                    f"domain {name} has {rows} rows for {self.world_size} processes; leave it out "
+                    f"with transfer.drop=[{name}]"
                 )
         cumulative = np.cumsum(probability)
         drawable = np.flatnonzero(probability)
@@ -184,5 +188,9 @@ class HomogeneousBatches(BatchSampler):
         self.domains = np.minimum(chosen, drawable[-1])
         self._steps = [np.flatnonzero(self.domains == d) for d in range(len(self.names))]
 
+    def _distinct_rows(self, rows: int) -> int:
+        return batch_rows(rows, self.batch_size, self.world_size)
+
     def _drawn_before(self, domain: int, step: int) -> int:
-        return self.batch_size * int(np.searchsorted(self._steps[domain], step))
+        size = self._distinct_rows(self.rows[domain])
+        return size * int(np.searchsorted(self._steps[domain], step))

@@ -1,3 +1,1 @@
 """The first stage of the paper in plain torch: measurement, domain weights, objective, transfer."""
-
-WITHOUT_WEIGHTS = ("uniform", "random_share")

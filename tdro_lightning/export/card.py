@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.export.folder import prompt_prefixes
 from tdro_lightning.export.lineage import Scores, Training
 from tdro_lightning.export.mteb_results import prompt_name, task_name
@@ -22,15 +23,6 @@ from tdro_lightning.report.tables import (
     plain_text,
     template_environment,
 )
-
-RULES = {
-    "uniform": "uniform weights",
-    "random_share": "a random share of them",
-    "top_share": "the share with the largest tDRO weights, uniformly",
-    "bottom_share": "the share with the smallest tDRO weights, uniformly",
-    "reweight": "their tDRO weights",
-    "loss_reweight": "uniform weights, the loss scaled by their tDRO weights",
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ def model_card(model: ModelDescription, checks: Sequence[ReaderCheck]) -> str:
         passage_tokens=sample.passage_tokens,
         templates=prompt_prefixes(model.prompts),
         prompts=_prompts(model),
-        rule=RULES[training.transfer["rule"]] if training else None,
+        rule=RULES[training.transfer["rule"]].meaning if training else None,
         mix=_mix(training) if training else None,
         settings=_settings(training) if training else None,
         label=scores.label if scores else None,

@@ -34,21 +34,33 @@ def hard_negative_losses(queries: Tensor, passages: Tensor, temperature: float) 
 
 
 def all_passage_losses(
-    queries: Tensor, passages: Tensor, positive: Tensor, temperature: float
+    queries: Tensor,
+    passages: Tensor,
+    positive: Tensor,
+    temperature: float,
+    keys: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE of each query against all passages of the global batch (Eq. 7).
+
+    With keys, a passage that equals the query's positive is no negative of that query, whichever
+    row it comes from. Eq. 7 says nothing of such passages.
 
     Args:
         queries: [B, D] unit vectors.
         passages: [P, D] unit vectors: own hard negatives, the others' positives and hard negatives.
         positive: [B] index into `passages` of each query's positive.
         temperature: softmax temperature.
+        keys: [P] integers, equal where passages are; None takes every other passage as a negative.
 
     Returns:
         [B] losses.
     """
     with torch.autocast(queries.device.type, enabled=False):
         scores = _wide(queries) @ _wide(passages).T / temperature
+        if keys is not None:
+            same = keys == keys[positive, None]
+            same[torch.arange(len(positive)), positive] = False
+            scores = scores.masked_fill(same, -torch.inf)
         return F.cross_entropy(scores, positive, reduction="none")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.tokens import padded_tokens
+from tdro_lightning.models.tokens import Tokens, padded_tokens
 
 Losses = Callable[[Tensor, int], Tensor]  # vectors of R rows' texts, queries first, and R; to [R]
 Backward = Callable[[Tensor], None]
@@ -148,32 +148,37 @@ def one_pass_groups(encoder: Encoder, batch: Batch) -> list[Tensor] | None:
     """
     if not isinstance(encoder.backbone, PeftModel) or encoder.sharded:
         return None
-    run, twice = _run(encoder, batch.texts.lengths)
+    texts, domain = batch.lengths_and_keys, batch.domain.cpu()
+    run, twice = _run(encoder, texts)
     if not twice:
         return None
-    lengths, domain = batch.lengths, batch.domain.cpu()
-    order = lengths.max(dim=1).values.argsort(descending=True, stable=True)
+    order = texts[0].max(dim=1).values.argsort(descending=True, stable=True)
     groups, cost = [], 0
     for index in domain.unique():
         rest = order[domain[order] == index]
         while len(rest):
-            group = rest[: max(1, _fitting(encoder, lengths[rest]))]
+            group = rest[: max(1, _fitting(encoder, texts[:, rest]))]
             groups.append(group)
             rest = rest[len(group) :]
-            own, own_twice = _run(encoder, lengths[group])
+            own, own_twice = _run(encoder, texts[:, group])
             cost += 2 * own + own_twice
     return groups if cost < 2 * run + twice else None
 
 
-def _fitting(encoder: Encoder, lengths: Tensor) -> int:
-    """How many rows of lengths [R, 1 + N], from the first on, keep all their activations."""
-    counts = range(1, len(lengths) + 1)
-    return bisect_left(counts, True, key=lambda count: _run(encoder, lengths[:count])[1] > 0)
+def _fitting(encoder: Encoder, texts: Tensor) -> int:
+    """How many rows of texts [2, R, 1 + N], from the first on, keep all their activations."""
+    counts = range(1, texts.shape[1] + 1)
+    return bisect_left(counts, True, key=lambda count: _run(encoder, texts[:, :count])[1] > 0)
 
 
-def _run(encoder: Encoder, lengths: Tensor) -> tuple[int, int]:
-    """Padded tokens of a forward pass over texts, and of those that must run again."""
-    lengths = lengths.flatten()
-    chunks = encoder.chunks(lengths)
+def _run(encoder: Encoder, texts: Tensor) -> tuple[int, int]:
+    """Padded tokens of a forward pass over texts, and of those that must run again.
+
+    Args:
+        encoder: whose chunks they are.
+        texts: [2, R, 1 + N] lengths and keys.
+    """
+    lengths, keys = texts.flatten(1)
+    chunks, _ = encoder.chunks_of(Tokens(lengths, lengths, keys))  # their ids are not looked at
     kept = encoder.kept_chunks(lengths, chunks)
     return padded_tokens(lengths, chunks), padded_tokens(lengths, chunks[kept:])

@@ -20,7 +20,7 @@ class CachedEmbeddings:
     """Embeddings of many texts, with their gradient carried into the encoder chunk by chunk.
 
     The chunks that fit into `encoder.kept_tokens` together keep their graph; the others run again
-    in the backward pass, with the same dropout.
+    in the backward pass, with the same dropout. Equal texts run once, and share their dropout.
 
     Args:
         encoder: the encoder that trains.
@@ -33,7 +33,7 @@ class CachedEmbeddings:
 
     def __init__(self, encoder: Encoder, tokens: Tokens, seed: tuple[int, ...]) -> None:
         self._encoder, self._tokens, self._seed = encoder, tokens, seed
-        self._chunks = encoder.chunks(tokens.lengths)
+        self._chunks, self._places = encoder.chunks_of(tokens)
         kept = encoder.kept_chunks(tokens.lengths, self._chunks)
         self._graphs: list[Tensor | None] = []
         values = []
@@ -42,8 +42,7 @@ class CachedEmbeddings:
                 vectors = self._embed(number)
             self._graphs.append(vectors if number < kept else None)
             values.append(vectors.detach())
-        order = torch.cat(self._chunks).argsort()
-        self.vectors = torch.cat(values)[order].requires_grad_()
+        self.vectors = torch.cat(values)[self._places].requires_grad_()
 
     def backward(self, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
         """Add the gradient of `vectors` to the gradients of the encoder's parameters.
@@ -53,8 +52,12 @@ class CachedEmbeddings:
         """
         gradient = self.vectors.grad
         assert gradient is not None, "run the loss's backward pass first"
-        sizes = [len(rows) for rows in self._chunks]
-        shares = gradient[torch.cat(self._chunks)].split(sizes)
+        # Of equal texts, which ran once, the gradients are summed: in their order, on a GPU too.
+        counts = self._places.bincount().to(gradient.device)
+        summed = torch.segment_reduce(
+            gradient[self._places.argsort(stable=True)], "sum", lengths=counts
+        )
+        shares = summed.split([len(rows) for rows in self._chunks])
         for number, share in enumerate(shares):
             self._encoder.reduce_gradients(last=number == len(shares) - 1)
             vectors = self._graphs[number]

@@ -87,12 +87,13 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Unit vectors of the texts, [N, D] float32, in the order given.
 
-        Texts are run in chunks of like length, so that a vector depends on its own text only.
+        Texts are run in chunks of like length, so that a vector depends on its own text only, and
+        equal texts are run once.
         """
-        chunks = self.chunks(tokens.lengths)
+        chunks, places = self.chunks_of(tokens)
         with use_adapter(self.backbone, self.adapter):
             vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
-        return vectors[torch.cat(chunks).argsort()]
+        return vectors[places]
 
     @property
     def sharded(self) -> bool:
@@ -111,6 +112,15 @@ class Encoder(nn.Module):
         """
         chunks = length_chunks(lengths, self.chunk_tokens)
         return split_chunks(chunks, largest(len(chunks))) if self.sharded else chunks
+
+    def chunks_of(self, tokens: Tokens) -> tuple[list[Tensor], Tensor]:
+        """Rows of the forward passes that N texts need, and the place [N] of each text in them.
+
+        Of equal texts the first alone is run: its place is that of the others, too.
+        """
+        rows, places = tokens.distinct
+        chunks = self.chunks(tokens.lengths[rows])
+        return [rows[chunk] for chunk in chunks], torch.cat(chunks).argsort()[places]
 
     def kept_chunks(self, lengths: Tensor, chunks: list[Tensor]) -> int:
         """How many of a batch's chunks keep their graph, from the first on; at least the one."""

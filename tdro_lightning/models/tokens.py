@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +18,13 @@ class Tokens:
         ids: [sum of lengths] int64 token ids, on any device.
         lengths: [N] int64, each at least 1; always in the host's memory, where shapes are decided,
             so that no GPU is waited for.
+        keys: [N] int64, equal where sequences are equal, in the host's memory; None where nobody
+            has compared them, which counts as all different.
     """
 
     ids: Tensor
     lengths: Tensor
+    keys: Tensor | None = None
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int]]) -> "Tokens":
@@ -27,34 +32,52 @@ class Tokens:
         rows = list(sequences)
         flat = [token for row in rows for token in row]
         lengths = [len(row) for row in rows]
-        return cls(*(torch.tensor(values, dtype=torch.long) for values in (flat, lengths)))
+        keys = [_key(row) for row in rows]
+        return cls(*(torch.tensor(values, dtype=torch.long) for values in (flat, lengths, keys)))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def concatenate(self, others: "Tokens") -> "Tokens":
         """These sequences, then the others."""
-        return Tokens(torch.cat([self.ids, others.ids]), torch.cat([self.lengths, others.lengths]))
+        keys = None
+        if self.keys is not None and others.keys is not None:
+            keys = torch.cat([self.keys, others.keys])
+        lengths = torch.cat([self.lengths, others.lengths])
+        return Tokens(torch.cat([self.ids, others.ids]), lengths, keys)
 
     @cached_property
     def starts(self) -> Tensor:
         """[N] place of each sequence's first token."""
         return self.lengths.cumsum(0) - self.lengths
 
+    @cached_property
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """Rows [U] of the first of equal sequences, and the place [N] of each row among these."""
+        everything = torch.arange(len(self))
+        if self.keys is None:
+            return everything, everything
+        _, group = self.keys.unique(return_inverse=True)
+        size = int(group.max()) + 1 if len(group) else 0
+        first = torch.full((size,), len(self)).scatter_reduce(0, group, everything, "amin")
+        order = first.argsort()
+        return first[order], order.argsort()[group]
+
     def chosen(self, rows: Tensor) -> "Tokens":
         """The sequences at some indices [R], in their order."""
         lengths = self.lengths[rows]
         shifts = self.starts[rows] - (lengths.cumsum(0) - lengths)  # from new places to old ones
         places = torch.arange(int(lengths.sum())) + shifts.repeat_interleave(lengths)
-        return Tokens(self.ids[places.to(self.ids.device)], lengths)
+        keys = None if self.keys is None else self.keys[rows]
+        return Tokens(self.ids[places.to(self.ids.device)], lengths, keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device."""
-        return Tokens(self.ids.to(device, non_blocking=non_blocking), self.lengths)
+        return Tokens(self.ids.to(device, non_blocking=non_blocking), self.lengths, self.keys)
 
     def pin_memory(self) -> "Tokens":
         """The same tokens in page-locked memory, for faster copies to a GPU."""
-        return Tokens(self.ids.pin_memory(), self.lengths)
+        return Tokens(self.ids.pin_memory(), self.lengths, self.keys)
 
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen rows, padded on the right with 0 to the longest of them.
@@ -74,6 +97,12 @@ class Tokens:
         mask = columns < lengths[:, None]
         source = starts[:, None] + columns
         return self.ids[source.clamp(max=len(self.ids) - 1)] * mask, mask
+
+
+def _key(sequence: Sequence[int]) -> int:
+    """A number that differs wherever sequences do, but for one chance in 2^64."""
+    digest = blake2b(np.array(sequence, dtype=np.int64).tobytes(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def length_chunks(lengths: Tensor, budget: int) -> list[Tensor]:

@@ -10,14 +10,14 @@ from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
-from tdro_lightning.assembly.modules import configured_mixture
+from tdro_lightning.assembly.mixture import configured_mixture
 from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domain_files import chosen_domains
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
-from tdro_lightning.dro import WITHOUT_WEIGHTS
+from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
 
@@ -213,11 +213,11 @@ def _probability(config: Config, found: LocalData) -> dict[str, float]:
     if isinstance(config.module, TDROConfig):
         return uniform
     weights = config.transfer.weights
-    weighted = config.transfer.rule not in WITHOUT_WEIGHTS
-    if weighted and (weights is None or not Path(weights).is_file()):
+    from_file = RULES[config.transfer.rule].weighted and config.transfer.given is None
+    if from_file and (weights is None or not Path(weights).is_file()):
         found.notes.append(f"transfer.weights={weights} is not there: domains are drawn alike")
         return uniform
-    return configured_mixture(config, found.names, found.domains)[0].probability
+    return configured_mixture(config, found.sizes, found.domains)[0].probability
 
 
 def _drawn(config: Config, found: LocalData, probability: dict[str, float]) -> list[int] | None:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -36,6 +36,15 @@ WITHOUT_EFFECT = {  # on results
     ),
     "module": ("reference_cache",),
     "evaluate": ("embeddings",),
+}
+ADDED = {  # keys that a version has added, with what earlier versions did
+    "data.small_domains": "smaller_batch",
+    "module.mask_duplicates": False,
+    "transfer.alpha": 0.5,
+    "transfer.cap": 10_000,
+    "transfer.epochs": 4.0,
+    "transfer.keep": [],
+    "transfer.drop": [],
 }
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "numpy")
 
@@ -140,9 +149,15 @@ def _relevant(stage: Stage, config: Config, content: dict[str, Any]) -> dict[str
     return relevant
 
 
+def with_added_keys(before: dict[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat configuration of an earlier version, with the keys of `after` that it did not have."""
+    return {key: value for key, value in ADDED.items() if key in after} | before
+
+
 def changed_keys(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
     """Full key, earlier and present value of each leaf in which two configurations differ."""
-    then, now = flatten(before), flatten(after)
+    now = flatten(after)
+    then = with_added_keys(flatten(before), now)
     keys = sorted(then.keys() | now.keys())
     return [(k, then.get(k), now.get(k)) for k in keys if then.get(k) != now.get(k)]
 

@@ -11,7 +11,7 @@ from tdro_lightning.errors import CheckpointError, ConfigError
 from tdro_lightning.files import read_checked_json
 from tdro_lightning.records.outputs import HISTORY, RECORD
 from tdro_lightning.runs.inputs import Described, with_commits
-from tdro_lightning.runs.record import flatten, hardware
+from tdro_lightning.runs.record import flatten, hardware, with_added_keys
 from tdro_lightning.training.checkpoint import (
     RUN,
     checkpoints,
@@ -132,7 +132,7 @@ def require_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
     Raises:
         ConfigError: a table of what differs: key, then, now.
     """
-    then = manifest(checkpoint)[RUN]
+    then = with_added_keys(manifest(checkpoint)[RUN], now)
     compared = (then.keys() | now.keys()) - set(NOTED)
     keys = sorted(key for key in compared if not _same(then.get(key), now.get(key)))
     if not keys:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.distributed.collectives import gather_rows
@@ -30,6 +31,7 @@ class FinetuneModule(EncoderModule):
         temperature: softmax temperature.
         optimisation: how the encoder trains.
         seed: what dropout depends on besides step and rank.
+        mask_duplicates: a passage that equals a query's positive is no negative of it.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class FinetuneModule(EncoderModule):
         temperature: float,
         optimisation: Optimisation,
         seed: int = 0,
+        mask_duplicates: bool = False,
     ) -> None:
         super().__init__(temperature, optimisation, seed)
         self.encoder = encoder
         self.names = tuple(names)
         self.loss_scale = tuple(loss_scale)
+        self.mask_duplicates = mask_duplicates
 
     def encoders(self) -> tuple[Encoder, None]:
         """The encoder."""
@@ -59,7 +63,9 @@ class FinetuneModule(EncoderModule):
         rows = rank() * len(batch) + torch.arange(len(batch), device=queries.device)
         positive = rows * (len(passages) // len(batch))
         passages = gather_rows(passages)
-        losses = all_passage_losses(queries, passages, positive, self.temperature)
+        losses = all_passage_losses(
+            queries, passages, positive, self.temperature, self._keys(batch)
+        )
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
@@ -69,3 +75,10 @@ class FinetuneModule(EncoderModule):
         updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
         log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
         self.log_dict({"loss": loss} | updated, logger=False)
+
+    def _keys(self, batch: Batch) -> Tensor | None:
+        """Keys of the global batch's passages, where equal ones are masked."""
+        keys = batch.passages.keys
+        if not self.mask_duplicates or keys is None:
+            return None
+        return gather_rows(keys.to(self.device))

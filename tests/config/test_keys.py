@@ -47,7 +47,7 @@ GIVEN = {  # what no file gives, and an entry in each table
     "benchmark.sets.one": {"folder": "scifact"},
     "evaluate.encoders.one": "encoder",
     "domains.rows": {"one": 5},
-    "domains.only": ["nq"],
+    "domains.only": ["nq", "one"],
     "source.columns": {"query": "q", "positive": "p"},
     "source.prompts": ["Find it"],
     "export.prompts.one": "Find it",
@@ -56,6 +56,11 @@ GIVEN = {  # what no file gives, and an entry in each table
     "chain.for_each.one.one": ["seed=1"],
     "chain.next.one": "python -m tdro_lightning",
     "chain.source": None,
+    "transfer.given": {"one": 2.0, "nq": 1.0},
+    "transfer.keep": ["one"],
+    "transfer.drop": ["nq"],
+    "transfer.least": {"one": 0.1},
+    "transfer.most": {"one": 0.9},
     "model.tiny": {"vocabulary": 600, "width": 16, "layers": 1, "heads": 2},
 }
 

@@ -156,13 +156,23 @@ def test_domains_of_probability_zero_are_never_drawn(zeros: set[int]) -> None:
     assert {batch[0].domain for batch in sampler} == set(range(12)) - zeros
 
 
-def test_domain_smaller_than_a_batch() -> None:
-    message = (
-        "data.batch_size=6 is more than the 5 rows of domain c; lower it, or leave the domain out"
-    )
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        homogeneous(batch_size=6)
-    assert len(homogeneous(batch_size=5).global_batch(0)) == 5
+def test_a_domain_smaller_than_a_batch_has_smaller_batches() -> None:
+    """All its rows at each draw, no row twice, shared evenly by the processes."""
+    shape = {"names": ["a", "b"], "rows": [5, 40], "probability": [0.5, 0.5], "steps": 60}
+    whole = homogeneous(**shape, batch_size=8)
+    sizes = {"a": Counter(), "b": Counter()}
+    for batch in whole:
+        assert len({draw.row for draw in batch}) == len(batch)
+        sizes["ab"[batch[0].domain]][len(batch)] += 1
+    assert set(sizes["a"]) == {5}
+    assert set(sizes["b"]) == {8}
+    assert whole.rows_drawn() == [5 * sizes["a"][5], 8 * sizes["b"][8]]
+    ranks = [homogeneous(**shape, batch_size=8, rank=rank, world_size=2) for rank in (0, 1)]
+    for step, (one, two) in enumerate(zip(*ranks, strict=True)):
+        assert len(one) == len(two) == (2 if whole.domains[step] == 0 else 4)
+        assert {(d.domain, d.row) for d in one}.isdisjoint((d.domain, d.row) for d in two)
+    with pytest.raises(ConfigError, match=r"domain a has 1 rows for 2 processes; leave it out"):
+        homogeneous(**shape | {"rows": [1, 40]}, batch_size=8, world_size=2)
 
 
 @both

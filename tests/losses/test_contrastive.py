@@ -45,6 +45,26 @@ def test_own_passages_against_numpy(temperature: float) -> None:
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_passage_equal_to_the_positive_is_no_negative() -> None:
+    """Against NumPy over the passages that are left to each query; gradients too."""
+    queries, passages = units(4, 8, seed=3), units(11, 8, seed=4)
+    keys = torch.tensor([5, 1, 2, 3, 5, 5, 6, 1, 8, 9, 10])
+    losses = all_passage_losses(queries, passages, torch.tensor(POSITIVE), 0.05, keys)
+    expected = []
+    for query, place in zip(queries, POSITIVE, strict=True):
+        others = [j for j in range(11) if j != place and keys[j] != keys[place]]
+        candidates = passages[[place, *others]][None]
+        expected += own(query[None], candidates, 0.05).tolist()
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-9, atol=1e-12)
+    place = POSITIVE[0]
+    equal = [j for j in range(11) if keys[j] == keys[place] and j != place]
+    assert len(equal) == 2
+    passages.requires_grad_()
+    all_passage_losses(queries[:1], passages, torch.tensor([place]), 0.05, keys)[0].backward()
+    assert passages.grad is not None
+    assert not passages.grad[equal].any()
+
+
 @pytest.mark.parametrize("temperature", [0.002, 0.05, 1.0])
 def test_all_passages_against_numpy(temperature: float) -> None:
     queries, passages = units(4, 8, seed=3), units(11, 8, seed=4)

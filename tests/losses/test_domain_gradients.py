@@ -107,7 +107,7 @@ def test_activations_of_one_group_are_held_at_a_time(tiny_folder: Path, batch: B
     groups = one_pass_groups(made, batch)
     assert groups is not None
     for rows in groups:
-        lengths = batch.lengths[rows].flatten()
+        lengths = batch.lengths_and_keys[0][rows].flatten()
         chunks = made.chunks(lengths)
         assert made.kept_chunks(lengths, chunks) == len(chunks)
 

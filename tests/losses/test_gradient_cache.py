@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,29 @@ def test_gradients_equal_those_of_one_pass(
     assert_equal(cached(encoder, texts), expected, 1e-12)
 
 
+@pytest.mark.parametrize("kept_tokens", [0, 90, 10_000])
+def test_equal_texts_run_once_and_their_gradients_are_summed(
+    load: Load, texts: list[str], kept_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one pass over all of them, each run by itself.
+
+    Of a BERT: the norms of decoders compute in float32, so that a sum differs from its parts.
+    """
+    repeated = [*texts, texts[2], *texts[::-1], texts[2]]
+    encoder = load("bert", dtype="float64")
+    tokens = replace(encoder.tokenizer(repeated, 64), keys=None)
+    loss_of(encoder(tokens)).backward()
+    expected = gradients(encoder)
+    encoder = load("bert", dtype="float64", chunk_tokens=40, kept_tokens=kept_tokens)
+    rows_run: list[int] = []
+    embed_rows = encoder.embed_rows
+    monkeypatch.setattr(
+        encoder, "embed_rows", lambda t, rows: rows_run.extend(rows.tolist()) or embed_rows(t, rows)
+    )
+    assert_equal(cached(encoder, repeated), expected, 1e-12)
+    assert set(rows_run) < set(range(len(texts) + 1))
+
+
 def test_the_vectors_are_those_of_the_encoder(load: Load, family: str, texts: list[str]) -> None:
     encoder = load(family, dtype="float64", chunk_tokens=100)
     tokens = encoder.tokenizer(texts, 64)
@@ -108,7 +132,8 @@ def test_activations_are_kept_for_one_chunk_at_a_time(load: Load, texts: list[st
         encoder = load("qwen2", chunk_tokens=64, kept_tokens=kept_tokens).train()
         sizes: list[int] = []
         with saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            CachedEmbeddings(encoder, encoder.tokenizer(texts * count, 64), (1,))
+            several = [f"{number} {text}" for number in range(count) for text in texts]
+            CachedEmbeddings(encoder, encoder.tokenizer(several, 64), (1,))
         return sum(sizes)
 
     assert held(8, kept_tokens=0) == held(2, kept_tokens=0)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tdro_lightning.dro.transfer import check_domains, transfer
+from tdro_lightning.dro.transfer import Settings, check_domains, transfer
 from tdro_lightning.dro.weights_file import LARGEST, WeightsFile, read_weights, write_weights
 from tests.malformed import Case
 
 NAMES = ("easy", "middle", "hard")
+SIZES = dict.fromkeys(NAMES, 100)
 WEIGHTS = {"easy": 0.2, "middle": 0.3, "hard": 0.5}
 
 
@@ -165,13 +166,13 @@ CASES = [
     ),
     Case(
         "a share that keeps no domain",
-        lambda _: transfer("top_share", NAMES, WEIGHTS, 30),
+        lambda _: transfer("top_share", SIZES, WEIGHTS, Settings(share=30)),
         2,
         "transfer.share=30 keeps none of the 3 domains; it must be at least 33.3",
     ),
     Case(
         "a share of 120 per cent",
-        lambda _: transfer("top_share", NAMES, WEIGHTS, 120),
+        lambda _: transfer("top_share", SIZES, WEIGHTS, Settings(share=120)),
         2,
         "transfer.share=120 must be above 0 and at most 100 (per cent)",
     ),

@@ -39,6 +39,18 @@ def test_chosen_rows_are_the_sequences(sequences: list[list[int]], data: st.Data
     assert (chosen.ids.dtype, chosen.lengths.dtype) == (torch.int64, torch.int64)
 
 
+@given(st.lists(st.sampled_from([[1], [1, 2], [2, 1], [3, 3, 3]]), max_size=12))
+def test_distinct_rows_are_the_first_of_equal_sequences(sequences: list[list[int]]) -> None:
+    tokens = Tokens.of(sequences)
+    rows, places = tokens.distinct
+    assert rows.tolist() == [i for i, s in enumerate(sequences) if s not in sequences[:i]]
+    assert [sequences[rows[place]] for place in places] == sequences
+    for other in (tokens.concatenate(tokens), tokens.chosen(torch.arange(len(tokens))).to("cpu")):
+        assert other.distinct[0].tolist() == rows.tolist()
+    nobody_looked = Tokens(tokens.ids, tokens.lengths).distinct
+    assert [part.tolist() for part in nobody_looked] == 2 * [list(range(len(sequences)))]
+
+
 def test_no_sequences_keep_the_dtypes() -> None:
     tokens = Tokens.of([])
     assert len(tokens) == 0

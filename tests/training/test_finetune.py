@@ -1,9 +1,17 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from tdro_lightning.data.domains import load_domains
+from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.history import History
+from tdro_lightning.training.optim import Optimisation
 from tests.fixtures.training import NAMES
+from tests.made_up import unrounded_norms, write_domains
 
 
 def test_the_loss_is_over_all_passages_of_the_batch(parts, fit) -> None:
@@ -21,6 +29,58 @@ def test_the_loss_is_over_all_passages_of_the_batch(parts, fit) -> None:
     logsumexp = np.log(np.exp(scores - scores.max()).sum(1)) + scores.max()
     by_hand = (logsumexp - scores[np.arange(len(q)), positive]).mean()
     assert float(trainer.callback_metrics["loss"]) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_passages_equal_to_the_positive_are_masked(
+    parts, fit, tmp_path: Path, monkeypatch, masked: bool
+) -> None:
+    """Loss and gradient of a batch in which three rows each share a positive, from each text run
+    by itself in float64."""
+    catalogue = write_domains(tmp_path / "rows", share=3)
+    domains = load_domains(catalogue, root=str(tmp_path / "rows"), hub=None, only=None)
+    own = replace(parts, domains=domains)
+    with unrounded_norms():
+        module = own.finetune(
+            dtype="float64", chunk_tokens=100, kept_tokens=200, mask_duplicates=masked
+        )
+        batch = next(iter(own.homogeneous(module.encoder).train_dataloader()))
+        gradients: dict[str, torch.Tensor] = {}
+        update = Optimisation.update
+
+        def note(self: Optimisation, *given: Any) -> dict[str, float]:
+            gradients.update(taken(module))
+            return update(self, *given)
+
+        monkeypatch.setattr(Optimisation, "update", note)
+        trainer = fit(module, own.homogeneous(module.encoder), steps=1)
+
+        twin = own.finetune(dtype="float64")
+        q = twin.encoder(batch.queries)
+        p = torch.cat([twin.encoder(batch.passages.chosen(torch.tensor([i]))) for i in range(24)])
+        texts = [tuple(batch.passages.chosen(torch.tensor([i])).ids.tolist()) for i in range(24)]
+        assert len(set(texts)) < 22
+        losses = []
+        for row in range(len(q)):
+            negatives = [
+                i for i in range(24)
+                if i != 2 * row and not (masked and texts[i] == texts[2 * row])
+            ]  # fmt: skip
+            scores = q[row] @ p[[2 * row, *negatives]].T / 0.05
+            losses.append(scores.logsumexp(0) - scores[0])
+        loss = torch.stack(losses).mean()
+        loss.backward()
+    logged = float(trainer.callback_metrics["loss"])  # in float32
+    assert logged == pytest.approx(float(loss.detach()), abs=1e-6)
+    expected = taken(twin)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9)
+
+
+def taken(module: FinetuneModule) -> dict[str, torch.Tensor]:
+    named = module.encoder.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def test_training_lowers_the_loss(parts, fit) -> None:

@@ -49,10 +49,15 @@ CASES: dict[str, dict] = {
     "lora": {"chunk_tokens": 200, "lora": Lora(r=2, alpha=4, dropout=0.0)},
     "lora, kept chunks": {"chunk_tokens": 60, "kept_tokens": 300, "lora": Lora(2, 4, 0.0)},
     "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
+    "equal texts": {"chunk_tokens": 200, "kept_tokens": 300},
     "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
 }
 PAIRS = [(stage, case) for stage in STAGES for case in CASES]
-OFTEN = [("tdro", "kept chunks"), ("finetune", "lora, kept chunks")]  # run with every change
+OFTEN = [
+    ("tdro", "kept chunks"),
+    ("finetune", "lora, kept chunks"),
+    ("finetune", "equal texts"),
+]
 LOADED = {"pooling": "last", "query_tokens": 24, "passage_tokens": 24}
 
 
@@ -87,10 +92,14 @@ def unsharded(tensor: torch.Tensor) -> torch.Tensor:
 def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
     """Five float64 steps of a stage under a strategy: what they gave."""
     torch.set_num_threads(1)
-    domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
+    equal = case == "equal texts"
+    rows = folder / "equal" if equal else folder
+    catalogue = write_domains(rows, share=3 if equal else None)
+    domains = load_domains(catalogue, root=str(rows), hub=None, only=None)
     parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
     dtype = "float32" if case == "float32" else "float64"
-    module = getattr(parts, stage)(dtype=dtype, **CASES[case])
+    masked = {"mask_duplicates": True} if equal and stage == "finetune" else {}
+    module = getattr(parts, stage)(dtype=dtype, **masked, **CASES[case])
     encoder = module.proxy if stage == "tdro" else module.encoder
     recorder = Recorder()
     trainer = Trainer(
@@ -125,7 +134,7 @@ def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
         patch.setattr(
             finetune,
             "all_passage_losses",
-            lambda q, p, positive, t: seen.append((q, p, positive)) or losses(q, p, positive, t),
+            lambda *given: seen.append(given[:3]) or losses(*given),
         )
         trained(folder, "finetune", "chunks", plan)
     return tuple(value.detach() for value in seen[0])

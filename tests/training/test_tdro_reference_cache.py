@@ -21,7 +21,7 @@ from tdro_lightning.training.strategies import strategy
 from tdro_lightning.training.tdro import TDROModule
 from tests.fixtures.evaluation import in_two_processes
 from tests.fixtures.training import NAMES, Parts
-from tests.made_up import tiny_model, write_domains
+from tests.made_up import tiny_model, unrounded_norms, write_domains
 from tests.training.test_strategies import assert_equal, whole
 from tests.training.test_tdro import WHOLE, assert_equal_runs
 
@@ -40,6 +40,12 @@ def passes(module: TDROModule) -> list[int]:
         lambda _, inputs, kwargs, output: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     return rows
+
+
+def distinct(parts: Parts, module: TDROModule) -> int:
+    """Texts of all steps, those once that equal another one of their batch."""
+    batches = parts.heterogeneous(module.proxy).train_dataloader()
+    return sum(len(batch.texts.distinct[0]) for batch in batches)
 
 
 def shares(history: Path) -> list[float]:
@@ -78,7 +84,8 @@ def test_a_second_run_makes_no_reference_pass(
     fit(first, parts.heterogeneous(first.proxy), logger=History(tmp_path))
     assert shares(tmp_path) == [0] * STEPS
     assert asked[0] == asked[1]
-    assert (sum(asked[0]), len(asked[0]) > STEPS) == (STEPS * ROWS * 5, chunk_tokens != WHOLE)
+    assert sum(asked[0]) == distinct(parts, first) <= STEPS * ROWS * 5
+    assert (len(asked[0]) > STEPS) == (chunk_tokens != WHOLE)
     second.reference_cache = cache(tmp_path)
     none = passes(second)
     fit(second, parts.heterogeneous(second.proxy), logger=History(tmp_path))
@@ -137,7 +144,7 @@ def test_a_run_that_overlaps_partly_is_completed(
     fit(mixed, ordered(mixed, seed=3), logger=History(tmp_path))
     assert 0 < sum(shares(tmp_path)) < 3
     assert any(0 < share < 1 for share in shares(tmp_path))
-    assert sum(run) == pytest.approx((STEPS - sum(shares(tmp_path))) * ROWS * 5)
+    assert 0 < sum(run) <= (STEPS - sum(shares(tmp_path))) * ROWS * 5 + 1e-6
     assert_equal_runs(fresh, mixed, 1e-9)
 
 
@@ -175,7 +182,8 @@ def spread(folder: Path) -> None:
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False,
         )  # fmt: skip
-        trainer.fit(module, parts.heterogeneous(module.proxy))
+        with unrounded_norms():
+            trainer.fit(module, parts.heterogeneous(module.proxy))
         trained = {name: value.detach() for name, value in whole(module)}
         place = folder / f"{kind} {os.environ['RANK']}.pt"
         torch.save((trained, module.weights.state_dict(), run), place)
@@ -187,7 +195,8 @@ def test_two_processes_that_know_different_rows(fit, tmp_path: Path) -> None:
     tiny_model(tmp_path / "proxy", seed=0, layers=2)
     parts = Parts(domains, str(tmp_path / "proxy"), tiny_model(tmp_path / "reference", seed=1))
     alone = parts.tdro(dtype="float64", reference_cache=cache(tmp_path / "alone"))
-    fit(alone, parts.heterogeneous(alone.proxy))
+    with unrounded_norms():
+        fit(alone, parts.heterogeneous(alone.proxy))
     batches: list[Batch] = list(parts.heterogeneous(alone.proxy).train_dataloader())
     for kind in ("ddp", "fsdp"):
         part = cache(tmp_path / kind)
@@ -207,5 +216,5 @@ def test_two_processes_that_know_different_rows(fit, tmp_path: Path) -> None:
             missing = [ROWS // 2 - len([r for r in KEPT[s] if r % 2 == number]) for s in KEPT]
             others = [ROWS - len(KEPT[s]) - n for s, n in enumerate(missing)]
             most = missing if kind == "ddp" else map(max, zip(missing, others, strict=True))
-            assert sum(run) == 5 * sum(most)
+            assert 0 < sum(run) <= 5 * sum(most)  # equal texts run once
     assert len(cache(tmp_path / "fsdp")) == STEPS * ROWS

@@ -1,7 +1,9 @@
 """The command line in this process: `python -m tdro_lightning ...` without its start-up time."""
 
+import os
 import re
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,14 @@ def run(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> End
             code = int(ended.code or 0)
     captured = capfd.readouterr()
     return Ended(code, captured.out, captured.err)
+
+
+def run_code(folder: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, in a folder."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def free_port() -> int:

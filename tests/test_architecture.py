@@ -102,6 +102,7 @@ def test_every_answer_of_the_architecture_page_holds() -> None:
         tree = ast.parse((ROOT / "tdro_lightning" / path).read_text(encoding="utf-8"))
         nodes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)]
         assigned = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]
+        assigned += [n.target.id for n in tree.body if isinstance(n, ast.AnnAssign)]
         assert name in {*(node.name for node in nodes), *assigned}, f"{path}: {name}"
     for path in re.findall(r"`([a-z_]+/[\w/]+\.py)`", page):
         assert (ROOT / "tdro_lightning" / path).is_file(), path

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +20,7 @@ from tdro_lightning.evaluation.evaluate import evaluate
 from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.pool import domain_pool
 from tdro_lightning.mining.rule import MiningRule
-from tests.command import run
+from tests.command import run, run_code
 from tests.evaluation.test_evaluate import LARGE
 from tests.made_up import rows, tiny_model, write_domain_option, write_domains
 from tests.mining.rankers import pool_ranker
@@ -50,21 +47,73 @@ def test_a_measurement_is_one_place() -> None:
     assert got.tolist() == pytest.approx([9.0, 0.25])
 
 
-def test_a_pooling_is_one_place(tmp_path: Path) -> None:
-    """Of a copy of the package, whose configuration takes it and whose encoder uses it."""
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the package, with made-up domains and a small model beside it."""
     shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    with (tmp_path / "tdro_lightning/models/pooling.py").open("a") as stream:
-        stream.write("\n\n" + PYTHON[1])
     tiny_model(tmp_path / "model")
     write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
-    script = """
-import numpy, sys, torch
+    return tmp_path
+
+
+def run_in(copied: Path, code: str) -> None:
+    """Run Python code with the copy of the package, which must end well."""
+    ended = run_code(copied, code, PYTHONPATH=str(copied))
+    assert ended.returncode == 0, ended.stderr
+
+
+FINETUNE = """
+import sys
 from tdro_lightning.cli import main
+sys.argv[1:] = ["--config-dir=own/conf", "+experiment=finetune_uniform", "domains=made",
+    "model=tiny", "model.path=model", "data.query_tokens=96", "data.passage_tokens=16",
+    "data.batch_size=4", "data.workers=0", "trainer.steps=2", "trainer.precision=32-true",
+    "logger.wandb=disabled", "run_dir=run"]
+"""
+
+
+def test_a_loss_is_one_place(copied: Path) -> None:
+    """The first step's loss is that of the example, from the vectors of the untrained model."""
+    with (copied / "tdro_lightning/losses/contrastive.py").open("a") as stream:
+        stream.write("\n\n" + PYTHON[1])
+    run_in(
+        copied,
+        FINETUNE
+        + """
+from tdro_lightning.training import finetune
+import csv, torch
+seen = []
+vectors = finetune.CachedEmbeddings
+class Noted(vectors):
+    def __init__(self, *given):
+        super().__init__(*given)
+        seen.append(self.vectors.detach())
+finetune.CachedEmbeddings = Noted
+sys.argv += ["module.loss=margin", "module.temperature=0.3"]
+code = main()
+assert not code, code
+queries, passages = seen[0].tensor_split([4])
+scores = queries @ passages.T
+losses = [max(0, 0.3 + max(s for j, s in enumerate(row) if j != 2 * i) - row[2 * i])
+          for i, row in enumerate(scores.tolist())]
+first = next(row for row in csv.DictReader(open("run/history.csv")) if row["metric"] == "loss")
+assert abs(float(first["value"]) - sum(losses) / 4) < 1e-6, (first, losses)
+""",
+    )
+
+
+def test_a_pooling_is_one_place(copied: Path) -> None:
+    """The configuration takes it, and the encoder uses it."""
+    with (copied / "tdro_lightning/models/pooling.py").open("a") as stream:
+        stream.write("\n\n" + PYTHON[2])
+    run_in(
+        copied,
+        FINETUNE
+        + """
+import numpy
 from tdro_lightning.models.loading import load_encoder
-command = ["--config-dir=own/conf", "+experiment=finetune_uniform", "stage=plan", "domains=made"]
-command += ["model=tiny", "model.path=model", "model.pooling=first", "data.query_tokens=96"]
-sys.argv[1:] = [*command, "data.passage_tokens=16", "data.batch_size=4", "run_dir=run"]
+sys.argv += ["stage=plan", "model.pooling=first"]
 code = main()
 assert not code, code
 encoder = load_encoder("model", pooling="first", query_tokens=16, passage_tokens=16)
@@ -72,16 +121,12 @@ ids = encoder.tokenizer(["a b c"], 16).ids[None]
 first = encoder.backbone(ids).last_hidden_state[0, 0].detach()
 vector = encoder.embed_passages(["a b c"])[0]
 numpy.testing.assert_allclose(vector, first / first.norm(), atol=1e-6)
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+""",
+    )
 
 
 def test_a_transfer_rule_is_one_place() -> None:
-    source = Path(str(transfer.__file__)).read_text(encoding="utf-8") + "\n\n" + PYTHON[2]
+    source = Path(str(transfer.__file__)).read_text(encoding="utf-8") + "\n\n" + PYTHON[3]
     own = changed(transfer, source)
     sizes, weights = {"a": 10, "b": 20}, {"a": 0.2, "b": 0.8}
     got = own.transfer("tempered", sizes, weights, own.Settings())
@@ -93,7 +138,7 @@ def test_a_transfer_rule_is_one_place() -> None:
 def test_a_retriever_is_one_file(tmp_path: Path) -> None:
     """It is evaluated, and mines what a ranking by shared words would give."""
     own: dict[str, Any] = {}
-    exec(PYTHON[3], own)
+    exec(PYTHON[4], own)
     metrics = evaluate({"overlap": own["OverlapRetriever"]()}, {"large": lambda: LARGE}, tmp_path)
     words = [{*document.split()} for document in LARGE.documents]
     reciprocal = []
@@ -116,28 +161,28 @@ def test_a_retriever_is_one_file(tmp_path: Path) -> None:
     assert [len(row["negative_passages"]) for row in mined] == [3] * 12
 
 
-def test_a_stage_is_one_file(tmp_path: Path) -> None:
+def test_a_stage_is_one_file(copied: Path) -> None:
     """Of a copy of the package: nothing else there is touched."""
-    shutil.copytree(ROOT / "tdro_lightning", tmp_path / "tdro_lightning")
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "tdro_lightning/stages/count.py").write_text(PYTHON[5])
-    write_domain_option(tmp_path / "own", write_domains(tmp_path / "rows"))
-    command = [sys.executable, "-m", "tdro_lightning", "--config-dir=own/conf"]
-    command += ["+experiment=validate", "stage=count", "domains=made", "run_dir=run"]
-    ended = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    counts = json.loads((tmp_path / "run/counts.json").read_text())
+    (copied / "tdro_lightning/stages/count.py").write_text(PYTHON[6])
+    run_in(
+        copied,
+        """
+import sys
+from tdro_lightning.cli import main
+sys.argv[1:] = ["--config-dir=own/conf", "+experiment=validate", "stage=count", "domains=made",
+    "run_dir=run"]
+sys.exit(main())
+""",
+    )
+    counts = json.loads((copied / "run/counts.json").read_text())
     assert counts == dict.fromkeys(("easy", "middle", "hard"), 40)
-    record = json.loads((tmp_path / "run/run.json").read_text())
+    record = json.loads((copied / "run/run.json").read_text())
     assert set(record["outputs"]) == {"counts.json"}
 
 
 def test_a_configuration_key_is_one_entry() -> None:
     names: dict[str, Any] = {"dataclass": dataclass, "key": key}
-    exec(PYTHON[4], names)
+    exec(PYTHON[5], names)
     assert find_faults(names["SketchConfig"](), "sketch.") == []
     assert find_faults(names["SketchConfig"](5000, "bald"), "sketch.") == [
         "sketch.width=5000 must be from 1 to 4,096",

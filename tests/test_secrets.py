@@ -2,7 +2,6 @@
 
 import logging
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from tdro_lightning.config.safety import (
 from tdro_lightning.config.schema import MODULES, Config
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.secrets import SECRETS, mask_output, mask_secrets
+from tests.command import run_code
 from tests.secret_shapes import NO_SECRETS, NOT_IN_PATHS, SHAPES, A
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -222,8 +222,7 @@ def test_a_log_that_cannot_be_written_and_an_end_that_fails_print_no_secret(tmp_
         "class Ends:\n    def __del__(self): raise RuntimeError(f'end at {secret}')\n"
         "Ends()\n"
     )
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    ended = run_code(tmp_path, code)
     assert ended.returncode == 0
     assert "--- Logging error ---" in ended.stderr
     assert "ValueError: at ***" in ended.stderr
@@ -243,8 +242,7 @@ def test_an_unforeseen_error_is_printed_masked(tmp_path: Path) -> None:
         "t = threading.Thread(target=fail); m.mask_output(); t.start(); t.join()\n"
         "m.main()\n"
     )
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    ended = run_code(tmp_path, code)
     assert ended.returncode == 1
     assert ended.stderr.count("RuntimeError: at ***") == 3  # the thread's, the log's, the end's
     assert "SESAME" not in ended.stderr + ended.stdout

@@ -113,6 +113,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
         optimisation(config),
         config.seed,
         settings.mask_duplicates,
+        settings.loss,
     )
     _train(config, module, data, Throughput(encoder))
     folder = Path(config.run_dir) / "encoder"

@@ -141,6 +141,7 @@ class FinetuneConfig:
 
     kind: str = "finetune"
     temperature: float = key(above=0, at_most=1000)
+    loss: str = key(choices=table_names("losses/contrastive.py", "LOSSES"))
     mask_duplicates: bool = MISSING
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.domain)
 
-    @property
+    @cached_property
     def texts(self) -> Tokens:
         """All B + B * N token sequences, queries first."""
         return self.queries.concatenate(self.passages)
@@ -38,9 +39,9 @@ class Batch:
     @property
     def lengths_and_keys(self) -> Tensor:
         """[2, B, 1 + N] tokens and keys of each query and of its passages, in the host's memory."""
-        texts = self.texts
-        keys = torch.arange(len(texts)) if texts.keys is None else texts.keys
-        queries, passages = torch.stack([texts.lengths, keys]).tensor_split([len(self)], dim=1)
+        lengths = torch.cat([self.queries.lengths, self.passages.lengths])
+        keys = torch.arange(len(lengths)) if self.texts.keys is None else self.texts.keys
+        queries, passages = torch.stack([lengths, keys]).tensor_split([len(self)], dim=1)
         return torch.cat([queries[..., None], passages.view(2, len(self), -1)], dim=2)
 
     def select(self, rows: Tensor) -> "Batch":

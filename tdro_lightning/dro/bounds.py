@@ -84,10 +84,16 @@ def describe_changes(
 def _nearest(
     start: NDArray[np.float64], groups: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The nearest point, by its dual: each bound scales its members by a factor.
+    """The nearest point [K] that keeps the bounds, found by the dual problem.
 
-    The factors of the least of -log sums are the multipliers of a convex problem, with one number
-    for each side of each bound (Csiszar 1975 on such projections).
+    The nearest point in relative entropy is the start with the members of each bound scaled by a
+    factor (Csiszar 1975, I-divergence geometry). The logarithms of the factors, one for each side
+    of each bound, maximise a concave function without other constraints than their sign.
+
+    Args:
+        start: [K] probabilities, sum 1.
+        groups: [J, K] whether a domain is a member of a bound.
+        limits: [J, 2] least and most of each bound, which can be kept together.
     """
     least, most = limits.T
     point = np.where(groups[most <= 0].any(axis=0), 0.0, start)  # their factors would be infinite
@@ -120,7 +126,15 @@ def _nearest(
 def _contradiction(
     present: NDArray[np.bool_], groups: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> list[int]:
-    """Bounds that cannot be kept together, none of which can be spared; none where all can."""
+    """Indices of bounds that contradict one another, which leaving out any of them resolves.
+
+    They are none where all can be kept.
+
+    Args:
+        present: [K] whether a domain may have a probability above 0.
+        groups: [J, K] whether a domain is a member of a bound.
+        limits: [J, 2] least and most of each bound.
+    """
 
     def fails(chosen: list[int]) -> bool:
         rows = groups[chosen].astype(float)

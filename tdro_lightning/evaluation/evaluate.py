@@ -79,21 +79,21 @@ def evaluate(
             main = main_metric(means)
             logger.info("%s on %s: %s %.4f", label, name, main, means[main])
         del dataset, search  # or the documents stay in memory while the next ones are loaded
-    results = {
-        label: {
-            "sets": {
-                n: means | {"queries": described[n]["queries"]} for n, means in by_set.items()
-            },
-            "average": _averages(by_set),
-        }
-        for label, by_set in scores.items()
-    }
+    results = {label: _results(by_set, described) for label, by_set in scores.items()}
     metrics: dict[str, Any] = {"retrievers": results, "sets": described}
     if rank() == 0:
         write_json(output / "metrics.json", metrics)
         remove_path(output / EMBEDDINGS)
     barrier()
     return metrics
+
+
+def _results(
+    by_set: Mapping[str, dict[str, float]], described: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A retriever's means of each set with its number of queries, and their averages."""
+    sets = {n: means | {"queries": described[n]["queries"]} for n, means in by_set.items()}
+    return {"sets": sets, "average": _averages(by_set)}
 
 
 def main_metric(metrics: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ never formed in half precision. Legend: B queries of this process, N = 1 + negat
 query, P passages of the global batch, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,12 @@ def all_passage_losses(
             same[torch.arange(len(positive)), positive] = False
             scores = scores.masked_fill(same, -torch.inf)
         return F.cross_entropy(scores, positive, reduction="none")
+
+
+# Losses [B] of fine-tuning, with the arguments of `all_passage_losses`.
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]] = {
+    "infonce": all_passage_losses,
+}
 
 
 def require_finite_losses(

@@ -13,9 +13,8 @@ import os
 import sqlite3
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import ConfigError, ResourceError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
-from tdro_lightning.models.tokens import Tokens
+from tdro_lightning.models.tokens import Tokens, id_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -70,21 +69,15 @@ def row_keys(queries: Tokens, passages: Tokens, fingerprint: str) -> list[bytes]
     lengths = torch.cat([queries.lengths[:, None], passages.lengths.view(len(queries), -1)], dim=1)
     # The lengths go first: they say how many tokens follow, and where each text ends.
     parts = zip(
-        _slices(lengths.flatten(), torch.full((len(lengths),), lengths.shape[1])),
-        _slices(queries.ids, queries.lengths),
-        _slices(passages.ids, lengths[:, 1:].sum(1)),
+        id_bytes(lengths.flatten(), torch.full((len(lengths),), lengths.shape[1])),
+        id_bytes(queries.ids, queries.lengths),
+        id_bytes(passages.ids, lengths[:, 1:].sum(1)),
         strict=True,
     )
     key = bytes.fromhex(fingerprint)
     return [
         hashlib.blake2b(b"".join(row), digest_size=KEY_BYTES, key=key).digest() for row in parts
     ]
-
-
-def _slices(values: Tensor, sizes: Tensor) -> Iterator[memoryview]:
-    """Parts of some values one after the other, as 32-bit integers in one byte order."""
-    view = values.cpu().numpy().astype("<i4").data
-    return (view[start:end] for start, end in pairwise(accumulate(sizes.tolist(), initial=0)))
 
 
 def largest_loss(temperature: float) -> float:

@@ -30,6 +30,7 @@ from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, s
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
+FEWEST = 50  # texts from which on a share of them means something
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
 
@@ -73,8 +74,7 @@ class Encoder(nn.Module):
         self.chunk_tokens = chunk_tokens
         self.kept_tokens = kept_tokens
         self._adapter_inputs = AdapterInputs(backbone)
-        self.warns = True  # where its limits cut many texts, once for each
-        self._warned: set[str] = set()
+        self._warned: set[str] = set()  # keys of limits that cut many texts, said once each
         self._last_layer = last_layer(backbone) if pooling == "last" else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
@@ -119,7 +119,7 @@ class Encoder(nn.Module):
         Of equal texts the first alone is run: its place is that of the others, too.
         """
         rows, places = tokens.distinct
-        chunks = self.chunks(tokens.lengths[rows])
+        chunks = self.chunks(tokens.distinct_lengths)
         return [rows[chunk] for chunk in chunks], torch.cat(chunks).argsort()[places]
 
     def kept_chunks(self, lengths: Tensor, chunks: list[Tensor]) -> int:
@@ -197,7 +197,7 @@ class Encoder(nn.Module):
                 "%d of %d texts have the %d tokens allowed; all but those that just fit are cut",
                 *(full, len(texts), max_tokens),
             )
-        if self.warns and key not in self._warned and full > MOST_CUT * len(texts):
+        if key not in self._warned and len(texts) >= FEWEST and full > MOST_CUT * len(texts):
             self._warned.add(key)
             note_warning(cut_warning(key, max_tokens, full / len(texts)))
         order = torch.tensor(by_length).argsort()

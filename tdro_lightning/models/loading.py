@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json
@@ -79,10 +79,10 @@ def load_encoder(
         pooling, query_tokens, passage_tokens = _description(described)
     try:
         refuse_model_code(path)
-        shape = AutoConfig.from_pretrained(base_model(path) or path, trust_remote_code=False)
-        require_positions(shape, path, query_tokens, passage_tokens)
         tokenizer = TextTokenizer.load(path, pooling)
-        backbone = _load_backbone(path, getattr(torch, dtype), select_attention(attention))
+        backbone = _load_backbone(
+            path, getattr(torch, dtype), select_attention(attention), (query_tokens, passage_tokens)
+        )
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
     except InputError:
@@ -91,12 +91,7 @@ def load_encoder(
         first_line = f"{str(error).strip() or type(error).__name__}".splitlines()[0]
         raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
     if lora is not None:
-        if isinstance(backbone, PeftModel):
-            raise ConfigError(
-                f"model.path={path} is an adapter already; continue to train it with "
-                "model.lora=null, or name its base model"
-            )
-        backbone = attach_lora(backbone, lora)
+        backbone = _fresh_lora(backbone, lora, path)
     return Encoder(
         backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens, kept_tokens
     )
@@ -172,13 +167,27 @@ def select_attention(attention: Attention) -> str:
     return chosen
 
 
-def _load_backbone(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel | PeftModel:
+def _fresh_lora(backbone: PreTrainedModel | PeftModel, lora: Lora, path: str) -> PeftModel:
+    if isinstance(backbone, PeftModel):
+        raise ConfigError(
+            f"model.path={path} is an adapter already; continue to train it with "
+            "model.lora=null, or name its base model"
+        )
+    return attach_lora(backbone, lora)
+
+
+def _load_backbone(
+    path: str, dtype: torch.dtype, attention: str, limits: tuple[int, int]
+) -> PreTrainedModel | PeftModel:
+    """The model, with its adapter where the path is one, for texts of so many tokens."""
     base = base_model(path)
     if base is not None:
         refuse_model_code(base)
+    config = own_config(base or path, attention)
+    require_positions(config, path, *limits)
     backbone, report = AutoModel.from_pretrained(
         base or path,
-        config=own_config(base or path, attention),
+        config=config,
         dtype=dtype,
         attn_implementation=attention,
         use_safetensors=True,

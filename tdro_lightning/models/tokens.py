@@ -1,9 +1,10 @@
 """Tokenised texts of different lengths, kept without padding until a forward pass needs it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ class Tokens:
         ids: [sum of lengths] int64 token ids, on any device.
         lengths: [N] int64, each at least 1; always in the host's memory, where shapes are decided,
             so that no GPU is waited for.
-        keys: [N] int64, equal where sequences are equal, in the host's memory; None where nobody
-            has compared them, which counts as all different.
+        keys: [N] int64, hashes of the sequences (two that differ share one with a chance of
+            2^-64), in the host's memory; None where nobody has made them: all count as different.
     """
 
     ids: Tensor
@@ -30,10 +31,10 @@ class Tokens:
     def of(cls, sequences: Iterable[Sequence[int]]) -> "Tokens":
         """Tokens of plain lists of token ids."""
         rows = list(sequences)
-        flat = [token for row in rows for token in row]
-        lengths = [len(row) for row in rows]
-        keys = [_key(row) for row in rows]
-        return cls(*(torch.tensor(values, dtype=torch.long) for values in (flat, lengths, keys)))
+        flat = torch.tensor([token for row in rows for token in row], dtype=torch.long)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        keys = [blake2b(part, digest_size=8).digest() for part in id_bytes(flat, lengths)]
+        return cls(flat, lengths, torch.from_numpy(np.frombuffer(b"".join(keys), "<i8").copy()))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -62,6 +63,11 @@ class Tokens:
         first = torch.full((size,), len(self)).scatter_reduce(0, group, everything, "amin")
         order = first.argsort()
         return first[order], order.argsort()[group]
+
+    @property
+    def distinct_lengths(self) -> Tensor:
+        """[U] lengths of the distinct sequences, which are all that an encoder runs."""
+        return self.lengths[self.distinct[0]]
 
     def chosen(self, rows: Tensor) -> "Tokens":
         """The sequences at some indices [R], in their order."""
@@ -99,10 +105,13 @@ class Tokens:
         return self.ids[source.clamp(max=len(self.ids) - 1)] * mask, mask
 
 
-def _key(sequence: Sequence[int]) -> int:
-    """A number that differs wherever sequences do, but for one chance in 2^64."""
-    digest = blake2b(np.array(sequence, dtype=np.int64).tobytes(), digest_size=8)
-    return int.from_bytes(digest.digest(), "little", signed=True)
+def id_bytes(ids: Tensor, sizes: Tensor) -> Iterator[memoryview]:
+    """Parts of so many [N] of some integers, one after the other, as bytes to be hashed.
+
+    They are 32-bit integers in one byte order, so that the bytes are the same on every machine.
+    """
+    view = ids.cpu().numpy().astype("<i4").data
+    return (view[start:end] for start, end in pairwise(accumulate(sizes.tolist(), initial=0)))
 
 
 def length_chunks(lengths: Tensor, budget: int) -> list[Tensor]:

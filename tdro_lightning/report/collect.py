@@ -133,16 +133,7 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
         seconds=field("seconds", NUMBER),
         versions={k: str(v) for k, v in (field("versions", OBJECT) or {}).items()},
         hardware={k: str(v) for k, v in (field("hardware", OBJECT) or {}).items()},
-        inputs=tuple(
-            Input(
-                label,
-                _require(value.get("path"), TEXT, f"{path}: `inputs.{label}.path`"),
-                _require(
-                    value.get("sha256"), TEXT, f"{path}: `inputs.{label}.sha256`", optional=True
-                ),
-            )
-            for label, value in inputs.items()
-        ),
+        inputs=tuple(_input(label, value, path) for label, value in inputs.items()),
         retrievers=_retrievers(folder, inputs) if has_results else (),
         weights=_weights(folder / "weights.json") if has_results else (),
         history=_history(folder / "history.csv"),
@@ -154,6 +145,12 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
             _require(text, TEXT, f"{path}: `warnings`") for text in field("warnings", LIST) or ()
         ),
     )
+
+
+def _input(label: str, value: Mapping[str, Any], path: Path) -> Input:
+    place = f"{path}: `inputs.{label}"
+    sha256 = _require(value.get("sha256"), TEXT, f"{place}.sha256`", optional=True)
+    return Input(label, _require(value.get("path"), TEXT, f"{place}.path`"), sha256)
 
 
 def _run_folders(folder: Path) -> list[Path]:

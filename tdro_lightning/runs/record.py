@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ WITHOUT_EFFECT = {  # on results
 }
 ADDED = {  # keys that a version has added, with what earlier versions did
     "data.small_domains": "smaller_batch",
+    "module.loss": "infonce",
     "module.mask_duplicates": False,
     "transfer.alpha": 0.5,
     "transfer.cap": 10_000,
@@ -90,10 +90,14 @@ def run_record(
         "outputs": {},
     }
     write_checked_json(folder / RECORD, record)
+    error: BaseException | None = None
     try:
         yield
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        status = run_outcome(sys.exception()).status
+        status = run_outcome(error).status
         if not (folder / RECORD).is_file():
             raise ResourceError(f"run_dir={folder} was removed during the run, and its results too")
         record |= {

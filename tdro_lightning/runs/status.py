@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -87,10 +86,13 @@ def status_file(config: Config, warnings: Sequence[str] = ()) -> Iterator[None]:
         write_json(path, {**status, **now, "warnings": [*warnings], "written": moment})
 
     write()
+    error: BaseException | None = None
     try:
         yield
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        error = sys.exception()
         ended = run_outcome(error, config.run_dir)
         if error is not None:
             logger.info("the run ends: %s", ended.status, exc_info=error)

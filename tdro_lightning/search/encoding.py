@@ -230,19 +230,25 @@ def encode(
         "encoder": encoder,
         "dtype": "float16" if len(texts) >= half_from else "float32",
     }
-    barrier()  # a digest may take minutes, and `largest` waits less long
-    if largest(int(from_first(manifest) != manifest)):
-        raise RuntimeError("the processes were given different texts or different encoders")
-    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
-    shards = Shards(folder / key, len(texts), shard_texts, str(manifest["dtype"]))
-    if rank() == 0:
-        write_json(shards.folder / MANIFEST, manifest)
-    barrier()
+    shards = _open_shards(folder, manifest)
     own = [s for s in range(rank(), shards.count, world_size()) if not shards.has(s)]
     began = time.monotonic()
     _encode(texts, embed, shards, own[:1], what)
     _look_ahead(shards, len(own) - 1, time.monotonic() - began, announce)
     _encode(texts, embed, shards, own[1:], what)
+    barrier()
+    return shards
+
+
+def _open_shards(folder: Path, manifest: dict[str, Any]) -> Shards:
+    """The shards of a manifest, the same on all processes, in a folder named by its digest."""
+    barrier()  # a digest may take minutes, and `largest` waits less long
+    if largest(int(from_first(manifest) != manifest)):
+        raise RuntimeError("the processes were given different texts or different encoders")
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+    shards = Shards(folder / key, manifest["texts"], manifest["shard_texts"], manifest["dtype"])
+    if rank() == 0:
+        write_json(shards.folder / MANIFEST, manifest)
     barrier()
     return shards
 

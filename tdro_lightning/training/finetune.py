@@ -8,10 +8,7 @@ from torch import Tensor
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.distributed.collectives import gather_rows
 from tdro_lightning.distributed.processes import rank, world_size
-from tdro_lightning.losses.contrastive import (
-    all_passage_losses,
-    require_finite_losses,
-)
+from tdro_lightning.losses.contrastive import LOSSES, require_finite_losses
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.encoder_module import EncoderModule
@@ -20,7 +17,7 @@ from tdro_lightning.training.optim import Optimisation
 
 
 class FinetuneModule(EncoderModule):
-    """InfoNCE against all passages of a global batch of one domain (Eq. 7).
+    """A loss of each query against all passages of a global batch of one domain (Eq. 7).
 
     With uniform weights it makes the reference.
 
@@ -32,6 +29,7 @@ class FinetuneModule(EncoderModule):
         optimisation: how the encoder trains.
         seed: what dropout depends on besides step and rank.
         mask_duplicates: a passage that equals a query's positive is no negative of it.
+        loss: of `LOSSES`.
     """
 
     def __init__(
@@ -43,12 +41,14 @@ class FinetuneModule(EncoderModule):
         optimisation: Optimisation,
         seed: int = 0,
         mask_duplicates: bool = False,
+        loss: str = "infonce",
     ) -> None:
         super().__init__(temperature, optimisation, seed)
         self.encoder = encoder
         self.names = tuple(names)
         self.loss_scale = tuple(loss_scale)
         self.mask_duplicates = mask_duplicates
+        self.loss = loss
 
     def encoders(self) -> tuple[Encoder, None]:
         """The encoder."""
@@ -63,9 +63,7 @@ class FinetuneModule(EncoderModule):
         rows = rank() * len(batch) + torch.arange(len(batch), device=queries.device)
         positive = rows * (len(passages) // len(batch))
         passages = gather_rows(passages)
-        losses = all_passage_losses(
-            queries, passages, positive, self.temperature, self._keys(batch)
-        )
+        losses = LOSSES[self.loss](queries, passages, positive, self.temperature, self._keys(batch))
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))

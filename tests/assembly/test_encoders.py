@@ -1,8 +1,6 @@
 """What a run says of its encoders before it uses them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.runs.inputs import describe_inputs
 from tdro_lightning.stages import check_config, stages
-from tests.command import run
+from tests.command import run, run_code
 from tests.made_up import TDRO, tiny_model, write_inputs
 from tests.malformed.models import loaded, set_in
 
@@ -74,8 +72,7 @@ def test_a_model_folder_is_refused_before_torch_is_imported(tmp_path: Path, capf
         "    heavy = {'torch', 'transformers', 'lightning'} & set(sys.modules)\n"
         "    sys.exit(f'{ended.code} {heavy}')\n"
     )
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    ended = run_code(tmp_path, code)
     assert "names code of its own" in ended.stderr
     assert "\n2 set()" in ended.stderr, ended.stderr
 

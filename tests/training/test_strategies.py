@@ -20,9 +20,9 @@ from tdro_lightning.data.domains import load_domains
 from tdro_lightning.distributed import collectives as distributed
 from tdro_lightning.distributed.processes import process_group
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.losses.contrastive import LOSSES
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.loading import load_encoder
-from tdro_lightning.training import finetune
 from tdro_lightning.training.strategies import (
     DataParallel,
     FullyShardedParallel,
@@ -129,13 +129,9 @@ def five_hundred_batches(folder: Path) -> list[tuple[list[int], tuple[str, ...]]
 def compared(folder: Path, plan: Strategy) -> tuple[torch.Tensor, ...]:
     """What the first step's loss compares: queries, all passages, index of each positive."""
     seen: list[tuple[torch.Tensor, ...]] = []
-    losses = finetune.all_passage_losses
+    losses = LOSSES["infonce"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            finetune,
-            "all_passage_losses",
-            lambda *given: seen.append(given[:3]) or losses(*given),
-        )
+        patch.setitem(LOSSES, "infonce", lambda *given: seen.append(given[:3]) or losses(*given))
         trained(folder, "finetune", "chunks", plan)
     return tuple(value.detach() for value in seen[0])
 

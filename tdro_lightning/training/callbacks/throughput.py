@@ -79,16 +79,17 @@ class Throughput(Callback):
         """Log the figures of the step; it has waited for its gradient norm, so the GPU is done."""
         now = time.perf_counter()
         seconds, step, processes = now - self._ended, now - self._began, trainer.world_size
-        lengths = batch.texts.lengths
+        lengths, run = batch.texts.lengths, batch.texts.distinct_lengths
         full_queries = batch.queries.lengths == self.trained.query_tokens
         full_passages = batch.passages.lengths == self.trained.passage_tokens
-        tokens = int(lengths.sum())
-        padded = padded_tokens(lengths, length_chunks(lengths, self.trained.chunk_tokens))
-        self.flops = self._flops_per_token * tokens + self._reference_flops * self._reference_tokens
+        tokens, tokens_run = int(lengths.sum()), int(run.sum())
+        padded = padded_tokens(run, length_chunks(run, self.trained.chunk_tokens))
+        self.flops = self._flops_per_token * tokens_run
+        self.flops += self._reference_flops * self._reference_tokens
         figures = {
             "passages_per_second": processes * len(batch.passages) / seconds,
             "tokens_per_second": processes * tokens / seconds,
-            "padding": 1 - tokens / padded,
+            "padding": 1 - tokens_run / padded,
             "at_limit": int(full_queries.sum() + full_passages.sum()) / len(lengths),
             "data_wait": 1 - step / seconds,
         }
@@ -120,7 +121,7 @@ class Throughput(Callback):
                 note_warning(cut_warning(f"data.{kind}_tokens", limit, self._full[kind] / texts))
 
     def _count(self, reference: nn.Module, inputs: tuple[Tokens]) -> None:
-        self._reference_tokens += int(inputs[0].lengths.sum())
+        self._reference_tokens += int(inputs[0].distinct_lengths.sum())
 
 
 def reset_process_peak() -> None:

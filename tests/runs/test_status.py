@@ -91,6 +91,22 @@ def test_what_has_changed_since_an_unfinished_run_is_told(config: Config) -> Non
     assert written()["changed"] == ["seed: 7 -> 42"]
 
 
+def test_a_run_begun_while_an_error_is_handled_ends_as_itself(config: Config) -> None:
+    """A caller may try again in its `except`: the error there is not the run's."""
+    write_cheap_inputs(Path.cwd())
+    Path("run").mkdir(exist_ok=True)
+    try:
+        raise RuntimeError("of before")
+    except RuntimeError:
+        with (
+            status.status_file(config),
+            record.run_record(stages()[config.stage], config, "command"),
+        ):
+            pass
+    assert written()["status"] == "finished"
+    assert json.loads(Path("run/run.json").read_text())["status"] == "finished"
+
+
 def test_a_second_run_is_refused_and_a_killed_one_s_lock_is_free(config: Config, capfd) -> None:
     write_cheap_inputs(Path.cwd())
     root = Path(__file__).parents[2]

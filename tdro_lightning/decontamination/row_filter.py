@@ -22,16 +22,15 @@ def filter_rows(
 ) -> dict[str, Any]:
     """Write the rows that teach nothing of the evaluation, and those texts that would.
 
-    A row goes where its query matches an evaluation query or document. A passage that matches one
-    goes alone, since the rest of its row tells nothing of it; the row goes too where it loses its
-    last positive, or its last negative.
+    A row is dropped where its query matches an evaluation query or document. A passage that matches
+    one is dropped alone, and its row too where that was its last positive or last negative.
 
     Args:
         rows: the rows of a domain.
         index: the evaluation.
         clean: file for the rows that are kept, in their order.
         dropped: file with a line for every text that matched: `query_id`, `part`, `docid`, `text`,
-            `fate` (`row` where the whole row went, else `passage`) and its `matches`.
+            `fate` (`row` where the whole row was dropped, else `passage`) and its `matches`.
 
     Returns:
         `rows` read and `kept`; `dropped_rows` by reason; `dropped_passages` of rows that were kept,
@@ -79,7 +78,7 @@ def _filter_row(
     counts: Counter[tuple[str, ...]],
     dropped: list[dict[str, Any]],
 ) -> Row | None:
-    """The row without the passages that match, or None where it must go."""
+    """The row without the passages that match, or None where it is dropped."""
     counts["rows", "read"] += 1
     query = known[hash(row["query"])]
     lines = [_line(row, "query", None, query)] if query else []

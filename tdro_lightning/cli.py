@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ OPTIONS = (
     *("--multirun", "-m", "--run", "-r", "--config-dir", "-cd", "--info", "-i"),
     *("--hydra-help", "--shell-completion", "-sc", "--experimental-rerun"),
 )
+VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--experimental-rerun")
 
 
 def run(composed: "DictConfig", command: str) -> None:
@@ -121,6 +123,7 @@ def main() -> None:
     mask_output()
     # The `+` of `+experiment=NAME` may be left out.
     arguments = [f"+{a}" if a.startswith("experiment=") else a for a in sys.argv[1:]]
+    arguments = _options_last(arguments)
     if "--help" in arguments or "-h" in arguments:
         tell(USAGE + "\n" + list_experiments())
         return
@@ -140,6 +143,20 @@ def main() -> None:
         _print_last("\n".join(said))
     if outcomes:
         sys.exit(outcomes[-1].code)
+
+
+def _options_last(arguments: list[str]) -> list[str]:
+    """The overrides, then the options: argparse takes no overrides on both sides of an option."""
+    if {"--info", "-i"} & {*arguments}:  # whose value may be left out
+        return arguments
+    options, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            options += [argument, *islice(rest, argument in VALUED)]
+        else:
+            overrides.append(argument)
+    return [*overrides, *options]
 
 
 def _print_last(text: str) -> None:

@@ -66,6 +66,21 @@ def test_both_forms_show_the_paper_s_numbers(capfd, tmp_path, form: str) -> None
     } <= lines
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["+experiment=demo/tdro", "--cfg", "job", "trainer.steps=7"],
+        ["--cfg=job", "trainer.steps=7", "+experiment=demo/tdro"],
+        ["trainer.steps=7", "--cfg", "job", "--config-dir=.", "experiment=demo/tdro"],
+    ],
+)
+def test_options_may_stand_anywhere(capfd, tmp_path, arguments: list[str]) -> None:
+    ended = run(capfd, tmp_path, *arguments)
+    assert ended.code == 0, ended.err
+    assert "  steps: 7\n" in ended.out
+    assert "weights_lr: 0.05\n" in ended.out
+
+
 def test_fine_tuning_takes_one_hard_negative(capfd, tmp_path) -> None:
     ended = run(capfd, tmp_path, "experiment=reference_qwen05b", "--cfg", "job")
     assert ended.code == 0

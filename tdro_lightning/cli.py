@@ -123,7 +123,7 @@ def main() -> None:
     mask_output()
     # The `+` of `+experiment=NAME` may be left out.
     arguments = [f"+{a}" if a.startswith("experiment=") else a for a in sys.argv[1:]]
-    arguments = _options_last(arguments)
+    arguments = _options_first(arguments)
     if "--help" in arguments or "-h" in arguments:
         tell(USAGE + "\n" + list_experiments())
         return
@@ -145,8 +145,8 @@ def main() -> None:
         sys.exit(outcomes[-1].code)
 
 
-def _options_last(arguments: list[str]) -> list[str]:
-    """The overrides, then the options: argparse takes no overrides on both sides of an option."""
+def _options_first(arguments: list[str]) -> list[str]:
+    """The options, then the overrides: argparse takes no overrides on both sides of an option."""
     if {"--info", "-i"} & {*arguments}:  # whose value may be left out
         return arguments
     options, overrides = [], []
@@ -156,7 +156,7 @@ def _options_last(arguments: list[str]) -> list[str]:
             options += [argument, *islice(rest, argument in VALUED)]
         else:
             overrides.append(argument)
-    return [*overrides, *options]
+    return [*options, *overrides]
 
 
 def _print_last(text: str) -> None:

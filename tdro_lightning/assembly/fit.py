@@ -17,7 +17,11 @@ from torch.utils.data._utils import signal_handling
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
 from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
-from tdro_lightning.assembly.mixture import configured_mixture, mixture_label
+from tdro_lightning.assembly.mixture import (
+    configured_mixture,
+    mixture_label,
+    write_configured_mixture,
+)
 from tdro_lightning.assembly.modules import (
     data_module,
     domain_weights,
@@ -92,14 +96,14 @@ def fit_tdro(config: Config, settings: TDROConfig, domains: list[Domain]) -> Non
 def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain]) -> None:
     """Fine-tune, and evaluate where there is a benchmark.
 
-    Writes `encoder/`, `mixture.json`, `data_usage.json` and, with a benchmark, `metrics.json`.
+    Writes `encoder/`, `mixture.yaml`, `data_usage.json` and, with a benchmark, `metrics.json`.
     """
     names = [domain.name for domain in domains]
     sizes = {domain.name: len(domain) for domain in domains}
-    mixture, lineage = configured_mixture(config, sizes, domains)
+    mixture = configured_mixture(config, sizes, domains)
     if is_first_process():
-        content = WeightsFile(last=mixture.probability, size=sizes, lineage=lineage)
-        write_weights(Path(config.run_dir) / "mixture.json", content)
+        write_configured_mixture(config, mixture, domains)
+    domains = mixture.used_rows(domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
     require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+from tdro_lightning.config.groups import domain_groups
 from tdro_lightning.config.keys import Limits, find_faults
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.config.stage import Stage
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.dro.transfer import RULES
+from tdro_lightning.errors import ConfigError, did_you_mean
 from tdro_lightning.mining.rule import MiningRule
 
 
@@ -57,3 +59,24 @@ def mining_rule(mine: MineConfig) -> MiningRule:
     return MiningRule(
         mine.negatives, mine.depth, mine.skip, mine.margin, mine.ratio, mine.max_score
     )
+
+
+def mixture_rules(config: Config) -> list[str]:
+    """Weights where the rule needs them, and bounds on domains and groups that are there."""
+    wrong, transfer = [], config.transfer
+    sources = [key for key in ("weights", "given") if getattr(transfer, key) is not None]
+    if RULES[transfer.rule].weighted and len(sources) != 1:
+        wrong.append(
+            f"transfer.rule={transfer.rule} needs transfer.weights=PATH, the weights.json of a "
+            "tDRO run, or transfer.given={NAME: WEIGHT, ...}, and not both"
+        )
+    groups = domain_groups(config)
+    single = [label for label, names in groups.items() if names == (label,)]
+    for key, known in (("keep", single), ("drop", single), ("least", groups), ("most", groups)):
+        for label in getattr(transfer, key) or ():
+            if label not in known:
+                hint = did_you_mean(label, known)
+                wrong.append(f"transfer.{key}: {label!r} is no configured domain or group{hint}")
+    if both := sorted(set(transfer.keep) & set(transfer.drop)):
+        wrong.append(f"transfer.keep and transfer.drop both name {', '.join(both)}")
+    return wrong

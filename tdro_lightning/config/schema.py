@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tdro_lightning import evaluation
-from tdro_lightning.config.keys import GREATEST_SEED, MOST_COUNT, key
+from tdro_lightning.config.keys import GREATEST_SEED, MOST_COUNT, key, table_names
 from tdro_lightning.config.safety import find_unsafe_names
 from tdro_lightning.config.training import (
     MODULES,
@@ -161,6 +161,13 @@ class ExportConfig:
 
 
 @dataclass
+class MixtureConfig:
+    """In which other trainers' formats stage=mixture writes the mixture, beside mixture.yaml."""
+
+    formats: list[str] = key(choices=table_names("export/mixture_formats.py", "FORMATS"))
+
+
+@dataclass
 class ChainConfig:
     """Experiments run one after the other, each in a folder below the chain's.
 
@@ -242,6 +249,7 @@ class Config:
     export: ExportConfig | None = None
     chain: ChainConfig | None = None
     workspace: WorkspaceConfig | None = None
+    mixture: MixtureConfig = MISSING
     plan: PlanConfig = MISSING
 
     def rules(self, place: str) -> list[str]:

@@ -168,6 +168,7 @@ class TransferConfig:
     least: dict[str, float] | None = key(None, at_least=0, at_most=1)
     most: dict[str, float] | None = key(None, at_least=0, at_most=1)
     most_epochs: float | None = key(None, above=0, at_most=1_000_000)
+    budget: int | None = key(None, at_least=1, at_most=10**12)
 
     def rules(self, place: str) -> list[str]:
         """Weights by hand say something."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.jsonl import examine_lines
-from tdro_lightning.data.randomness import generator
+from tdro_lightning.data.randomness import choose_rows
 from tdro_lightning.data.tables import cached_rows, cached_table, text_columns
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import fingerprint
@@ -101,6 +101,14 @@ class Domain:
             skipped=tuple(sorted(skipped, key=lambda row: row.line)),
         )
 
+    def drawn(self, count: int) -> "Domain":
+        """The domain with so many of its rows, drawn by its name, so always the same ones."""
+        return replace(
+            self,
+            table=cached_rows(self.table, choose_rows(self.name, len(self), count)),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {count} rows".encode()).hexdigest(),
+        )
+
     def require_few_skipped(self, most: int) -> None:
         """Refuse a domain of which nothing, or more than `most` rows less than all, is left.
 
@@ -160,12 +168,10 @@ def load_domains(
                 raise ConfigError(
                     f"domains.rows.{name}={count} must be from 1 to its {len(table)} rows"
                 )
-            drawn = np.sort(generator(0, f"rows {name}").permutation(len(table))[:count])
-            table = cached_rows(table, drawn)
-            content = hashlib.sha256(f"{content} {count} rows".encode()).hexdigest()
         prompts = tuple(entry["prompts"])
-        loaded.append(Domain(name, place, prompts, entry["symmetric"], table, content, skipped))
-        logger.info("domain %s: %d rows from %s", name, len(table), place)
+        domain = Domain(name, place, prompts, entry["symmetric"], table, content, skipped)
+        loaded.append(domain.drawn(rows[name]) if rows and name in rows else domain)
+        logger.info("domain %s: %d rows from %s", name, len(loaded[-1]), place)
     return loaded
 
 

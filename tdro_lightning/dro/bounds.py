@@ -81,6 +81,46 @@ def describe_changes(
     return lines
 
 
+def spend_budget(
+    probability: Mapping[str, float], sizes: Mapping[str, int], budget: int
+) -> dict[str, int]:
+    """Rows of each domain that a budget of different rows allows, in proportion to the mixture.
+
+    A domain has no more rows than its file; what it cannot take goes to the others. Where all
+    files together have no more than the budget, all rows are used.
+
+    Args:
+        probability: of each domain, sum 1; of one with probability 0 all rows are kept.
+        sizes: rows of each domain's file.
+        budget: rows in all.
+
+    Raises:
+        ConfigError: so small that a domain of the mixture has no row.
+    """
+    rows, left = dict(sizes), float(budget)
+    present = [name for name in probability if probability[name] > 0]
+    present.sort(key=lambda name: sizes[name] / probability[name])
+    shares: dict[str, float] = {}
+    for place, name in enumerate(present):
+        rest = math.fsum(probability[other] for other in present[place:])
+        shares[name] = min(float(sizes[name]), left * probability[name] / rest)
+        left -= shares[name]
+    rows |= {name: math.floor(share) for name, share in shares.items()}
+    missing = min(budget, sum(sizes[name] for name in present)) - sum(
+        rows[name] for name in present
+    )
+    fractions = sorted(present, key=lambda name: (rows[name] - shares[name], name))
+    for name in fractions[:missing]:
+        rows[name] += 1
+    for name in present:
+        if not rows[name]:
+            raise ConfigError(
+                f"transfer.budget={budget} leaves no row of {name}, whose probability is "
+                f"{probability[name]:.3g}; raise it, or drop the domain: transfer.drop=[{name}]"
+            )
+    return rows
+
+
 def _nearest(
     start: NDArray[np.float64], groups: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -93,17 +93,17 @@ def _uniform(sizes: Sizes, weights: Weights, settings: Settings) -> Mixture:
 
 
 def _proportional(sizes: Sizes, weights: Weights, settings: Settings) -> Mixture:
-    return _in_proportion({name: float(rows) for name, rows in _known(sizes).items()})
+    return _in_proportion({name: float(rows) for name, rows in known_sizes(sizes).items()})
 
 
 def _temperature(sizes: Sizes, weights: Weights, settings: Settings) -> Mixture:
     """In proportion to size^alpha, as multilingual models are trained (Devlin et al. 2019)."""
-    return _in_proportion({name: rows**settings.alpha for name, rows in _known(sizes).items()})
+    return _in_proportion({name: rows**settings.alpha for name, rows in known_sizes(sizes).items()})
 
 
 def _cap(sizes: Sizes, weights: Weights, settings: Settings) -> Mixture:
     """In proportion to size, as if no domain had more than `cap` rows."""
-    known = _known(sizes)
+    known = known_sizes(sizes)
     return _in_proportion({name: float(min(rows, settings.cap)) for name, rows in known.items()})
 
 
@@ -113,7 +113,7 @@ def _unimax(sizes: Sizes, weights: Weights, settings: Settings) -> Mixture:
     From the smallest domain on, each gets an even part of the rows that are left to draw, or as
     many rows as `epochs` passes have.
     """
-    known = _known(sizes)
+    known = known_sizes(sizes)
     drawn: dict[str, float] = {}
     for name in sorted(known, key=lambda name: (known[name], name)):
         even = (settings.rows_drawn - math.fsum(drawn.values())) / (len(known) - len(drawn))
@@ -251,16 +251,16 @@ def _in_proportion(parts: Mapping[str, float]) -> Mixture:
     return Mixture(probability, dict.fromkeys(parts, 1.0))
 
 
-def _known(sizes: Sizes) -> dict[str, int]:
+def known_sizes(sizes: Sizes, needed_by: str = "transfer.rule") -> dict[str, int]:
     """The sizes, where all are known.
 
     Raises:
-        ConfigError: names those that are not.
+        ConfigError: names those that are not, and the key that needs them.
     """
     unknown = [name for name, rows in sizes.items() if rows is None]
     if unknown:
         raise ConfigError(
-            f"transfer.rule needs the rows of {', '.join(unknown)}, which are not known before the "
+            f"{needed_by} needs the rows of {', '.join(unknown)}, which are not known before the "
             "file is there; give domains.catalogue.NAME.size"
         )
     return {name: rows for name, rows in sizes.items() if rows is not None}

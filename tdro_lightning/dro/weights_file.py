@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tdro_lightning.dro.mixture_file import read_mixture, read_yaml, require_weight
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json, require_checksum, write_checked_json
 
@@ -98,13 +99,17 @@ def _epochs(weights: Mapping[str, float], size: Mapping[str, int]) -> dict[str, 
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """Read a weights file of ours or of the authors'.
+    """Read a weights file of ours or of the authors', or weights in YAML.
+
+    In YAML they are a `mixture.yaml`, or weights by name whose sum does not matter.
 
     Raises:
         DataError: not a weights file, or one of another version of this program; a weight that is
             no probability, a sum other than 1, keys that contradict one another, or a file that
             was changed after it was written.
     """
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml_weights(path)
     value = read_json(path, LARGEST)
     if not isinstance(value, dict) or "domain_weights" not in value:
         raise DataError(f"{path}: not a domain-weights file; it has no key `domain_weights`")
@@ -122,6 +127,23 @@ def read_weights(path: Path) -> WeightsFile:
     _require_agreement(value, weights, size, path)
     kinds = {kind: weights[key] for kind, key in _KEYS.items() if key in weights}
     return WeightsFile(size=size, lineage=lineage, has_checksum=checked, **kinds)
+
+
+def _read_yaml_weights(path: Path) -> WeightsFile:
+    """Probabilities of a `mixture.yaml`, or weights by name."""
+    value = read_yaml(path)
+    if "domains" in value:
+        mixture = read_mixture(path)
+        sizes = {name: share.of for name, share in mixture.shares.items()}
+        return WeightsFile(mixture.probability, sizes, lineage=dict(mixture.lineage))
+    for name in value:
+        if not isinstance(name, str):
+            raise DataError(f"{path}: the name {name!r} must be quoted, as in '{name}': 0.5")
+    weights = {name: require_weight(number, f"{path}: `{name}`") for name, number in value.items()}
+    total = math.fsum(weights.values())
+    if total <= 0:
+        raise DataError(f"{path}: must hold a weight above 0")
+    return WeightsFile({name: number / total for name, number in weights.items()}, {})
 
 
 def _mapping(value: Mapping[str, Any], key: str, what: str, path: Path) -> dict[str, Any]:

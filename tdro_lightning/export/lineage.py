@@ -68,7 +68,7 @@ def read_training(run: Path) -> Training:
         DataError: a file of the run is missing.
     """
     record = read_checked_json(run / RECORD)
-    config, mixture = record["config"], read_json(run / "mixture.json")
+    config = record["config"]
     usage = read_json(run / "data_usage.json")
     weights = _learned_weights(record)
     shares = [
@@ -84,7 +84,7 @@ def read_training(run: Path) -> Training:
     ]
     model = record["inputs"]["model"]
     base = model["path"] if model["sha256"] is None else None  # only hub names mean something
-    return Training(record["name"], base, shares, mixture["lineage"]["transfer"], record)
+    return Training(record["name"], base, shares, config["transfer"], record)
 
 
 def _learned_weights(record: Mapping[str, Any]) -> dict[str, float]:

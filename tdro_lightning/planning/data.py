@@ -1,6 +1,7 @@
 """What a planned run would read: rows, lengths in tokens, and how often each row is drawn."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,8 +115,8 @@ def domain_shares(config: Config, found: LocalData) -> list[DomainShare]:
         ConfigError: the batch does not fit the domains, or the weights do not.
         DataError: the weights file is broken.
     """
-    probability = _probability(config, found)
-    drawn = _drawn(config, found, probability)
+    probability, used = _mixture(config, found)
+    drawn = _drawn(config, probability, used)
     data = config.data
     dataset = RetrievalDataset(
         found.domains, data.negatives, config.seed, data.prompt_symmetric_passages
@@ -135,7 +136,7 @@ def domain_shares(config: Config, found: LocalData) -> list[DomainShare]:
         made.append(
             DomainShare(
                 name,
-                found.sizes[name],
+                used[name],
                 passages,
                 probability[name],
                 None if drawn is None else drawn[index],
@@ -208,27 +209,32 @@ def _missing(config: Config, names: list[str]) -> str | None:
     return f"domains.root={given.root} lacks {lacking[0]}" if lacking else None
 
 
-def _probability(config: Config, found: LocalData) -> dict[str, float]:
+def _mixture(
+    config: Config, found: LocalData
+) -> tuple[Mapping[str, float], Mapping[str, int | None]]:
+    """Probability and used rows of each domain; all alike, and all rows, where nobody knows."""
     uniform = dict.fromkeys(found.names, 1 / len(found.names))
     if isinstance(config.module, TDROConfig):
-        return uniform
+        return uniform, found.sizes
     weights = config.transfer.weights
     from_file = RULES[config.transfer.rule].weighted and config.transfer.given is None
     if from_file and (weights is None or not Path(weights).is_file()):
         found.notes.append(f"transfer.weights={weights} is not there: domains are drawn alike")
-        return uniform
-    return configured_mixture(config, found.sizes, found.domains)[0].probability
+        return uniform, found.sizes
+    mixture = configured_mixture(config, found.sizes, found.domains)
+    return mixture.probability, mixture.rows
 
 
-def _drawn(config: Config, found: LocalData, probability: dict[str, float]) -> list[int] | None:
-    rows = [size for name in found.names if (size := found.sizes[name]) is not None]
-    if len(rows) < len(found.names):
+def _drawn(
+    config: Config, probability: Mapping[str, float], used: Mapping[str, int | None]
+) -> list[int] | None:
+    rows = [size for size in used.values() if size is not None]
+    if len(rows) < len(used):
         return None
-    shape = (found.names, rows, config.data.batch_size, config.trainer.steps, config.seed)
+    shape = (list(used), rows, config.data.batch_size, config.trainer.steps, config.seed)
     if isinstance(config.module, TDROConfig):
         return HeterogeneousBatches(*shape).rows_drawn()
-    chances = [probability[name] for name in found.names]
-    return HomogeneousBatches(*shape, probability=chances).rows_drawn()
+    return HomogeneousBatches(*shape, probability=[probability[n] for n in used]).rows_drawn()
 
 
 def _sampled(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tdro_lightning.config.groups import domain_groups
+from tdro_lightning.config.constraints import mixture_rules
 from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.dro.transfer import RULES
-from tdro_lightning.errors import DataError, did_you_mean
+from tdro_lightning.errors import DataError
 from tdro_lightning.runs.inputs import domains, evaluation_sets
 
 
@@ -44,7 +44,7 @@ def _rules(config: Config) -> list[str]:
         )
     module = config.module
     if isinstance(module, FinetuneConfig):
-        wrong += _mixture_rules(config)
+        wrong += mixture_rules(config)
     if not isinstance(module, TDROConfig):
         return wrong
     count = len(config.domains.only or config.domains.catalogue)
@@ -63,27 +63,6 @@ def _rules(config: Config) -> list[str]:
     return wrong
 
 
-def _mixture_rules(config: Config) -> list[str]:
-    """Weights where the rule needs them, and bounds on domains and groups that are there."""
-    wrong, transfer = [], config.transfer
-    sources = [key for key in ("weights", "given") if getattr(transfer, key) is not None]
-    if RULES[transfer.rule].weighted and len(sources) != 1:
-        wrong.append(
-            f"transfer.rule={transfer.rule} needs transfer.weights=PATH, the weights.json of a "
-            "tDRO run, or transfer.given={NAME: WEIGHT, ...}, and not both"
-        )
-    groups = domain_groups(config)
-    single = [label for label, names in groups.items() if names == (label,)]
-    for key, known in (("keep", single), ("drop", single), ("least", groups), ("most", groups)):
-        for label in getattr(transfer, key) or ():
-            if label not in known:
-                hint = did_you_mean(label, known)
-                wrong.append(f"transfer.{key}: {label!r} is no configured domain or group{hint}")
-    if both := sorted(set(transfer.keep) & set(transfer.drop)):
-        wrong.append(f"transfer.keep and transfer.drop both name {', '.join(both)}")
-    return wrong
-
-
 STAGE = Stage(
     name="fit",
     run=_run,
@@ -94,7 +73,7 @@ STAGE = Stage(
     ),
     inputs=_inputs,
     outputs=(
-        *("encoder", "weights.json", "mixture.json", "data_usage.json", "history.csv"),
+        *("encoder", "weights.json", "mixture.yaml", "data_usage.json", "history.csv"),
         *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
     ),
     rules=_rules,

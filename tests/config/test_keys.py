@@ -41,6 +41,7 @@ SECTIONS = {  # an experiment that uses the section
 GIVEN = {  # what no file gives, and an entry in each table
     "source.layout": "beir",
     "export.encoder": "encoder",
+    "mixture.formats": ["flag_embedding"],
     "report.runs": ["runs"],
     "workspace.entity": "me",
     "mine.input": "rows",

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
-from tdro_lightning.dro.bounds import Bound, describe_changes, keep_bounds
+from tdro_lightning.dro.bounds import Bound, describe_changes, keep_bounds, spend_budget
 from tdro_lightning.errors import ConfigError
 
 MIX = {"a": 0.5, "b": 0.3, "c": 0.15, "d": 0.05}
@@ -148,3 +148,39 @@ def test_the_nearest_mixture_that_keeps_them_all(
         )
         assume(bound.least - 1e-7 <= total <= bound.most + 1e-7)
     assert divergence(np.array(list(kept.values()))) <= divergence(other) + 1e-5
+
+
+@st.composite
+def budgets(draw: st.DrawFn) -> tuple[dict[str, float], dict[str, int], int]:
+    """A mixture, sizes, and a budget of rows."""
+    parts = draw(st.lists(st.floats(1e-3, 1.0) | st.just(0.0), min_size=1, max_size=8))
+    parts[0] = parts[0] or 1.0
+    names = [f"d{i}" for i in range(len(parts))]
+    sizes = [draw(st.integers(1, 10**6)) for _ in names]
+    probability = {n: part / math.fsum(parts) for n, part in zip(names, parts, strict=True)}
+    return probability, dict(zip(names, sizes, strict=True)), draw(st.integers(1, 10**6))
+
+
+@given(budgets())
+def test_a_budget_is_spent_in_proportion_and_whole(
+    case: tuple[dict[str, float], dict[str, int], int],
+) -> None:
+    probability, sizes, budget = case
+    present = [name for name in sizes if probability[name]]
+    try:
+        rows = spend_budget(probability, sizes, budget)
+    except ConfigError as error:
+        assert f"transfer.budget={budget} leaves no row" in str(error)  # noqa: PT017
+        assert min(probability[n] for n in present) * budget < 1
+        return
+    assert sum(rows[n] for n in present) == min(budget, sum(sizes[n] for n in present))
+    assert all(1 <= rows[n] <= sizes[n] for n in sizes)
+    assert all(rows[n] == sizes[n] for n in sizes if not probability[n])
+    free = [n for n in present if rows[n] < sizes[n]]
+    level = max((rows[n] - 1) / probability[n] for n in free) if free else 0.0
+    for name in free:  # as many rows for each part of probability, but for the rounding
+        assert (rows[name] + 1) / probability[name] >= level * (1 - 1e-9)
+    for name in set(present) - set(free):  # a whole file is used where its part is larger
+        assert not free or (sizes[name] - 1) / probability[name] <= min(
+            (rows[n] + 1) / probability[n] for n in free
+        ) * (1 + 1e-9)

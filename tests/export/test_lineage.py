@@ -25,13 +25,12 @@ def fitted(folder: Path) -> dict[str, Any]:
         },
         "config": {
             "domains": {"catalogue": {name: {"prompts": [f"Find {name}"]} for name in "ab"}},
-            "transfer": {"kind": "last"},
+            "transfer": {"kind": "last", "rule": "top_share"},
             "benchmark": {"layout": "beir", "sets": {}},
         },
     }
     run = folder / "tuned"
     write_json(run / "run.json", record)
-    write_json(run / "mixture.json", {"lineage": {"transfer": {"rule": "top_share"}}})
     usage = {
         "a": {"rows": 30, "epochs": 2.0, "probability": 1.0},
         "b": {"rows": 10, "epochs": 0.0, "probability": 0.0},

@@ -71,9 +71,8 @@ def test_its_weights_and_encoder_are_read(folder: Path, capfd) -> None:
     ended = run(capfd, folder, *finetuning)
     assert ended.code == 0, ended.err
     assert "tdro/weights.json: has no checksum" in ended.out
-    mixtures = [
-        read_weights(folder / name / "mixture.json").last for name in ("again", "finetuned")
-    ]
+    files = ("again/mixture.yaml", "finetuned/mixture.json")
+    mixtures = [read_weights(folder / file).last for file in files]
     assert mixtures[0] == pytest.approx(mixtures[1])
     ours, theirs = history(folder / "again"), history(folder / "finetuned")
     assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=1e-5, abs=1e-7)

@@ -21,6 +21,7 @@ EXPERIMENTS = {  # one of each stage that is skipped where nothing has changed
     "decontaminate": "decontaminate_tdro_mini",
     "validate": "validate",
     "export": "export",
+    "mixture": "mixture",
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tdro_lightning.data.dataset import RetrievalDataset
+from tdro_lightning.dro.mixture_file import read_mixture
 from tdro_lightning.models.tiny import build_tiny_model
 from tests.command import assert_one_message, run
 from tests.made_up import needs_shared_memory, rows, write_inputs
@@ -75,10 +76,10 @@ def test_weights_learned_on_other_rows_are_refused(command, folder: Path) -> Non
     accepted = ["transfer.same_data=false", "transfer.noise=0.3", "run_dir=accepted"]
     ended = command(*TUNE, "transfer.weights=run/weights.json", *accepted)
     assert ended.code == 0, ended.err
-    mixture = json.loads((folder / "accepted" / "mixture.json").read_text())
-    assert sorted(mixture["domain_weights"].values()) == [0, 0.5, 0.5]
-    assert mixture["lineage"]["transfer"]["rule"] == "top_share"
-    assert mixture["lineage"]["weights"]["steps"] == 3
+    mixture = read_mixture(folder / "accepted" / "mixture.yaml")
+    assert sorted(mixture.probability.values()) == [0, 0.5, 0.5]
+    assert mixture.lineage["transfer"]["rule"] == "top_share"
+    assert mixture.lineage["weights"]["steps"] == 3
 
 
 def test_group_dro_needs_no_reference(command, folder: Path) -> None:

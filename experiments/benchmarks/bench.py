@@ -37,6 +37,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tdro_batch": 25,
         "finetune_batch": 128,
         "deep_batch": 6,
+        "minilm_model": str(Path(__file__).with_name("minilm.yaml")),
+        "repeated_batch": 512,
         "texts": 512,
         "chunk_tokens": 512,
         "kept_tokens": 10**9,
@@ -48,6 +50,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tdro_batch": 256,
         "finetune_batch": 2048,
         "deep_batch": 512,
+        "minilm_model": str(Path(__file__).with_name("minilm.yaml")),
+        "repeated_batch": 512,
         "texts": 20_000,
         "chunk_tokens": 8192,
         "kept_tokens": 32_768,
@@ -82,7 +86,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 comparison_table(found["comparisons"]),
                 roofline_table(found["roofline"], found["seconds"]),
             ]
-    names = {key: Path(getattr(choice, key)).name for key in ("model", "lora_model", "deep_model")}
+    models = ("model", "lora_model", "deep_model", "minilm_model")
+    names = {key: Path(getattr(choice, key)).name for key in models}
     found["settings"] = asdict(choice) | names
     found |= surroundings()
     print("\n\n".join(markdown_table(table) for table in tables), end="\n\n")
@@ -171,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tdro-batch", type=int, help="queries, each with 7 hard negatives")
     add("--finetune-batch", type=int, help="queries, each with 1 hard negative")
     add("--deep-batch", type=int, help="the same, of the deep model")
+    add("--minilm-model", help="the same, of the second steps on repeated passages; minilm.yaml")
+    add("--repeated-batch", type=int, help="queries of those, each with 7 hard negatives")
     add("--texts", type=int, help="passages that are encoded")
     add("--chunk-tokens", type=int, help="padded tokens in one of our forward passes")
     add("--kept-tokens", type=int, help="padded tokens of which our tDRO step keeps activations")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from rivals import PaddedStep, SentenceTransformersEncoding, SentenceTransformersStep
 from rounds import Work, fastest
@@ -14,6 +15,7 @@ from workbench import Case, Workbench
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.data.example import Example
 from tdro_lightning.losses.contrastive import all_passage_losses, hard_negative_losses
+from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint, row_keys
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.tokens import Tokens, length_chunks
@@ -26,6 +28,13 @@ THEIR_STEP, THEIR_BEST = "sentence-transformers step", "sentence-transformers be
 DEEP, THEIR_DEEP = "deep fine-tuning step", "sentence-transformers best deep step"
 ENCODING, THEIR_ENCODING = "encoding", "sentence-transformers encoding"
 FIRST_RUN, SECOND_RUN = "first run's step", "second run's step"
+# By the training set whose 512 rows with 7 hard negatives have that share of distinct passages.
+DISTINCT = {"arcd": 0.11, "agnews": 0.67}
+REPEATED = {  # by model and set: equal texts run once, as in a run, and each text runs by itself
+    (model, name): (f"{model}, {name}: step", f"{model}, {name}: each text run")
+    for model in ("small", "MiniLM")
+    for name in DISTINCT
+}
 
 ROOFLINE = (TDRO, TUNING, THEIR_BEST, DEEP, THEIR_DEEP)  # whose kernels are counted
 
@@ -159,12 +168,51 @@ def cache_case(bench: Workbench) -> Case:
     )
 
 
+def repeated_case(bench: Workbench, model: str, name: str) -> Case:
+    """A fine-tuning step on passages that repeat as a training set's do, run once or each."""
+    choice, (once, each) = bench.choice, REPEATED[model, name]
+    chosen = choice.model if model == "small" else choice.minilm_model
+    settings = replace(bench.settings("finetune", model=chosen), full=True)
+    # Short passages, since there are 8 times 512 of them.
+    rows = bench.examples(choice.repeated_batch, NEGATIVES["tdro"], 1, passage_mean=12)
+    pool = [text for row in rows for text in row.passages]
+    random = np.random.default_rng(choice.seed)
+    distinct = max(1, round(DISTINCT[name] * len(pool)))
+    drawn = random.permutation(
+        [*range(distinct), *random.integers(distinct, size=len(pool) - distinct)]
+    )
+    width = 1 + NEGATIVES["tdro"]
+    batch = bench.batch(
+        [
+            replace(row, passages=tuple(pool[j] for j in drawn[i * width :][:width]))
+            for i, row in enumerate(rows)
+        ]
+    )
+    alone = replace(
+        batch,
+        queries=replace(batch.queries, keys=None),
+        passages=replace(batch.passages, keys=None),
+    )
+    module = bench.finetune(settings)
+    rounds = 1 + choice.repeats
+    return Case(
+        module=module,
+        batches={once: [batch] * rounds, each: [alone] * rounds},
+        lengths=alone.texts.lengths,
+        checked=(
+            partial(_cached_loss, module.encoder, batch),
+            partial(_cached_loss, module.encoder, alone),
+        ),
+    )
+
+
 CASES = {
     tdro_case: (TDRO, TDRO_FLOOR, PADDED),
     tuning_case: (TUNING, TUNING_FLOOR, THEIR_STEP, THEIR_BEST),
     deep_case: (DEEP, THEIR_DEEP),
     encoding_case: (ENCODING, THEIR_ENCODING),
     cache_case: (FIRST_RUN, SECOND_RUN),
+    **{partial(repeated_case, model=m, name=n): names for (m, n), names in REPEATED.items()},
 }
 
 
@@ -225,7 +273,18 @@ def _hard_negative_loss(encoder: Encoder, batch: Batch) -> float:
 
 
 @torch.no_grad()
+def _cached_loss(encoder: Encoder, batch: Batch) -> float:
+    vectors = CachedEmbeddings(
+        encoder, batch.texts.to(next(encoder.parameters()).device), (0,)
+    ).vectors
+    return _loss_of(*vectors.tensor_split([len(batch)]))
+
+
+@torch.no_grad()
 def _all_passage_loss(encoder: Encoder, batch: Batch) -> float:
-    queries, passages = _embedded(encoder, batch)
-    positive = torch.arange(len(batch), device=queries.device) * (len(passages) // len(batch))
+    return _loss_of(*_embedded(encoder, batch))
+
+
+def _loss_of(queries: Tensor, passages: Tensor) -> float:
+    positive = torch.arange(len(queries), device=queries.device) * (len(passages) // len(queries))
     return float(all_passage_losses(queries, passages, positive, TEMPERATURE).mean())

@@ -41,6 +41,8 @@ class Choice:
     tdro_batch: int
     finetune_batch: int
     deep_batch: int
+    minilm_model: str
+    repeated_batch: int
     texts: int
     chunk_tokens: int
     kept_tokens: int
@@ -113,12 +115,14 @@ class Workbench:
             seed=choice.seed,
         )
 
-    def examples(self, queries: int, negatives: int, domains: int) -> list[Example]:
+    def examples(
+        self, queries: int, negatives: int, domains: int, passage_mean: int = PASSAGE_MEAN
+    ) -> list[Example]:
         """Queries of all domains in turn, each with a positive and so many hard negatives."""
         random = np.random.default_rng(self.choice.seed)
         each = 1 + negatives
         asked = texts(random, self.words, lengths(random, queries, QUERY_MEAN, QUERY_TOKENS))
-        sizes = lengths(random, queries * each, PASSAGE_MEAN, PASSAGE_TOKENS)
+        sizes = lengths(random, queries * each, passage_mean, PASSAGE_TOKENS)
         found = texts(random, self.words, sizes)
         return [
             Example(i % domains, str(i), asked[i], tuple(found[i * each : (i + 1) * each]))

@@ -1,6 +1,6 @@
 """The steps and encodings that are compared, by name, on the same rows and the same weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -206,7 +206,7 @@ def repeated_case(bench: Workbench, model: str, name: str) -> Case:
     )
 
 
-CASES = {
+CASES: dict[Callable[[Workbench], Case], tuple[str, ...]] = {
     tdro_case: (TDRO, TDRO_FLOOR, PADDED),
     tuning_case: (TUNING, TUNING_FLOOR, THEIR_STEP, THEIR_BEST),
     deep_case: (DEEP, THEIR_DEEP),

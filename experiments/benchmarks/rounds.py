@@ -105,7 +105,7 @@ def growth(work: Work) -> float:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     held = _process_bytes("VmRSS")
     work()
-    # The kernel counts a few hundred pages too many or too few, so a small growth may look negative.
+    # The kernel counts some hundred pages too many or too few, so a small growth may look negative.
     return max(0.0, (_process_bytes("VmHWM") - held) / MEGA)
 
 

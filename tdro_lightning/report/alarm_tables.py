@@ -21,7 +21,7 @@ def alarm_headline(changes: Sequence[Changes], alarm: float) -> str:
     if not changes:
         return ""
     amount = _points(alarm)
-    fallen = [own for own in changes if own.fell(alarm)]
+    fallen = _in_order(changes, alarm)
     if not fallen:
         kinds = {own.kind for own in changes}
         what = " and no ".join(
@@ -31,14 +31,17 @@ def alarm_headline(changes: Sequence[Changes], alarm: float) -> str:
         )
         return f"No alarm: no {what} falls by more than {amount} below a baseline."
     names = [own.comparison.result.name for own in fallen]
-    hidden = [own.comparison.result.name for own in fallen if own.mean > ROUNDING]
+    hidden = [own.comparison.result.name for own in fallen if _mean_rises(own)]
     behind = f" The mean hides it, since it rises, for {_listed(hidden)}." if hidden else ""
     return f"Alarm: falls of more than {amount} below a baseline by {_listed(names)}.{behind}"
 
 
 def alarm_table(changes: Sequence[Changes], alarm: float) -> Table | None:
-    """A row for each retriever and baseline with a fall, the worst first; None without any."""
-    fallen = _worst_first(changes, alarm)
+    """A row for each retriever and baseline with a fall; None without any.
+
+    Those behind a rising mean come first, then those with the worst fall.
+    """
+    fallen = _in_order(changes, alarm)
     if not fallen:
         return None
     losses = (
@@ -48,10 +51,11 @@ def alarm_table(changes: Sequence[Changes], alarm: float) -> Table | None:
     return Table(
         f"Alarms: falls of more than {_points(alarm)}",
         "Where a retriever is worse than a baseline by more than report.alarm, in points (scores "
-        "× 100), seeds averaged. Evaluation sets are compared by their main metric, parts of a "
-        "group (`group/part`) apart; training domains by the validation of the trainings at the "
-        "step that each has kept, without a test. † is significantly below the baseline, p "
-        f"adjusted over the sets of the row.{losses}{rest} "
+        "× 100), seeds averaged; those whose mean rises all the same come first. Evaluation sets "
+        "are compared by their main metric, parts of a group (`group/part`) apart; training "
+        "domains by the validation of the trainings at the step that each has kept, without a "
+        "test. † is significantly below the baseline, p adjusted over the sets of the row."
+        f"{losses}{rest} "
         f"{few_seeds_warning([own.comparison for own in fallen])}".strip(),
         (
             Column("Retriever", numeric=False),
@@ -67,24 +71,31 @@ def alarm_table(changes: Sequence[Changes], alarm: float) -> Table | None:
 
 
 def alarm_lines(changes: Sequence[Changes], alarm: float) -> str:
-    """The same for a terminal: the headline, and a line for each row of the table."""
+    """The same for a terminal: the headline, and two lines for each row of the table."""
     if not changes:
         return ""
-    fallen = _worst_first(changes, alarm)
-    lines = [
-        f"{own.comparison.result.name} against {own.comparison.baseline.name}, {_of(own)}: "
-        f"{len(own.fell(alarm))} fell, {own.rose} rose, mean {format_difference(own.mean)}; "
-        f"worst {_worst(own, alarm)}"
-        for own in fallen[:ROWS]
-    ]
-    rest = [f"{_rest(fallen)}."] if len(fallen) > ROWS else []
+    fallen = _in_order(changes, alarm)
     headline = plain_text(alarm_headline(changes, alarm))
-    return "\n".join([headline, *(f"  {plain_text(line)}" for line in [*lines, *rest])])
+    lines = [line for own in fallen[:ROWS] for line in _two_lines(own, alarm)]
+    rest = [f"  {_rest(fallen)}."] if len(fallen) > ROWS else []
+    return "\n".join([headline, *lines, *rest])
 
 
-def _worst_first(changes: Sequence[Changes], alarm: float) -> list[Changes]:
+def _two_lines(own: Changes, alarm: float) -> tuple[str, str]:
+    names = f"{own.comparison.result.name} against {own.comparison.baseline.name}"
+    counts = f"{own.rose} rose, {len(own.fell(alarm))} fell"
+    first = f"{names}: mean {format_difference(own.mean)}; of {_of(own)}: {counts}"
+    return f"  {plain_text(first)}", f"    {plain_text(_worst(own, alarm))}"
+
+
+def _in_order(changes: Sequence[Changes], alarm: float) -> list[Changes]:
+    """Those with a fall: behind a rising mean first, and the worst fall first."""
     fallen = [own for own in changes if own.fell(alarm)]
-    return sorted(fallen, key=lambda own: own.fell(alarm)[0].difference)
+    return sorted(fallen, key=lambda o: (not _mean_rises(o), o.fell(alarm)[0].difference))
+
+
+def _mean_rises(own: Changes) -> bool:
+    return own.mean > ROUNDING
 
 
 def _row(own: Changes, alarm: float) -> tuple[Cell, ...]:

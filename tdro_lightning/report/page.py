@@ -108,7 +108,8 @@ def _write_files(
     layouts = layout_tables(results, baseline_pairs(results, baselines[0]))
     notes = report_notes(runs, results, comparisons, metric, baselines)
     swept = [
-        sweep_section(n, one, runs, comparisons, metric, alarm) for n, one in enumerate(sweeps)
+        sweep_section(n, one, runs, comparisons, metric, baselines, alarm)
+        for n, one in enumerate(sweeps)
     ]
     sections = [
         *(section for section, _ in swept),

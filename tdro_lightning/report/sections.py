@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tdro_lightning.report.alarm_tables import alarm_headline, alarm_table
-from tdro_lightning.report.alarms import ALARM, Changes
+from tdro_lightning.report.alarms import Changes
 from tdro_lightning.report.figures import (
     Figure,
     gain_figure,
@@ -61,8 +61,8 @@ def result_section(
     results: Sequence[Result],
     comparisons: Sequence[BaselineComparison],
     metric: str | None,
-    changes: Sequence[Changes] = (),
-    alarm: float = ALARM,
+    changes: Sequence[Changes],
+    alarm: float,
 ) -> Section:
     """Alarms, scores and gains: the main ones in sight, other metrics and single sets folded.
 
@@ -97,12 +97,23 @@ def sweep_section(
     runs: Sequence[Run],
     comparisons: Sequence[BaselineComparison],
     metric: str | None,
-    alarm: float = ALARM,
+    asked: Sequence[str],
+    alarm: float,
 ) -> tuple[Section, str]:
-    """A sweep's table and plot, for the page and for the terminal."""
+    """A sweep's table and plot, for the page and for the terminal.
+
+    Args:
+        number: of the sweep on the page.
+        sweep: the plan.
+        runs: those of its jobs, among others.
+        comparisons: by the metric.
+        metric: the main one, None where nothing is evaluated.
+        asked: label, run or step of each baseline.
+        alarm: by how many points a set falls that is counted.
+    """
     points = sweep_points(sweep, runs, comparisons, metric, alarm)
-    table = sweep_table(sweep, points, metric, alarm)
-    baselines = baseline_scores(points)
+    table = sweep_table(sweep, points, metric, asked, alarm)
+    baselines = baseline_scores(points, asked)
     figure = sweep_figure(sweep, points, TITLES.get(metric or "", ""), baselines)
     blocks = _block([table], [figure])
     section = Section(f"sweep-{number}", "Sweep", f"Made by: {sweep.command}", blocks)

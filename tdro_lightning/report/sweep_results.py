@@ -106,8 +106,22 @@ def sweep_points(
     return points
 
 
-def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None, alarm: float) -> Table:
-    """A row a job, or a row a trained retriever of a job; columns that say nothing are left out."""
+def sweep_table(
+    sweep: Sweep,
+    points: Sequence[Point],
+    metric: str | None,
+    asked: Sequence[str],
+    alarm: float,
+) -> Table:
+    """A row a job, or a row a trained retriever of a job; columns that say nothing are left out.
+
+    Args:
+        sweep: the plan.
+        points: what its jobs came to.
+        metric: None where nothing is evaluated.
+        asked: what the report was asked to compare with, in order of the columns.
+        alarm: by how many points a set falls that is counted.
+    """
     learned = [next((run for run in point.runs if run.weights), None) for point in points]
     losses = [[last_loss(run) for run in p.runs if "loss" in run.history] for p in points]
     seconds = [[run.seconds for run in p.runs if run.seconds is not None] for p in points]
@@ -134,7 +148,8 @@ def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None, alarm
         ),
         *(
             (column, texts, scored)
-            for against in _baselines(points)
+            for against in asked
+            if any(against in point.gains for point in points)
             for column, texts in _gain_columns(points, against, alarm)
         ),
         (
@@ -183,10 +198,6 @@ def _step(run: Run, job: Job) -> str:
     return "" if place == "." else plain_text(place)
 
 
-def _baselines(points: Sequence[Point]) -> list[str]:
-    return list(dict.fromkeys(against for point in points for against in point.gains))
-
-
 def _gain_columns(
     points: Sequence[Point], against: str, alarm: float
 ) -> list[tuple[Column, list[str]]]:
@@ -221,8 +232,8 @@ def _gains(
     return found
 
 
-def baseline_scores(points: Sequence[Point]) -> dict[str, float]:
-    """Average score of each baseline that all jobs share.
+def baseline_scores(points: Sequence[Point], asked: Sequence[str]) -> dict[str, float]:
+    """Average score of each baseline, of those that are asked for, that all jobs share.
 
     Where gains are over other sets than the averages, the jobs disagree, and it is left out.
     """
@@ -231,4 +242,4 @@ def baseline_scores(points: Sequence[Point]) -> dict[str, float]:
         for against, gain in point.gains.items():
             if point.score is not None:
                 scores[against].add(round(point.score - gain.difference, 6))
-    return {against: own.pop() for against, own in scores.items() if len(own) == 1}
+    return {against: scores[against].pop() for against in asked if len(scores[against]) == 1}

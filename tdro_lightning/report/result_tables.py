@@ -38,8 +38,9 @@ def score_table(results: Sequence[Result], metric: str) -> Table:
     averages = [result.average(shared, metric) for result in results]
     columns = {Column("Average", count_sets(group_sets(shared))): _score_cells(averages, results)}
     for baseline in BASELINES if metric == MAIN_METRIC else ():
-        if any(result.label.casefold() == baseline for result in results):
-            columns[Column(f"vs {baseline}")] = _difference_cells(averages, results, baseline)
+        if rows := sum(result.label.casefold() == baseline for result in results):
+            column = Column(f"vs {baseline}", f"mean of {rows}" if rows > 1 else "")
+            columns[column] = _difference_cells(averages, results, baseline)
     for name in sets:
         scores = [result.score(name, metric) for result in results]
         columns[Column(name, queries_of(results, [name], "d"))] = _score_cells(scores, results)

@@ -62,7 +62,7 @@ def alarm_table(changes: Sequence[Changes], alarm: float) -> Table | None:
             Column("Against", numeric=False),
             Column("Of", numeric=False),
             Column("Mean"),
-            Column("Rose"),
+            Column("Rose", "> 0"),
             Column("Fell", f"> {alarm:g}"),
             Column("Worst", numeric=False),
         ),

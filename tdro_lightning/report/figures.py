@@ -153,7 +153,7 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
                 xytext=(0, 5), textcoords="offset points", ha="center",
             )  # fmt: skip
         baselines = {one.baseline.name for one in shown}
-        against = shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"
+        against = shorten(baselines.pop() if len(baselines) == 1 else shown[0].against or "each")
         axes.set_xlabel(f"difference in {title} × 100 from {against}")
         svg = inline_svg(canvas, f"Gain in {title} of each retriever over {against}")
     return Figure(

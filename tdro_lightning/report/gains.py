@@ -185,11 +185,14 @@ def _compare(
             failed=below_untrained(result, results, metric, list(weights)),
         )
 
-    def on_each(named: Mapping[str, Sequence[str]]) -> dict[str, Gain]:
-        return dict(zip(named, _adjust([gain([parts]) for parts in named.values()]), strict=True))
-
-    groups, sets = list(grouped.values()), on_each(grouped)
+    groups = list(grouped.values())
     alone = {name: [name] for name in names} if columns is None else {}
+    each = {parts: gain([parts]) for parts in {*map(tuple, groups), *map(tuple, alone.values())}}
+
+    def adjusted(named: Mapping[str, Sequence[str]]) -> dict[str, Gain]:
+        own = _adjust([each[tuple(parts)] for parts in named.values()])
+        return dict(zip(named, own, strict=True))
+
     by_seed = {
         seed: _mean(ours, groups, metric) - _mean(theirs, groups, metric)
         for seed, (ours, theirs) in pairs.items()
@@ -198,8 +201,8 @@ def _compare(
         result,
         baseline,
         metric,
-        sets,
-        sets if alone == grouped else on_each(alone),
+        adjusted(grouped),
+        adjusted(alone),
         gain(groups),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,

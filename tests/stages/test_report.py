@@ -61,5 +61,7 @@ def test_a_baseline_that_no_retriever_is_ends_with_one_message(command, folder: 
     assert (ended.code, "report.baselines=[] must name" in ended.err) == (2, True)
     ended = command(*asked, "report.baseline=bm25")  # the key of earlier versions
     assert (ended.code, "did you mean report.baselines?" in ended.err) == (2, True)
-    ended = command(*asked, "report.baselines=[bm25]")
-    assert ended.code == 0, ended.err
+    for baselines in ("[bm25]", "bm25"):
+        ended = command(*asked, f"report.baselines={baselines}")
+        assert ended.code == 0, ended.err
+        assert "no table of gains: only the baseline is evaluated" in ended.out

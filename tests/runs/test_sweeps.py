@@ -86,7 +86,7 @@ def test_a_sweep_ends_in_a_table_and_a_plot(capfd: pytest.CaptureFixture[str], f
     figure = folder / "sweep" / "figures" / "sweep-0-1.svg"
     texts = ["".join(e.itertext()) for e in ElementTree.parse(figure).iter() if "text" in e.tag]
     assert {"40", "70", "transfer.share"} <= set(texts)
-    assert any(text.startswith("baseline ") for text in texts)
+    assert any(text.startswith("uniform ") for text in texts)
     ended = run(capfd, folder, "+experiment=report", "report.runs=[sweep]", "run_dir=again")
     assert ended.code == 0, ended.err
     assert "Sweep over transfer.share" in ended.out

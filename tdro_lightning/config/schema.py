@@ -143,11 +143,19 @@ class DecontaminateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run folders one page shows, and the retriever that others are compared with."""
+    """Which run folders one page shows, and the retrievers that others are compared with.
+
+    `alarm` is by how many points (scores times 100) something falls that the report names.
+    """
 
     title: str = MISSING
     runs: list[str] = MISSING
-    baseline: str = "uniform"
+    baselines: list[str] = field(default_factory=lambda: ["uniform", "proportional"])
+    alarm: float = key(1.0, at_least=0, at_most=100)
+
+    def rules(self, place: str) -> list[str]:
+        """There is something to compare with."""
+        return [] if self.baselines else [f"{place}baselines=[] must name a retriever or more"]
 
 
 @dataclass

@@ -201,7 +201,8 @@ def _retrievers(
             for name, metrics in sets.items()
         }
         encoder = Path(inputs.get(f"encoder {label}", {}).get("path", folder / "encoder"))
-        retrievers.append(RetrieverScores(label, scores, encoder if encoder.is_dir() else None))
+        kept = encoder if encoder.is_dir() else None
+        retrievers.append(RetrieverScores(label, scores, kept, encoder.parent))
     return tuple(retrievers)
 
 

@@ -128,7 +128,7 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
     """A row a trained retriever, the largest gain on top; None where nothing is compared.
 
     Args:
-        comparisons: by one metric.
+        comparisons: by one metric, with one baseline or those of several models.
         title: what the metric is called.
     """
     shown = [one for one in comparisons if one.result.trained]
@@ -136,7 +136,7 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
         return None
     shown.sort(key=lambda one: (one.average.difference, one.result.name))
     several = any(len(one.by_seed) > 1 for one in shown)
-    with figure_style("gains"):
+    with figure_style(f"gains {shown[0].against}"):
         names = [shorten(one.result.name, 30) for one in shown]
         canvas, axes = _row_axes(names, 0, row=0.24, left=2.1)
         for row, one in enumerate(shown):
@@ -153,11 +153,11 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
                 xytext=(0, 5), textcoords="offset points", ha="center",
             )  # fmt: skip
         baselines = {one.baseline.name for one in shown}
-        against = shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"
+        against = shorten(baselines.pop() if len(baselines) == 1 else shown[0].against or "each")
         axes.set_xlabel(f"difference in {title} × 100 from {against}")
-        svg = inline_svg(canvas, f"Gain in {title} of each retriever over its baseline")
+        svg = inline_svg(canvas, f"Gain in {title} of each retriever over {against}")
     return Figure(
-        f"Gain in {title} over the baseline",
+        f"Gain in {title} over {against}",
         "Average over the sets. Lines are 95 % intervals over queries"
         f"{'; short strokes are single seeds' if several else ''}. Blue and * is "
         "significantly above the baseline, orange and † significantly below, grey neither. "

@@ -31,11 +31,16 @@ class SetScores:
 
 @dataclass(frozen=True)
 class RetrieverScores:
-    """Evaluated sets of one retriever, by name; `encoder` is its folder, where there is one."""
+    """Evaluated sets of one retriever, by name.
+
+    `encoder` is its folder, where there is one; `origin` is the folder above, that of the run which
+    trained it, whether or not the encoder is still there.
+    """
 
     label: str
     sets: Mapping[str, SetScores]
     encoder: Path | None = field(default=None, compare=False)
+    origin: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class ValidationConfig:
     patience: int | None = key(None, at_least=1, at_most=MOST_COUNT)
     held_out: float = key(above=0, at_most=50, reason="per cent")
     most: int = key(at_least=1, at_most=10_000)
-    folder: str | None = None
+    folder: str | None = MISSING
     split: str = "dev"
     prompt: str | None = None
 

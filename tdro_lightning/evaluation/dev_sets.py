@@ -140,8 +140,12 @@ class DevSets:
         )
 
     @torch.no_grad()
-    def measure(self, encoder: Encoder) -> dict[str, float]:
+    def measure(self, encoder: Encoder, device: torch.device) -> dict[str, float]:
         """Metrics of an encoder in eval mode; all processes call it, and get the same values.
+
+        Args:
+            encoder: that trains.
+            device: where it runs; its shards may lie elsewhere.
 
         Returns:
             `ndcg@10` and, where rows have negatives, `loss`: means over the sets; of rows also
@@ -150,7 +154,7 @@ class DevSets:
         Raises:
             NonFiniteError: an embedding holds NaN or infinity.
         """
-        vectors = embed_together(encoder, self._tokens)
+        vectors = embed_together(encoder, self._tokens, device)
         broken = int((~vectors.isfinite()).any(dim=1).sum())
         if broken:
             raise NonFiniteError(
@@ -179,7 +183,7 @@ class DevSets:
         return {metric: fmean(values) for metric, values in found.items() if values} | by_domain
 
 
-def embed_together(encoder: Encoder, tokens: Tokens) -> Tensor:
+def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> Tensor:
     """Vectors [N, D] of N texts, on every process; each of them runs its share, equal texts once.
 
     A forward pass of a sharded encoder is a collective, so all processes run equally many texts:
@@ -189,7 +193,6 @@ def embed_together(encoder: Encoder, tokens: Tokens) -> Tensor:
     share = -(-len(rows) // world_size())
     numbers = torch.arange(share) * world_size() + rank()
     own = tokens.chosen(rows[numbers % len(rows)])
-    device = next(encoder.backbone.parameters()).device
     everyone = gather_rows(encoder(own.to(device)))
     # Text i was run by process i % W, as its text i // W.
     return everyone[places % world_size() * share + places // world_size()]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tdro_lightning.evaluation.dev_sets import NDCG
@@ -48,7 +49,8 @@ class BestStepKept(Callback):
     was measured there. Whatever it finds is in the checkpoint: a resumed run keeps the same step.
 
     Args:
-        measure: metrics of an encoder in eval mode, the same on all processes.
+        measure: metrics of an encoder in eval mode, the same on all processes, from tokens on a
+            device.
         kept: what is copied at the best step.
         every: steps between two validations.
         metric: of those measured, decides which step is the best.
@@ -59,7 +61,7 @@ class BestStepKept(Callback):
 
     def __init__(
         self,
-        measure: Callable[[Encoder], dict[str, float]],
+        measure: Callable[[Encoder, torch.device], dict[str, float]],
         kept: Kept,
         every: int,
         metric: str,
@@ -90,7 +92,7 @@ class BestStepKept(Callback):
         encoder, _ = pl_module.encoders()
         encoder.eval()
         with trainer.precision_plugin.forward_context():
-            values = self.measure(encoder)
+            values = self.measure(encoder, trainer.strategy.root_device)
         encoder.train()
         # Whatever `trainer.log_every` is, and at the same step as what was logged in it.
         named = {f"{PREFIX}{name}": value for name, value in values.items()}

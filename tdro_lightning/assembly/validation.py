@@ -39,20 +39,20 @@ def split_for_validation(
         return [*domains], []
     if asked.folder is not None:
         return [*domains], _say_cost(asked, [_folder_set(asked, asked.folder)])
-    split = [split_domain(domain, asked.held_out) for domain in domains]
+    split = [split_domain(domain, asked.held_out, asked.most) for domain in domains]
     whole = [domain.name for domain, rows in split if not rows]
     if len(whole) == len(split):
         raise ConfigError(
             f"validation.held_out={asked.held_out:g} holds out no row of any domain, or all of "
             "one; use another share, or validation.folder"
         )
-    count = sum(len(rows) for _, rows in split)
+    count = sum(map(len, domains)) - sum(len(domain) for domain, _ in split)
     tell(f"  validation: {count:,} rows of {len(split) - len(whole)} domains are held out")
     if whole:
         tell(f"  validation: too few rows to hold any out of {', '.join(whole)}")
     data = config.data
     sets = [
-        dev_set_of_rows(domain, rows[: asked.most], data.negatives, data.prompt_symmetric_passages)
+        dev_set_of_rows(domain, rows, data.negatives, data.prompt_symmetric_passages)
         for domain, rows in split
         if rows
     ]

@@ -22,8 +22,8 @@ def query_place(query: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def split_domain(domain: Domain, per_cent: float) -> tuple[Domain, list[Row]]:
-    """The rows of a domain to train on, and those that are held out.
+def split_domain(domain: Domain, per_cent: float, most: int) -> tuple[Domain, list[Row]]:
+    """The rows of a domain to train on, and some of those that are held out.
 
     A row is held out if the hash of its query is among the lowest, so it is held out in every
     domain, whatever the seed, the order of the rows and the rows beside it. A domain is left whole
@@ -32,24 +32,25 @@ def split_domain(domain: Domain, per_cent: float) -> tuple[Domain, list[Row]]:
     Args:
         domain: all rows.
         per_cent: of the queries to hold out, about.
+        most: rows of those held out to read.
 
     Returns:
-        the domain to train on, with a fingerprint of its own, and the rows held out, by the hashes
-        of their queries and then by id.
+        the domain to train on, with a fingerprint of its own, and the first rows held out, by the
+        hashes of their queries and then by id.
     """
     places = np.fromiter(map(query_place, _queries(domain)), dtype=np.float64, count=len(domain))
     chosen = np.flatnonzero(places < per_cent / 100)
     if len(chosen) in (0, len(domain)):
         return domain, []
-    rows: list[Row] = [domain.table[int(index)] for index in chosen]
-    order = sorted(range(len(rows)), key=lambda i: (places[chosen[i]], rows[i]["query_id"]))
+    ids = domain.table.select(chosen)["query_id"]
+    order = sorted(zip(places[chosen].tolist(), ids, chosen.tolist(), strict=True))[:most]
     content = f"{domain.fingerprint} less {per_cent:g} per cent"
     training = replace(
         domain,
         table=cached_rows(domain.table, np.delete(np.arange(len(domain)), chosen)),
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
     )
-    return training, [rows[i] for i in order]
+    return training, [domain.table[index] for _, _, index in order]
 
 
 def _queries(domain: Domain) -> Iterator[str]:

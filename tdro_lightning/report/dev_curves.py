@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tdro_lightning.report.figures import Figure, line_figure, thinned
+from tdro_lightning.report.figures import Figure, line_figure, thin_curves
 from tdro_lightning.report.runs import Run
 
 METRICS = {"ndcg@10": "nDCG@10", "loss": "Loss"}  # of a dev set, and their titles
@@ -20,7 +20,7 @@ def validation_curves(runs: Sequence[Run]) -> list[Figure]:
         points = {label: _kept_point(run, name) for label, run in measured.items()}
         marks = {label: point for label, point in points.items() if point is not None}
         text = f"{title} on the dev set over the steps"
-        svg = line_figure(thinned(curves), title, text, f"validation {metric}", marks=marks)
+        svg = line_figure(thin_curves(curves), title, text, f"validation {metric}", marks=marks)
         caption = (
             "While training, on queries that no training has seen. A dot is the step that the run "
             "has kept. Runs with different dev sets cannot be compared."

@@ -77,7 +77,7 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
         "distances are equal ratios.",
-        line_figure(thinned(series), "domain weight", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "domain weight", description, salt, logarithmic=True),
     )
 
 
@@ -89,7 +89,7 @@ def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
         "the smallest. Measurement norm: L2 norm over "
         "the domains before normalisation. The vertical axis is logarithmic.",
-        line_figure(thinned(series), "value", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "value", description, salt, logarithmic=True),
     )
 
 
@@ -312,7 +312,7 @@ def _bin(count: int) -> int:
     return math.ceil(count / POINTS)
 
 
-def thinned(series: Mapping[str, Series]) -> dict[str, Series]:
+def thin_curves(series: Mapping[str, Series]) -> dict[str, Series]:
     """Of each curve, every n-th point counted from the last one, which stays."""
     steps = {name: _bin(len(curve.steps)) for name, curve in series.items()}
     return {

@@ -10,6 +10,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.held_out import query_place, split_domain
 from tests.made_up import rows
 
+ALL = 10_000  # rows
 PLACES = (0.30008616247577313, 0.9582582380718527)
 MakeDomain = Callable[..., Domain]
 
@@ -32,15 +33,17 @@ def test_places_are_even() -> None:
 
 def test_the_split_is_disjoint_complete_and_of_about_the_share(make_domain: MakeDomain) -> None:
     domain = make_domain("all", rows("all", 2000, 2))
-    training, held_out = split_domain(domain, 10)
+    training, held_out = split_domain(domain, 10, ALL)
     kept, taken = ids(training), [row["query_id"] for row in held_out]
     assert sorted(kept + taken) == sorted(ids(domain))
     assert 150 < len(taken) < 250
     assert kept == [name for name in ids(domain) if name not in set(taken)]  # in the file's order
     assert training.fingerprint != domain.fingerprint
-    assert split_domain(domain, 10)[0].fingerprint == training.fingerprint
-    assert split_domain(domain, 20)[0].fingerprint != training.fingerprint
-    more = {row["query_id"] for row in split_domain(domain, 20)[1]}
+    assert split_domain(domain, 10, ALL)[0].fingerprint == training.fingerprint
+    assert split_domain(domain, 20, ALL)[0].fingerprint != training.fingerprint
+    assert split_domain(domain, 10, 7)[1] == held_out[:7]
+    assert list(split_domain(domain, 10, 7)[0].table["query_id"]) == kept
+    more = {row["query_id"] for row in split_domain(domain, 20, ALL)[1]}
     assert set(taken) < more
 
 
@@ -48,11 +51,11 @@ def test_neither_order_nor_other_rows_nor_case_change_what_is_held_out(
     make_domain: MakeDomain,
 ) -> None:
     made = rows("one", 300, 2)
-    _, expected = split_domain(make_domain("one", made), 20)
+    _, expected = split_domain(make_domain("one", made), 20, ALL)
     shuffled = [{**row, "query": f"  {row['query'].upper()} "} for row in made]
     random.Random(0).shuffle(shuffled)
     other = [{**row, "query_id": f"x{i}", "query": f"x {i}"} for i, row in enumerate(made)]
-    _, found = split_domain(make_domain("two", [*other[:150], *shuffled, *other[150:]]), 20)
+    _, found = split_domain(make_domain("two", [*other[:150], *shuffled, *other[150:]]), 20, ALL)
     assert [row["query_id"] for row in found if row["query_id"][0] != "x"] == [
         row["query_id"] for row in expected
     ]
@@ -60,7 +63,7 @@ def test_neither_order_nor_other_rows_nor_case_change_what_is_held_out(
 
 def test_equal_queries_are_held_out_together(make_domain: MakeDomain) -> None:
     made = [{**row, "query": f"query {i // 3}"} for i, row in enumerate(rows("three", 300, 2))]
-    training, held_out = split_domain(make_domain("three", made), 20)
+    training, held_out = split_domain(make_domain("three", made), 20, ALL)
     assert not {row["query"] for row in held_out} & set(training.table["query"])
     assert len(held_out) % 3 == 0
 
@@ -72,4 +75,4 @@ def test_a_domain_that_would_be_whole_or_empty_stays_whole(
     """One query in all rows, whose place is among the lowest or not."""
     assert (query_place(query) < 0.5) == taken
     domain = make_domain("small", [{**row, "query": query} for row in rows("small", 5, 2)])
-    assert split_domain(domain, 50) == (domain, [])
+    assert split_domain(domain, 50, ALL) == (domain, [])

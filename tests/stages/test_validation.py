@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
+from tdro_lightning.config.shipped import conf_folder
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.files import write_checked_json
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.runs.record import reason_to_run
+from tdro_lightning.stages import check_config, stages
 from tdro_lightning.training.checkpoint import read_checkpoint
 from tests.command import assert_one_message, run
 from tests.made_up import TDRO, WORDS, write_inputs
@@ -290,3 +295,39 @@ def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(
     ended = run(capfd, tmp_path, *TUNE, "model.path=./nowhere", *overrides)
     assert ended.code == code
     assert_one_message(ended, message)
+
+
+def test_a_finished_run_of_a_version_without_validation_is_used_again(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(planted, tmp_path / "work"))
+    monkeypatch.chdir(folder)
+    record = json.loads((folder / "short/run.json").read_text())
+    del record["config"]["validation"]
+    write_checked_json(folder / "short/run.json", record)
+    search = f"hydra.searchpath=[file://{folder}/conf]"
+    given = [search, *TUNE[:1], *SMALL[1:], f"trainer.steps={BEST}", "run_dir=short", "name=n"]
+
+    def reason(*overrides: str) -> str | None:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = check_config(compose("config", [*given, *overrides]))
+        return reason_to_run(stages()["fit"], config)
+
+    assert reason() is None
+    assert reason(*ROWS) == "validation.every changed from None to 2"
+
+
+def test_a_plan_counts_the_rows_that_are_trained_on(
+    planted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("conf", "rows", "model"):
+        (tmp_path / name).symlink_to(planted / name)
+    planned = {}
+    for name, overrides in (("all", ()), ("less", ROWS)):
+        ended = run(capfd, tmp_path, *TUNE, "stage=plan", f"run_dir={name}", *overrides)
+        assert ended.code == 0, ended.err
+        plan = json.loads((tmp_path / name / "plan.json").read_text())
+        planned[name] = sum(domain["rows"] for domain in plan["domains"].values())
+    assert planned["all"] == 120
+    assert f"{120 - planned['less']} rows of 3 domains are held out" in ended.out

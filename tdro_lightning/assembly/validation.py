@@ -9,14 +9,15 @@ from tdro_lightning.console.output import tell
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.held_out import split_domain
 from tdro_lightning.distributed.processes import is_first_process
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, DataError
+from tdro_lightning.evaluation.benchmark import build_retrieval_set
 from tdro_lightning.evaluation.dev_sets import (
     DevSet,
     DevSets,
     dev_set_of_folder,
     dev_set_of_rows,
 )
-from tdro_lightning.evaluation.sets.set_files import lazy_sets, locate_files
+from tdro_lightning.evaluation.sets.beir import beir_corpus, beir_questions
 from tdro_lightning.files import write_json
 from tdro_lightning.records.outputs import BEST_STEP
 from tdro_lightning.training.callbacks.throughput import Throughput
@@ -60,22 +61,13 @@ def split_for_validation(
 
 
 def _folder_set(asked: ValidationConfig, folder: str) -> DevSet:
-    place = Path(folder).absolute()
-    source = locate_files(
-        "validation",
-        "beir",
-        place.parent,
-        folder=place.name,
-        language=None,
-        hub=None,
-        revision=None,
-        split=asked.split,
-        prompt=asked.prompt,
-        relevant=1,
-        skip_own_id=False,
-        depth=100,
-    )
-    return dev_set_of_folder(lazy_sets([source])["validation"](), f"validation.folder={folder}")
+    try:
+        corpus, questions = beir_corpus(Path(folder)), beir_questions(Path(folder), asked.split)
+        dataset = build_retrieval_set("validation", corpus, questions, prompt=asked.prompt)
+        return dev_set_of_folder(dataset)
+    except DataError as error:
+        where = f"validation.folder={folder} with validation.split={asked.split}"
+        raise DataError(f"{where}: {error}") from None
 
 
 def _say_cost(asked: ValidationConfig, sets: list[DevSet]) -> list[DevSet]:

@@ -1,6 +1,7 @@
 """Rows that are held out of training to measure it by, chosen by their query alone."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Row
 from tdro_lightning.data.tables import cached_rows
+
+logger = logging.getLogger(__name__)
 
 
 def query_place(query: str) -> float:
@@ -38,6 +41,7 @@ def split_domain(domain: Domain, per_cent: float, most: int) -> tuple[Domain, li
         the domain to train on, with a fingerprint of its own, and the first rows held out, by the
         hashes of their queries and then by id.
     """
+    logger.info("domain %s: finding the rows to hold out", domain.name)
     places = np.fromiter(map(query_place, _queries(domain)), dtype=np.float64, count=len(domain))
     chosen = np.flatnonzero(places < per_cent / 100)
     if len(chosen) in (0, len(domain)):

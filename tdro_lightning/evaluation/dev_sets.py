@@ -90,24 +90,24 @@ def dev_set_of_rows(
     return DevSet(dataset, torch.tensor(indices if negatives else []).long(), domain.name)
 
 
-def dev_set_of_folder(dataset: RetrievalSet, key: str) -> DevSet:
+def dev_set_of_folder(dataset: RetrievalSet) -> DevSet:
     """An evaluation set whose queries rank all of its documents.
 
     Args:
         dataset: with judgements.
-        key: of the configuration, for messages.
 
     Raises:
-        DataError: there are too many documents to embed them again and again, or no judgements.
+        DataError: there are too many documents to embed them again and again, or no judgement of a
+            relevant one.
     """
     count = len(dataset.documents)
     if count > MOST_DOCUMENTS:
         raise DataError(
-            f"{key}: its corpus has {count:,} documents, and {MOST_DOCUMENTS:,} at most may be "
-            "embedded at every validation; give a folder with a part of them"
+            f"the corpus has {count:,} documents, and {MOST_DOCUMENTS:,} at most may be embedded "
+            "at every validation; give a folder with a part of them"
         )
-    if not dataset.qrels:
-        raise DataError(f"{key}: it has answers only; nDCG@10 needs judgements")
+    if not any(grade > 0 for judged in dataset.qrels.values() for grade in judged.values()):
+        raise DataError("no document is judged relevant, so that nDCG@10 would be 0 at every step")
     ready = replace(
         dataset,
         documents=list(dataset.documents),

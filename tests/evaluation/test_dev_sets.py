@@ -158,7 +158,7 @@ def made_set(documents: int = 30, **changed: Any) -> RetrievalSet:
 
 def test_a_folder_is_ranked_whole(model: Path) -> None:
     encoder, dataset = tiny(model), made_set()
-    dev = DevSets([dev_set_of_folder(dataset, "key")], encoder, 1.0)
+    dev = DevSets([dev_set_of_folder(dataset)], encoder, 1.0)
     vectors = encoder.embed_passages(dataset.documents).astype(np.float64)
     run = {
         name: dict(zip(dataset.document_ids, (vectors @ query).tolist(), strict=True))
@@ -175,16 +175,17 @@ def test_a_folder_is_ranked_whole(model: Path) -> None:
 
 
 def test_a_folder_that_is_large_or_without_judgements_is_refused(monkeypatch) -> None:
-    with pytest.raises(DataError, match=r"key: it has answers only"):
-        dev_set_of_folder(made_set(qrels={}, answers={"q0": ("a",)}), "key")
+    for qrels in ({}, {"q0": {"d1": 0, "d2": -1}}):
+        with pytest.raises(DataError, match="no document is judged relevant"):
+            dev_set_of_folder(made_set(qrels=qrels, answers={"q0": ("a",)}))
     monkeypatch.setattr(dev_sets, "MOST_DOCUMENTS", 29)
-    with pytest.raises(DataError, match=r"key: its corpus has 30 documents, and 29 at most"):
-        dev_set_of_folder(made_set(), "key")
+    with pytest.raises(DataError, match="the corpus has 30 documents, and 29 at most"):
+        dev_set_of_folder(made_set())
 
 
 def test_a_lost_model_ends_the_run_and_says_what_to_do(model: Path) -> None:
     encoder = tiny(model)
-    dev = DevSets([dev_set_of_folder(made_set(), "key")], encoder, 1.0)
+    dev = DevSets([dev_set_of_folder(made_set())], encoder, 1.0)
     with torch.no_grad():
         next(encoder.backbone.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"32 of 32 embeddings .* Lower optimiser\.lr"):
@@ -194,7 +195,7 @@ def test_a_lost_model_ends_the_run_and_says_what_to_do(model: Path) -> None:
 def embed_and_write(folder: Path) -> None:
     """Vectors and scores of this process, some of whose texts are equal, and fewer than two."""
     encoder = tiny(folder / "model", chunk_tokens=60)
-    dev = DevSets([dev_set_of_folder(made_set(7), "key")], encoder, 1.0)
+    dev = DevSets([dev_set_of_folder(made_set(7))], encoder, 1.0)
     texts = ["red stone", "blue river", "red stone", "small round green bird by day"]
     vectors = [
         embed_together(encoder, encoder.tokenizer(some, 40), CPU).tolist()

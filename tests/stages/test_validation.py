@@ -280,7 +280,11 @@ REFUSED = {
         "validation.held_out=1e-09 holds out no row of any domain",
     ),
     "no such folder": ((*PLANTED, "validation.folder=gone"), 3, "validation.folder=gone: no such"),
-    "no such judgements": ((*PLANTED, "validation.split=test"), 3, r"qrels/test\.tsv: no such"),
+    "no such judgements": (
+        (*PLANTED, "validation.split=test"),
+        3,
+        r"validation\.split=test: .*test\.tsv: no such",
+    ),
     "the folder is not named": (("validation=beir",), 2, "validation.folder is not set"),
 }
 

@@ -71,12 +71,12 @@ class State:
             ProgressBar(total=self.steps, completed=self.step, width=10),
             Text(f"step {self.step}/{self.steps}"),
             Text(f"loss {self.metrics['loss']:.3f}"),
-            *map(Text, self.validation()),
             Text(f"{self.speed:,.0f} passages/s"),
             Text(f"{format_duration(self.left)} left"),
         )
         title = Text(self.title, style="bold", overflow="ellipsis", no_wrap=True)
-        return Group(title, head, *([self._weights()] if self.weights else []))
+        scores = [Text(", ".join(found))] if (found := self.validation()) else []
+        return Group(title, head, *scores, *([self._weights()] if self.weights else []))
 
     def _weights(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))

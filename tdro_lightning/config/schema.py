@@ -26,6 +26,7 @@ from tdro_lightning.config.training import (
     TDROConfig,
     TrainerConfig,
     TransferConfig,
+    ValidationConfig,
     find_split_prompt,
 )
 from tdro_lightning.data import imports
@@ -247,6 +248,7 @@ class Config:
     trainer: TrainerConfig = MISSING
     strategy: StrategyConfig = MISSING
     logger: LoggerConfig = MISSING
+    validation: ValidationConfig | None = None
     benchmark: BenchmarkConfig | None = None
     evaluate: EvaluateConfig | None = None
     source: SourceConfig | None = None

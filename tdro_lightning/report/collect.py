@@ -144,6 +144,12 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
         warnings=tuple(
             _require(text, TEXT, f"{path}: `warnings`") for text in field("warnings", LIST) or ()
         ),
+        best_step=_require(
+            (field("best_step", OBJECT) or {}).get("step"),
+            COUNT,
+            f"{path}: `best_step.step`",
+            optional=True,
+        ),
     )
 
 

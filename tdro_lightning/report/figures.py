@@ -77,7 +77,7 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
         "distances are equal ratios.",
-        _line_figure(_thinned(series), "domain weight", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "domain weight", description, salt, logarithmic=True),
     )
 
 
@@ -89,7 +89,7 @@ def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
         "the smallest. Measurement norm: L2 norm over "
         "the domains before normalisation. The vertical axis is logarithmic.",
-        _line_figure(_thinned(series), "value", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "value", description, salt, logarithmic=True),
     )
 
 
@@ -100,7 +100,7 @@ def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
         "Loss of the fine-tuning runs",
         f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
         "of runs with different domain weights are over different data.",
-        _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt),
+        line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt),
     )
 
 
@@ -206,18 +206,23 @@ def curve_axes(inner: float) -> tuple[Canvas, Axes]:
     return canvas, axes
 
 
-def _line_figure(
+def line_figure(
     series: Mapping[str, Series],
     quantity: str,
     description: str,
     salt: str,
     logarithmic: bool = False,
+    marks: Mapping[str, tuple[int, float]] | None = None,
 ) -> str:
+    """A line for each curve, with its name; `marks` are points of them."""
     with figure_style(salt):
         inner = max(2.6, LINE * len(series))
         canvas, axes = curve_axes(inner)
         for number, curve in enumerate(series.values()):
             axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
+        for name, (step, value) in (marks or {}).items():
+            hue = colour([*series].index(name))
+            axes.plot([step], [value], color=hue, marker="o", markersize=5)
         if logarithmic:
             _set_log_axis(axes, series)
         axes.margins(x=0)
@@ -307,7 +312,7 @@ def _bin(count: int) -> int:
     return math.ceil(count / POINTS)
 
 
-def _thinned(series: Mapping[str, Series]) -> dict[str, Series]:
+def thin_curves(series: Mapping[str, Series]) -> dict[str, Series]:
     """Of each curve, every n-th point counted from the last one, which stays."""
     steps = {name: _bin(len(curve.steps)) for name, curve in series.items()}
     return {

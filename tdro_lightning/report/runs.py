@@ -80,6 +80,7 @@ class Run:
         chain: the command of the chain that this run is a step of.
         swept: the settings by which the run's job differs from others of its sweep.
         warnings: what the run warned of.
+        best_step: the step that it has kept, counted from 1, where it was measured by a dev set.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Run:
     chain: str | None
     swept: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    best_step: int | None = None
 
     @property
     def step(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tdro_lightning.report.alarm_tables import alarm_headline, alarm_table
 from tdro_lightning.report.alarms import Changes
+from tdro_lightning.report.dev_curves import validation_curves
 from tdro_lightning.report.figures import (
     Figure,
     gain_figure,
@@ -134,6 +135,7 @@ def run_sections(runs: Sequence[Run]) -> list[Section]:
     measured = [_curve_block(run) for run in runs if run.series("measurement/")]
     health = [Block(run.name, (table,)) for run in runs if (table := health_table(run))]
     curves = [training_curves(losses, "training")] if losses else []
+    curves += validation_curves(runs)
     usage, speed, settings = usage_table(runs), speed_table(runs), run_table(runs)
     return [
         Section("weights", "Domain weights", "", weights),

@@ -75,6 +75,7 @@ class Run:
         chain: the command of the chain that this run is a step of.
         swept: the settings by which the run's job differs from others of its sweep.
         warnings: what the run warned of.
+        view: the data view of a validation.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Run:
     chain: str | None
     swept: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> str:

@@ -25,7 +25,7 @@ LEAST_JUDGED = 0.5  # of the positives, for BM25 to judge the domain
 NAMED_FROM = 0.08
 NAMED_TO = 0.5
 PARTS = (0.25, 0.5)  # of the ranks, from the worst on, in which an unrelated positive falls
-CLEAR = 0.9  # a positive above this share of the others is told from them
+CLEAR = 0.9  # a positive above this share of the others is clearly closer
 MOST_BETWEEN = 2.25  # times the unmatched share, as densities, may lie between the middle and there
 
 
@@ -42,7 +42,7 @@ class Matcher(Protocol):
         """Scores [P] of P pairs of a query and a passage."""
 
     def reads(self, queries: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each query [Q] has anything by which passages can be told apart."""
+        """Whether each query [Q] has anything that distinguishes passages."""
 
 
 class LexicalMatcher:

@@ -27,7 +27,7 @@ class SampledRow:
 
 
 @dataclass
-class Batch:
+class DrawnBatch:
     """A fine-tuning batch of the domain alone: its passages, and how many repeat another one."""
 
     rows: int = 0
@@ -36,11 +36,11 @@ class Batch:
 
 
 @dataclass
-class Sample:
+class DomainSample:
     """What has been read of a domain."""
 
     rows: list[SampledRow] = field(default_factory=list)
-    batch: Batch = field(default_factory=Batch)
+    batch: DrawnBatch = field(default_factory=DrawnBatch)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Drawing:
     negatives: int
     seed: int
 
-    def read(self, path: Path, name: str, prompts: Sequence[str], lines: Sequence[int]) -> Sample:
+    def read(
+        self, path: Path, name: str, prompts: Sequence[str], lines: Sequence[int]
+    ) -> DomainSample:
         """Read a domain's drawn rows, and draw the first batch that fine-tuning has of it.
 
         Held are the rows that are looked at, and eight bytes for each passage of the batch.
@@ -72,7 +74,7 @@ class Drawing:
         Raises:
             DataError: the file has changed since its lines were found readable.
         """
-        count, sample = len(lines), Sample()
+        count, sample = len(lines), DomainSample()
         if not count:
             return sample
         random = generator(self.seed, f"view {name}")
@@ -99,5 +101,5 @@ class Drawing:
                     )
                 )
         different = len(np.unique(np.array(hashes, dtype=np.int64)))
-        sample.batch = Batch(size, len(hashes), len(hashes) - different)
+        sample.batch = DrawnBatch(size, len(hashes), len(hashes) - different)
         return sample

@@ -10,7 +10,7 @@ import numpy as np
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.errors import DataError
 from tdro_lightning.inspection.matches import Matcher, Ranks, Scores, rank_positives
-from tdro_lightning.inspection.sample import Sample, SampledRow
+from tdro_lightning.inspection.sample import DomainSample, SampledRow
 from tdro_lightning.inspection.texts import lengths, near_copies, scripts
 
 WORST_ROWS = 10
@@ -44,7 +44,7 @@ class Pairs:
         return texts[int(own.argmax())] if len(texts) else None
 
 
-def domain_view(sample: Sample, matcher: Matcher) -> dict[str, Any]:
+def domain_view(sample: DomainSample, matcher: Matcher) -> dict[str, Any]:
     """All that is seen of a domain's rows, as JSON; empty where none can be read.
 
     Args:
@@ -115,9 +115,9 @@ def _worst(pairs: Pairs, ranks: Ranks) -> list[dict[str, Any]]:
             number,
             {
                 "line": row.line,
-                "query": shorten(row.query),
-                "positive": shorten(row.positives[text]),
-                "negative": None if negative is None else shorten(negative),
+                "query": first_characters(row.query),
+                "positive": first_characters(row.positives[text]),
+                "negative": None if negative is None else first_characters(negative),
                 "rank": round(float(ranks.ranks[place]), 4),
             },
         )
@@ -126,7 +126,7 @@ def _worst(pairs: Pairs, ranks: Ranks) -> list[dict[str, Any]]:
     return list(worst.values())
 
 
-def shorten(text: str) -> str:
+def first_characters(text: str) -> str:
     """The first characters of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"

@@ -134,6 +134,14 @@ class MineConfig:
 
 
 @dataclass
+class ValidateConfig:
+    """How many rows of a domain the data view looks at, and what scores them; null is BM25."""
+
+    rows: int = key(1000, at_least=1, at_most=5000)
+    encoder: str | None = None
+
+
+@dataclass
 class DecontaminateConfig:
     """What counts as a repetition of an evaluation text."""
 
@@ -255,6 +263,7 @@ class Config:
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
     decontaminate: DecontaminateConfig | None = None
+    validate: ValidateConfig | None = None
     report: ReportConfig | None = None
     export: ExportConfig | None = None
     chain: ChainConfig | None = None

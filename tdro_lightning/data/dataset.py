@@ -6,7 +6,7 @@ import numpy as np
 import torch.utils.data
 
 from tdro_lightning.data.domains import Domain
-from tdro_lightning.data.example import Example, Row, passage_text
+from tdro_lightning.data.example import Example, Passage, Row, passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw
 from tdro_lightning.models.tokenizer import format_query
@@ -46,14 +46,8 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
     def _example(self, draw: Draw) -> Example:
         domain = self.domains[draw.domain]
         row: Row = domain.table[draw.row]
-        random = generator(self.seed, f"passages {domain.name}", draw.step, draw.row)
-        prompt = domain.prompts[random.integers(len(domain.prompts))] if domain.prompts else None
-        positives = row["positive_passages"]
-        chosen = [positives[random.integers(len(positives))]]
-        chosen += [
-            row["negative_passages"][i]
-            for i in chosen_negatives(len(row["negative_passages"]), self.negatives, random)
-        ]
+        random = row_generator(self.seed, domain.name, draw.step, draw.row)
+        prompt, chosen = draw_passages(row, domain.prompts, self.negatives, random)
         passage_prompt = prompt if domain.symmetric and self.prompt_symmetric_passages else None
         return Example(
             domain=draw.domain,
@@ -61,6 +55,25 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
             query=format_query(row["query"], prompt),
             passages=tuple(format_query(passage_text(p), passage_prompt) for p in chosen),
         )
+
+
+def row_generator(seed: int, name: str, step: int, row: int) -> np.random.Generator:
+    """What draws the prompt and the passages of a row of a domain at a step."""
+    return generator(seed, f"passages {name}", step, row)
+
+
+def draw_passages(
+    row: Row, prompts: Sequence[str], negatives: int, random: np.random.Generator
+) -> tuple[str | None, list[Passage]]:
+    """The prompt of a row's query, and a positive with so many negatives after it."""
+    prompt = prompts[int(random.integers(len(prompts)))] if prompts else None
+    positives = row["positive_passages"]
+    chosen = [positives[random.integers(len(positives))]]
+    chosen += [
+        row["negative_passages"][i]
+        for i in chosen_negatives(len(row["negative_passages"]), negatives, random)
+    ]
+    return prompt, chosen
 
 
 def chosen_negatives(available: int, wanted: int, random: np.random.Generator) -> list[int]:

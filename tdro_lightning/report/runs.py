@@ -81,6 +81,7 @@ class Run:
         swept: the settings by which the run's job differs from others of its sweep.
         warnings: what the run warned of.
         best_step: the step that it has kept, counted from 1, where it was measured by a dev set.
+        view: the data view of a validation.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Run:
     swept: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     best_step: int | None = None
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tdro_lightning.report.alarm_tables import alarm_headline, alarm_table
 from tdro_lightning.report.alarms import Changes
+from tdro_lightning.report.data_view import view_tables, view_warnings
 from tdro_lightning.report.dev_curves import validation_curves
 from tdro_lightning.report.figures import (
     Figure,
@@ -143,9 +144,23 @@ def run_sections(runs: Sequence[Run]) -> list[Section]:
         Section("reference", "Reference stability", "", _folded(health)),
         Section("training", "Training curves", "", _block([], curves)),
         Section("data", "Data used", "", _block([usage], _usage_map(runs))),
+        view_section(runs),
         Section("speed", "Throughput", "", _block([speed])),
         Section("runs", "Comparison of the runs", "", _block([settings])),
     ]
+
+
+def view_section(runs: Sequence[Run]) -> Section:
+    """What validations have seen of the domains; their worst rows are folded."""
+    viewed = [run for run in runs if run.view]
+    blocks: list[Block] = []
+    for run in viewed:
+        texts, pairs, *worst = view_tables(run.view, run.name) or (None, None)
+        heading = run.name if len(viewed) > 1 else ""
+        blocks += [Block(heading, (texts, pairs))] if texts and pairs else []
+        blocks += _block(worst, heading=f"Worst rows of each domain, {run.name}")
+    warnings = dict.fromkeys(text for run in viewed for text in view_warnings(run.view))
+    return Section("view", "Data view", " ".join(warnings), tuple(blocks))
 
 
 def _block(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tdro_lightning.errors import DataError
+from tdro_lightning.export.mixture_formats import FORMATS
 from tdro_lightning.records.outputs import (
     RESULTS,
     clear_outputs,
@@ -52,11 +53,13 @@ def test_an_untouched_result_passes(run: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_old_records_name_no_results_and_are_checked_all_the_same(run: Path) -> None:
-    """Those of version 0.1.0: the names of all stages' results count."""
+    """Those of version 0.1.0: the names of the results of all its stages count."""
+    later = {"mixture.yaml", "best_step.json", "data_view.json", *FORMATS}
     record = json.loads((run / "run.json").read_text())
     del record["results"]
     assert {name for stage in stages().values() for name in stage.outputs} - {*RESULTS} == {
-        *stages()["report"].outputs
+        *stages()["report"].outputs,
+        *later,
     }
     (run / "run.json").write_text(json.dumps(record))
     assert require_intact(run / "encoder")

@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from tdro_lightning.config.shipped import conf_folder
+from tdro_lightning.dro.mixture_file import read_mixture
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.files import write_checked_json
 from tdro_lightning.models.encoder import Encoder
@@ -261,7 +262,8 @@ def test_held_out_rows_are_in_no_training_and_a_chain_agrees_on_them(
     tune = (*TUNE, "transfer.rule=reweight", "transfer.weights=run/weights.json", "trainer.steps=3")
     ended = run(capfd, folder, *tune, *ROWS, "run_dir=same")
     assert ended.code == 0, ended.err
-    assert json.loads((folder / "same/mixture.json").read_text())["size"] == sizes
+    used = read_mixture(folder / "same/mixture.yaml")
+    assert {name: share.of for name, share in used.shares.items()} == sizes
     ended = run(capfd, folder, *tune, "run_dir=all")
     assert ended.code == 3
     assert_one_message(ended, r"transfer\.weights was learned on other rows of easy \(other conte")

@@ -136,6 +136,15 @@ def own_config(path: str, attention: str | None) -> "PretrainedConfig":
     return config
 
 
+def attend_in_both_directions(config: "PretrainedConfig", both: bool) -> None:
+    """Let the tokens of a decoder see those behind them, or not; its saved config says so too."""
+    text = config.get_text_config()
+    if hasattr(text, "use_bidirectional_attention"):
+        text.use_bidirectional_attention = both
+    else:
+        text.is_causal = not both
+
+
 def require_positions(config: "PretrainedConfig", path: str, query: int, passage: int) -> None:
     """Refuse texts that are longer than the model has positions.
 

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer, LlamaTokenizer
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.models.tokens import Tokens
 
 POOLING = {"qwen2": "last", "llama": "last", "bert": "mean"}
@@ -23,12 +23,6 @@ def tokenizer(folders: dict[str, Path], family: str) -> TextTokenizer:
 
 def bare_ids(folder: Path, text: str) -> list[int]:
     return AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False).input_ids
-
-
-def test_prompt_template() -> None:
-    assert format_query("a b", "Find it") == "Instruct: Find it\nQuery: a b"
-    assert format_query("a b", None) == "a b"
-    assert format_query("a b", "") == "a b"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"], indirect=True)

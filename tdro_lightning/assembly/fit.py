@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.utils.data._utils import signal_handling
@@ -29,6 +29,11 @@ from tdro_lightning.assembly.modules import (
     reference_path,
     tdro_module,
 )
+from tdro_lightning.assembly.validation import (
+    configured_validation,
+    split_for_validation,
+    write_best_step,
+)
 from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.console.libraries import quiet_libraries
@@ -44,6 +49,7 @@ from tdro_lightning.distributed.processes import (
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.dro.weights_file import WeightsFile, write_weights
 from tdro_lightning.errors import NonFiniteError, ResourceError
+from tdro_lightning.evaluation.dev_sets import DevSet
 from tdro_lightning.files import fingerprint, read_checked_json, write_json
 from tdro_lightning.losses.reference_cache import ReferenceLosses, loss_fingerprint
 from tdro_lightning.records.outputs import RECORD
@@ -55,7 +61,9 @@ from tdro_lightning.training.callbacks.progress import Progress
 from tdro_lightning.training.callbacks.throughput import Throughput
 from tdro_lightning.training.checkpoint import require_room, step_of
 from tdro_lightning.training.datamodules import RetrievalDataModule
+from tdro_lightning.training.encoder_module import EncoderModule
 from tdro_lightning.training.finetune import FinetuneModule
+from tdro_lightning.training.kept import Kept, KeptParameters, KeptWeights
 from tdro_lightning.training.strategies import strategy
 
 
@@ -66,15 +74,21 @@ def fit(config: Config) -> None:
     lightning.seed_everything(config.seed, verbose=False)
     require_trackers(config)
     with close_trackers(config):
-        domains = configured_domains(config, negatives=config.data.negatives > 0)
+        rows = configured_domains(config, negatives=config.data.negatives > 0)
+        domains, dev_sets = split_for_validation(config, rows)
         if isinstance(config.module, TDROConfig):
-            fit_tdro(config, config.module, domains)
+            fit_tdro(config, config.module, domains, dev_sets)
         else:
-            fit_retriever(config, config.module, domains)
+            fit_retriever(config, config.module, domains, dev_sets)
 
 
-def fit_tdro(config: Config, settings: TDROConfig, domains: list[Domain]) -> None:
-    """Learn domain weights; writes `weights.json` and `data_usage.json`."""
+def fit_tdro(
+    config: Config, settings: TDROConfig, domains: list[Domain], dev_sets: list[DevSet]
+) -> None:
+    """Learn domain weights; writes `weights.json` and `data_usage.json`.
+
+    With dev sets the weights are those of the best step, which `best_step.json` names.
+    """
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
@@ -82,21 +96,26 @@ def fit_tdro(config: Config, settings: TDROConfig, domains: list[Domain]) -> Non
     reference = None if path is None else configured_reference(config, path, proxy)
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
     data = data_module(config, domains, proxy, uniform)
-    _write_usage(config, data, uniform)
+    _write_usage(config, data, uniform, config.trainer.steps)
     cache = None
     if settings.reference_cache is not None and reference is not None:
         known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
         cache = ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
     module = tdro_module(config, settings, weights, proxy, reference, cache)
-    _train(config, module, data, Throughput(proxy, reference))
+    throughput = Throughput(proxy, reference)
+    steps = _train(config, module, data, throughput, dev_sets, KeptWeights(weights))
+    _write_usage(config, data, uniform, steps)
     if is_first_process():
         _write_weights(config, settings, domains, weights)
 
 
-def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain]) -> None:
+def fit_retriever(
+    config: Config, settings: FinetuneConfig, domains: list[Domain], dev_sets: list[DevSet]
+) -> None:
     """Fine-tune, and evaluate where there is a benchmark.
 
-    Writes `encoder/`, `mixture.yaml`, `data_usage.json` and, with a benchmark, `metrics.json`.
+    Writes `encoder/`, `mixture.yaml`, `data_usage.json` and, with a benchmark, `metrics.json`. With
+    dev sets the encoder is that of the best step, which `best_step.json` names.
     """
     names = [domain.name for domain in domains]
     sizes = {domain.name: len(domain) for domain in domains}
@@ -108,7 +127,7 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
     encoder = configured_encoder(config, config.model.path, trained=True)
     require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens, encoder.templates)
     data = data_module(config, domains, encoder, mixture.probability)
-    _write_usage(config, data, mixture.probability)
+    _write_usage(config, data, mixture.probability, config.trainer.steps)
     module = FinetuneModule(
         encoder,
         names,
@@ -119,7 +138,8 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
         settings.mask_duplicates,
         settings.loss,
     )
-    _train(config, module, data, Throughput(encoder))
+    steps = _train(config, module, data, Throughput(encoder), dev_sets, KeptParameters(module))
+    _write_usage(config, data, mixture.probability, steps)
     folder = Path(config.run_dir) / "encoder"
     encoder.save(folder)
     barrier()
@@ -130,9 +150,19 @@ def fit_retriever(config: Config, settings: FinetuneConfig, domains: list[Domain
 
 
 def _train(
-    config: Config, module: LightningModule, data: RetrievalDataModule, throughput: Throughput
-) -> None:
-    """Run the Trainer to the configured step.
+    config: Config,
+    module: EncoderModule,
+    data: RetrievalDataModule,
+    throughput: Throughput,
+    dev_sets: list[DevSet],
+    kept: Kept,
+) -> int:
+    """Run the Trainer to the configured step, or until the dev sets say that it is enough.
+
+    With dev sets, what trains is then as it was after the best step.
+
+    Returns:
+        the number of steps done.
 
     Raises:
         KeyboardInterrupt: the user stopped it; Lightning would end the process with exit code 1.
@@ -140,6 +170,7 @@ def _train(
         NonFiniteError: rows whose loss is NaN or infinite; they are in `diagnostics/`, by id.
         ResourceError: the memory or the disk does not suffice.
     """
+    validation = configured_validation(config, module, dev_sets, kept, throughput)
     start, depends = _start(config, module)
     data.step = step_of(start) if start else 0
     folder = Path(config.run_dir) / CHECKPOINTS
@@ -156,6 +187,7 @@ def _train(
         logger=loggers(config, data.step),
         callbacks=[
             throughput,
+            *([validation] if validation else []),
             Progress(config.name),
             checkpoints,
             StopRequests(checkpoints, config.trainer.max_hours),
@@ -174,9 +206,13 @@ def _train(
     signal_handling._set_SIGCHLD_handler()
     with _explained(config, trainer):
         trainer.fit(module, data, ckpt_path=start)
+    if validation is not None:
+        validation.end_with_best()
+        write_best_step(config, validation.best, trainer.global_step)
+    return trainer.global_step
 
 
-def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[str, Any]]:
+def _start(config: Config, module: EncoderModule) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to resume from, if any, and what new ones depend on (in the first process)."""
     depends, start = {}, None
     if is_first_process():
@@ -185,8 +221,9 @@ def _start(config: Config, module: LightningModule) -> tuple[Path | None, dict[s
         start = checkpoint_to_resume(config, depends)
         if config.trainer.checkpoint_every is not None:
             trained = [p for p in module.parameters() if p.requires_grad]
-            # Each with AdamW's two moments.
-            size = 3 * sum(p.numel() * p.element_size() for p in trained)
+            # Each with AdamW's two moments, and once more as it was at the best step.
+            copies = 3 if config.validation is None or isinstance(config.module, TDROConfig) else 4
+            size = copies * sum(p.numel() * p.element_size() for p in trained)
             require_room(run_dir / CHECKPOINTS, size)
     return from_first(start), depends
 
@@ -220,9 +257,13 @@ def _explained(config: Config, trainer: Trainer) -> Iterator[None]:
         ) from None
 
 
-def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[str, float]) -> None:
+def _write_usage(
+    config: Config, data: RetrievalDataModule, probability: dict[str, float], steps: int
+) -> None:
+    """Say how often the rows of each domain are drawn in the first steps."""
     if not is_first_process():
         return
+    drawn = data.sampler().rows_drawn(steps)
     usage = {
         domain.name: {
             "rows": len(domain),
@@ -230,7 +271,7 @@ def _write_usage(config: Config, data: RetrievalDataModule, probability: dict[st
             "epochs": count / len(domain),
             "probability": probability[domain.name],
         }
-        for domain, count in zip(data.dataset.domains, data.sampler().rows_drawn(), strict=True)
+        for domain, count in zip(data.dataset.domains, drawn, strict=True)
     }
     write_json(Path(config.run_dir) / "data_usage.json", usage)
 

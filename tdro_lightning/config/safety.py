@@ -41,9 +41,9 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 PATH_KEYS = (  # the only ones that may read the environment: `${oc.env:NAME}`
     *("run_dir", "chain_dir", "chain.source", "model.path", "domains.root", "domains.hub"),
     *("benchmark.root", "benchmark.sets.*.folder", "module.reference", "module.reference_cache"),
-    *("transfer.weights", "evaluate.encoders.*", "evaluate.embeddings", "source.path"),
-    *("source.corpus", "mine.input", "mine.corpus", "mine.encoder", "mine.teacher"),
-    *("report.runs", "export.encoder", "export.base", "export.metrics"),
+    *("transfer.weights", "validation.folder", "evaluate.encoders.*", "evaluate.embeddings"),
+    *("source.path", "source.corpus", "mine.input", "mine.corpus", "mine.encoder"),
+    *("mine.teacher", "report.runs", "export.encoder", "export.base", "export.metrics"),
     *("hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath"),
 )
 _ENVIRONMENT = re.compile(r"\$\{[^}]*?oc\.env\s*:\s*['\"]?([^\s,}'\"$]*)")

@@ -26,6 +26,7 @@ from tdro_lightning.config.training import (
     TDROConfig,
     TrainerConfig,
     TransferConfig,
+    ValidationConfig,
     find_split_prompt,
 )
 from tdro_lightning.data import imports
@@ -133,6 +134,14 @@ class MineConfig:
 
 
 @dataclass
+class ValidateConfig:
+    """How many rows of a domain the data view looks at, and what scores them; null is BM25."""
+
+    rows: int = key(1000, at_least=1, at_most=5000)
+    encoder: str | None = None
+
+
+@dataclass
 class DecontaminateConfig:
     """What counts as a repetition of an evaluation text."""
 
@@ -143,11 +152,19 @@ class DecontaminateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run folders one page shows, and the retriever that others are compared with."""
+    """Which run folders one page shows, and the retrievers that others are compared with.
+
+    `alarm` is by how many points (scores times 100) something falls that the report names.
+    """
 
     title: str = MISSING
     runs: list[str] = MISSING
-    baseline: str = "uniform"
+    baselines: list[str] = field(default_factory=lambda: ["uniform", "proportional"])
+    alarm: float = key(1.0, at_least=0, at_most=100)
+
+    def rules(self, place: str) -> list[str]:
+        """There is something to compare with."""
+        return [] if self.baselines else [f"{place}baselines=[] must name a retriever or more"]
 
 
 @dataclass
@@ -239,12 +256,14 @@ class Config:
     trainer: TrainerConfig = MISSING
     strategy: StrategyConfig = MISSING
     logger: LoggerConfig = MISSING
+    validation: ValidationConfig | None = None
     benchmark: BenchmarkConfig | None = None
     evaluate: EvaluateConfig | None = None
     source: SourceConfig | None = None
     harvest: HarvestConfig | None = None
     mine: MineConfig | None = None
     decontaminate: DecontaminateConfig | None = None
+    validate: ValidateConfig | None = None
     report: ReportConfig | None = None
     export: ExportConfig | None = None
     chain: ChainConfig | None = None

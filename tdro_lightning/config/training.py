@@ -233,6 +233,26 @@ class StrategyConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """How often and by what a training is measured, which metric decides, and when it ends."""
+
+    every: int = key(at_least=1, at_most=MOST_COUNT)
+    metric: str = key(choices=("ndcg@10", "loss"))
+    patience: int | None = key(None, at_least=1, at_most=MOST_COUNT)
+    held_out: float = key(above=0, at_most=50, reason="per cent")
+    most: int = key(at_least=1, at_most=10_000)
+    folder: str | None = MISSING
+    split: str = "dev"
+    prompt: str | None = None
+
+    def rules(self, place: str) -> list[str]:
+        """A folder has judgements and no hard negatives."""
+        if self.folder is not None and self.metric == "loss":
+            return [f"{place}metric=loss is of held-out rows; {place}folder needs ndcg@10"]
+        return []
+
+
+@dataclass
 class LoggerConfig:
     """Trackers beside our own history.csv."""
 

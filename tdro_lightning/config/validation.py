@@ -41,7 +41,7 @@ def validate(composed: DictConfig, stages: Mapping[str, Stage]) -> Config:
     if kind is not None:
         schema.module = OmegaConf.structured(MODULES[kind])
     try:
-        _list_prompts(composed)
+        _list_single_texts(composed)
         merged = OmegaConf.merge(schema, composed)
         OmegaConf.resolve(merged)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -95,8 +95,10 @@ def _refuse_split_labels(value: Any, hint: Any, name: str) -> None:
                 _refuse_split_labels(one, inner, f"{name}.{label}")
 
 
-def _list_prompts(composed: DictConfig) -> None:
-    """Write a single prompt as a list of one, which is what prompts are everywhere else."""
+def _list_single_texts(composed: DictConfig) -> None:
+    """Write a single prompt or baseline as a list of one, which they are everywhere else."""
+    if isinstance(baseline := OmegaConf.select(composed, "report.baselines"), str):
+        composed.report.baselines = [baseline]
     catalogue = OmegaConf.select(composed, "domains.catalogue")
     entries = catalogue.values() if isinstance(catalogue, DictConfig) else []
     for section in (OmegaConf.select(composed, "source"), *entries):

@@ -6,7 +6,7 @@ import numpy as np
 import torch.utils.data
 
 from tdro_lightning.data.domains import Domain
-from tdro_lightning.data.example import Example, Row, passage_text
+from tdro_lightning.data.example import Example, Passage, Row, passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw
 from tdro_lightning.models.templates import PAPER, Templates
@@ -49,25 +49,36 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
     def _example(self, draw: Draw) -> Example:
         domain = self.domains[draw.domain]
         row: Row = domain.table[draw.row]
-        random = generator(self.seed, f"passages {domain.name}", draw.step, draw.row)
-        prompt = domain.prompts[random.integers(len(domain.prompts))] if domain.prompts else None
-        positives = row["positive_passages"]
-        chosen = [positives[random.integers(len(positives))]]
-        chosen += [
-            row["negative_passages"][i]
-            for i in chosen_negatives(len(row["negative_passages"]), self.negatives, random)
-        ]
-        texts = [passage_text(passage) for passage in chosen]
-        if domain.symmetric and self.prompt_symmetric_passages:
-            passages = tuple(self.templates.format_query(text, prompt) for text in texts)
-        else:
-            passages = tuple(map(self.templates.format_passage, texts))
+        random = row_generator(self.seed, domain.name, draw.step, draw.row)
+        prompt, chosen = draw_passages(row, domain.prompts, self.negatives, random)
+        passage_prompt = prompt if domain.symmetric and self.prompt_symmetric_passages else None
         return Example(
             domain=draw.domain,
             query_id=row["query_id"],
             query=self.templates.format_query(row["query"], prompt),
-            passages=passages,
+            passages=tuple(
+                self.templates.format_passage(passage_text(p), passage_prompt) for p in chosen
+            ),
         )
+
+
+def row_generator(seed: int, name: str, step: int, row: int) -> np.random.Generator:
+    """What draws the prompt and the passages of a row of a domain at a step."""
+    return generator(seed, f"passages {name}", step, row)
+
+
+def draw_passages(
+    row: Row, prompts: Sequence[str], negatives: int, random: np.random.Generator
+) -> tuple[str | None, list[Passage]]:
+    """The prompt of a row's query, and a positive with so many negatives after it."""
+    prompt = prompts[int(random.integers(len(prompts)))] if prompts else None
+    positives = row["positive_passages"]
+    chosen = [positives[random.integers(len(positives))]]
+    chosen += [
+        row["negative_passages"][i]
+        for i in chosen_negatives(len(row["negative_passages"]), negatives, random)
+    ]
+    return prompt, chosen
 
 
 def chosen_negatives(available: int, wanted: int, random: np.random.Generator) -> list[int]:

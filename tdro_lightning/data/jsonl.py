@@ -5,7 +5,7 @@ import io
 import json
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -159,6 +159,27 @@ def examine_lines(path: Path, place: str | None = None) -> Iterator[Line]:
         first, second = numbers[firsts[groups[again]]], numbers[again]
         message = f"`query_id` stands in line {first} already; ids must be distinct"
         yield Line(second, fault=RowError(f"{place}:{second}: {message}", "id twice", second))
+
+
+def rows_at(path: Path, lines: Collection[int]) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, row) of some lines of a file that `examine_lines` has found usable.
+
+    The others are not parsed, and none is read after the last one.
+
+    Raises:
+        DataError: the file cannot be read, or one of the lines has become faulty.
+    """
+    wanted = set(lines)
+    numbered = byte_lines(path) if wanted else iter(())
+    for number, content in numbered:
+        if number not in wanted:
+            continue
+        value = parse_line(content, number, f"{path}:{number}")
+        if value is not None:
+            yield number, check_row(value, f"{path}:{number}")
+        wanted.remove(number)
+        if not wanted:
+            return
 
 
 def _examine(content: bytes, number: int, place: str) -> Line | None:

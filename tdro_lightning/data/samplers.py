@@ -125,9 +125,10 @@ class BatchSampler:
             draws += [Draw(step, domain, int(row)) for row in order.take(begin, end - begin)]
         return draws
 
-    def rows_drawn(self) -> list[int]:
-        """Rows drawn from each domain over the whole run."""
-        return [self._drawn_before(domain, self.steps) for domain in range(len(self.names))]
+    def rows_drawn(self, steps: int | None = None) -> list[int]:
+        """Rows drawn from each domain in the first steps; None counts the whole run."""
+        before = self.steps if steps is None else steps
+        return [self._drawn_before(domain, before) for domain in range(len(self.names))]
 
     def _distinct_rows(self, rows: int) -> int:
         """Rows of a domain of so many in each of its batches, none twice; 0 where one may be."""

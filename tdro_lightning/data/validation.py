@@ -1,8 +1,10 @@
 """What a domain's file holds, and all that is wrong with it, without training on it."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import Line, examine_lines
 from tdro_lightning.errors import DataError, RowError
+
+HELD = ("faults", "readable")  # of the findings, what is not a count
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Findings:
         elsewhere: usable rows whose query and positives stand in an earlier domain.
         unread: keys that are not read, with the number of rows that have them.
         unusable: why the file as a whole cannot be used, None where it can.
+        copies: usable rows whose query and positives stand in an earlier row, letter by letter.
+        readable: lines of the rows that can be read, those without a negative too.
     """
 
     place: str
@@ -40,6 +46,8 @@ class Findings:
     elsewhere: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     unusable: str | None = None
+    copies: int = 0
+    readable: "array[int]" = field(default_factory=partial(array, "q"))
 
     @property
     def usable(self) -> int:
@@ -48,7 +56,7 @@ class Findings:
 
     def summary(self) -> dict[str, Any]:
         """The counts as JSON."""
-        counted = {key: value for key, value in vars(self).items() if key != "faults"}
+        counted = {key: value for key, value in vars(self).items() if key not in HELD}
         return {**counted, "usable": self.usable, "faults": dict(self.kinds)}
 
     @property
@@ -73,6 +81,7 @@ class Validation:
         found = Findings(place)
         keys: dict[int, int] = {}  # of usable rows, by line
         faults: dict[int, RowError] = {}
+        self._letters = array("q")  # hashes of the readable rows' texts as they are
         try:
             for line in examine_lines(path, place):
                 self._take(line, found, keys, faults)
@@ -84,6 +93,11 @@ class Validation:
         found.twins = len(hashes) - len(np.unique(hashes))
         found.elsewhere = int(np.isin(hashes, self._earlier).sum())
         self._earlier = np.union1d(self._earlier, hashes)
+        lines, letters = (np.array(a, dtype=np.int64) for a in (found.readable, self._letters))
+        usable = np.isin(lines, np.fromiter(keys, dtype=np.int64, count=len(keys)))
+        found.copies = int(usable.sum()) - len(np.unique(letters[usable]))
+        twice = [fault.line for fault in found.faults if fault.kind == "id twice"]
+        found.readable = array("q", lines[~np.isin(lines, twice)].tolist())
         return found
 
     def _take(
@@ -96,6 +110,9 @@ class Validation:
             return
         found.unread.update(line.unread)
         found.false_negatives += line.false_negatives
+        texts = [passage_text(p) for p in line.row["positive_passages"]]
+        found.readable.append(line.number)
+        self._letters.append(hash((line.row["query"], *texts)))
         available = len(line.row["negative_passages"])
         if self.negatives and not available:
             faults[line.number] = RowError(
@@ -105,7 +122,7 @@ class Validation:
             )
             return
         found.few_negatives += available < self.negatives
-        positives = frozenset(normalise(passage_text(p)) for p in line.row["positive_passages"])
+        positives = frozenset(map(normalise, texts))
         keys[line.number] = hash((normalise(line.row["query"]), positives))
 
 

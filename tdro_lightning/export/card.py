@@ -177,11 +177,13 @@ def _percent(value: float | None) -> str:
 def _settings(training: Training) -> Table:
     record: Mapping[str, Any] = training.record
     config = record["config"]
-    lora = config["model"]["lora"]
+    lora, steps = config["model"]["lora"], config["trainer"]["steps"]
+    if best := record.get("best_step"):
+        steps = f"{best['step']} of {steps}, the best by {best['metric']} on a dev set"
     values = {
         "run": training.name,
         "seed": record["seed"],
-        "steps": config["trainer"]["steps"],
+        "steps": steps,
         "batch size": config["data"]["batch_size"],
         "hard negatives": config["data"]["negatives"],
         "learning rate": f"{config['optimiser']['lr']:g}",

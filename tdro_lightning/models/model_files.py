@@ -246,9 +246,9 @@ def require_deciding_files(folder: Path, known: Any) -> None:
 
 def _is_native(settings: dict[str, Any]) -> bool:
     """Whether transformers has a class of its own for a model, which goes before the folder's."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    return settings.get("model_type") in CONFIG_MAPPING_NAMES
+    return settings.get("model_type") in CONFIG_MAPPING
 
 
 def _require_tokenizer_class(path: str, name: str, value: Any) -> None:

@@ -44,9 +44,9 @@ class Templates:
             return text
         return _fill(self.query, text, task)
 
-    def format_passage(self, text: str) -> str:
-        """The passage as the model reads it."""
-        return _fill(self.passage, text, None)
+    def format_passage(self, text: str, task: str | None = None) -> str:
+        """The passage as the model reads it; with a task, as a query of the same kind."""
+        return self.format_query(text, task) if task else _fill(self.passage, text, None)
 
 
 PAPER = Templates()

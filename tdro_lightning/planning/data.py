@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.mixture import configured_mixture
+from tdro_lightning.assembly.validation import split_for_validation
 from tdro_lightning.config.schema import Config, TDROConfig
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domain_files import chosen_domains
@@ -87,10 +88,13 @@ def find_local_data(config: Config) -> LocalData:
     if missing := _missing(config, names):
         found.notes.append(f"{missing}: rows as catalogued, texts as long as the limits allow")
     else:
-        found.domains.extend(configured_domains(config))
-        found.sizes.update({domain.name: len(domain) for domain in found.domains})
-        for domain in found.domains if config.data.negatives else ():
+        domains = configured_domains(config)
+        for domain in domains if config.data.negatives else ():
             domain.require_negatives()
+        if config.validation is not None and config.validation.folder is None:
+            domains, _ = split_for_validation(config, domains)
+        found.domains.extend(domains)
+        found.sizes.update({domain.name: len(domain) for domain in domains})
     folder = model_files(config.model.path, "tokenizer.json")
     if folder is None:
         unread = f"{CHARACTERS_A_TOKEN} characters are counted as one"

@@ -23,6 +23,7 @@ RESULTS = (
     *("simulation.md", "export"),
 )
 HISTORY = "history.csv"
+BEST_STEP = "best_step.json"
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
 from tdro_lightning.records.outputs import RECORD, require_intact
+from tdro_lightning.report.data_view import read_view
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
 from tdro_lightning.report.runs import (
     DomainWeight,
@@ -137,12 +138,19 @@ def read_run(folder: Path, *, own: bool = False) -> Run:
         retrievers=_retrievers(folder, inputs) if has_results else (),
         weights=_weights(folder / "weights.json") if has_results else (),
         history=_history(folder / "history.csv"),
+        view=_view(folder / "data_view.json") if has_results else {},
         usage=_usage(folder / "data_usage.json"),
         config=config,
         chain=_chain(folder.parent / RECORD),
         swept=swept_settings(folder),
         warnings=tuple(
             _require(text, TEXT, f"{path}: `warnings`") for text in field("warnings", LIST) or ()
+        ),
+        best_step=_require(
+            (field("best_step", OBJECT) or {}).get("step"),
+            COUNT,
+            f"{path}: `best_step.step`",
+            optional=True,
         ),
     )
 
@@ -201,7 +209,8 @@ def _retrievers(
             for name, metrics in sets.items()
         }
         encoder = Path(inputs.get(f"encoder {label}", {}).get("path", folder / "encoder"))
-        retrievers.append(RetrieverScores(label, scores, encoder if encoder.is_dir() else None))
+        kept = encoder if encoder.is_dir() else None
+        retrievers.append(RetrieverScores(label, scores, kept, encoder.parent))
     return tuple(retrievers)
 
 
@@ -220,6 +229,11 @@ def _set_fingerprint(
     labels = [f"{hub}{what} {name}" for what in ("set", "corpus of") for hub in ("", "hub ")]
     files = [inputs[label].get("sha256") for label in labels if label in inputs]
     return FILES + "".join(map(str, files)) if files and all(files) else ""
+
+
+def _view(path: Path) -> Mapping[str, Any]:
+    """The data view of a validation; empty where an earlier version, or another stage, wrote."""
+    return read_view(read_json(path), path) if path.is_file() else {}
 
 
 def _weights(path: Path) -> tuple[DomainWeight, ...]:

@@ -77,7 +77,7 @@ def weight_trajectories(series: Mapping[str, Series], salt: str) -> Figure:
         "Weights over the steps",
         "One line a domain, named at its last step. The vertical axis is logarithmic: equal "
         "distances are equal ratios.",
-        _line_figure(_thinned(series), "domain weight", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "domain weight", description, salt, logarithmic=True),
     )
 
 
@@ -89,7 +89,7 @@ def health_curves(series: Mapping[str, Series], salt: str) -> Figure:
         "Effective domains: exponential of the weights' entropy. Max over min: largest weight over "
         "the smallest. Measurement norm: L2 norm over "
         "the domains before normalisation. The vertical axis is logarithmic.",
-        _line_figure(_thinned(series), "value", description, salt, logarithmic=True),
+        line_figure(thin_curves(series), "value", description, salt, logarithmic=True),
     )
 
 
@@ -100,7 +100,7 @@ def training_curves(series: Mapping[str, Series], salt: str) -> Figure:
         "Loss of the fine-tuning runs",
         f"Contrastive loss over the optimiser steps, one line a run{_smoothing(series)}. Losses "
         "of runs with different domain weights are over different data.",
-        _line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt),
+        line_figure(smooth, "loss", "Loss of all fine-tuning runs over the steps", salt),
     )
 
 
@@ -128,7 +128,7 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
     """A row a trained retriever, the largest gain on top; None where nothing is compared.
 
     Args:
-        comparisons: by one metric.
+        comparisons: by one metric, with one baseline or those of several models.
         title: what the metric is called.
     """
     shown = [one for one in comparisons if one.result.trained]
@@ -136,7 +136,7 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
         return None
     shown.sort(key=lambda one: (one.average.difference, one.result.name))
     several = any(len(one.by_seed) > 1 for one in shown)
-    with figure_style("gains"):
+    with figure_style(f"gains {shown[0].against}"):
         names = [shorten(one.result.name, 30) for one in shown]
         canvas, axes = _row_axes(names, 0, row=0.24, left=2.1)
         for row, one in enumerate(shown):
@@ -153,11 +153,11 @@ def gain_figure(comparisons: Sequence[BaselineComparison], title: str) -> Figure
                 xytext=(0, 5), textcoords="offset points", ha="center",
             )  # fmt: skip
         baselines = {one.baseline.name for one in shown}
-        against = shorten(baselines.pop()) if len(baselines) == 1 else "the baseline"
+        against = shorten(baselines.pop() if len(baselines) == 1 else shown[0].against or "each")
         axes.set_xlabel(f"difference in {title} × 100 from {against}")
-        svg = inline_svg(canvas, f"Gain in {title} of each retriever over its baseline")
+        svg = inline_svg(canvas, f"Gain in {title} of each retriever over {against}")
     return Figure(
-        f"Gain in {title} over the baseline",
+        f"Gain in {title} over {against}",
         "Average over the sets. Lines are 95 % intervals over queries"
         f"{'; short strokes are single seeds' if several else ''}. Blue and * is "
         "significantly above the baseline, orange and † significantly below, grey neither. "
@@ -206,18 +206,23 @@ def curve_axes(inner: float) -> tuple[Canvas, Axes]:
     return canvas, axes
 
 
-def _line_figure(
+def line_figure(
     series: Mapping[str, Series],
     quantity: str,
     description: str,
     salt: str,
     logarithmic: bool = False,
+    marks: Mapping[str, tuple[int, float]] | None = None,
 ) -> str:
+    """A line for each curve, with its name; `marks` are points of them."""
     with figure_style(salt):
         inner = max(2.6, LINE * len(series))
         canvas, axes = curve_axes(inner)
         for number, curve in enumerate(series.values()):
             axes.plot(curve.steps, curve.values, color=colour(number), linestyle=dashes(number))
+        for name, (step, value) in (marks or {}).items():
+            hue = colour([*series].index(name))
+            axes.plot([step], [value], color=hue, marker="o", markersize=5)
         if logarithmic:
             _set_log_axis(axes, series)
         axes.margins(x=0)
@@ -307,7 +312,7 @@ def _bin(count: int) -> int:
     return math.ceil(count / POINTS)
 
 
-def _thinned(series: Mapping[str, Series]) -> dict[str, Series]:
+def thin_curves(series: Mapping[str, Series]) -> dict[str, Series]:
     """Of each curve, every n-th point counted from the last one, which stays."""
     steps = {name: _bin(len(curve.steps)) for name, curve in series.items()}
     return {

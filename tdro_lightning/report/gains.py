@@ -3,17 +3,16 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_json
-from tdro_lightning.report.results import Result, Seed
+from tdro_lightning.report.results import Result, Seed, baseline_pairs
 from tdro_lightning.report.runs import RetrieverScores
 from tdro_lightning.report.significance import FEW, LEVEL, PairedTest, holm, query_test, seed_test
 
@@ -63,20 +62,25 @@ class BaselineComparison:
 
     Attributes:
         sets: gain on each set, or group of sets; p-values adjusted over these.
+        parts: gain on each set, those of a group apart; p-values adjusted over these. Empty where
+            the sets were given in columns.
         average: gain on the mean of the sets; p-values adjusted over the compared results.
         by_seed: difference of the averages, by seed.
         over_seeds: test of `by_seed`, None with one seed; its p-value is in `seeds_t_test`,
             adjusted over the compared results.
+        against: what the report was asked to compare with, by which the baseline was found.
     """
 
     result: Result
     baseline: Result
     metric: str
     sets: Mapping[str, Gain]
+    parts: Mapping[str, Gain]
     average: Gain
     by_seed: Mapping[Seed, float]
     over_seeds: PairedTest | None
     seeds_t_test: float | None = None
+    against: str = ""
 
 
 def group_sets(names: Iterable[str]) -> dict[str, list[str]]:
@@ -85,6 +89,39 @@ def group_sets(names: Iterable[str]) -> dict[str, list[str]]:
     for name in names:
         found[name.partition("/")[0]].append(name)
     return found
+
+
+def compare_with_each(
+    results: Sequence[Result], names: Sequence[str], metric: str
+) -> list[BaselineComparison]:
+    """Compare each result with each baseline that it has, in order of the results.
+
+    The averages' p-values are adjusted over the results that are compared with one baseline: how
+    many others are asked for does not change what a comparison says.
+
+    Args:
+        results: all, with the baselines and the untrained models.
+        names: label, run or step of each baseline; one that is found by two names counts once.
+        metric: what is compared.
+
+    Raises:
+        ConfigError: no result goes by a name, which is no usual one.
+        DataError: as in `compare_with_baselines`.
+    """
+    found: list[BaselineComparison] = []
+    for name in names:
+        known = {(one.result.name, one.baseline.name) for one in found}
+        pairs = [
+            (result, other)
+            for result, other in baseline_pairs(results, name)
+            if (result.name, other.name) not in known
+        ]
+        found += [
+            dataclasses.replace(one, against=name)
+            for one in compare_with_baselines(pairs, metric, None, results)
+        ]
+    order = [result.name for result in results]
+    return sorted(found, key=lambda one: order.index(one.result.name))
 
 
 def compare_with_baselines(
@@ -149,6 +186,13 @@ def _compare(
         )
 
     groups = list(grouped.values())
+    alone = {name: [name] for name in names} if columns is None else {}
+    each = {parts: gain([parts]) for parts in {*map(tuple, groups), *map(tuple, alone.values())}}
+
+    def adjusted(named: Mapping[str, Sequence[str]]) -> dict[str, Gain]:
+        own = _adjust([each[tuple(parts)] for parts in named.values()])
+        return dict(zip(named, own, strict=True))
+
     by_seed = {
         seed: _mean(ours, groups, metric) - _mean(theirs, groups, metric)
         for seed, (ours, theirs) in pairs.items()
@@ -157,7 +201,8 @@ def _compare(
         result,
         baseline,
         metric,
-        dict(zip(grouped, _adjust([gain([parts]) for parts in groups]), strict=True)),
+        adjusted(grouped),
+        adjusted(alone),
         gain(groups),
         by_seed,
         seed_test(list(by_seed.values())) if len(by_seed) > 1 else None,
@@ -199,51 +244,15 @@ def query_scores(path: Path, metric: str) -> dict[str, float]:
 
 def few_seeds_warning(comparisons: Sequence[BaselineComparison]) -> str:
     """A warning that names the results with fewer than `FEW` seeds; empty where all have more."""
-    few = [f"{c.result.name} ({len(c.by_seed)})" for c in comparisons if len(c.by_seed) < FEW]
+    few = dict.fromkeys(
+        f"{c.result.name} ({len(c.by_seed)})" for c in comparisons if len(c.by_seed) < FEW
+    )
     if not few:
         return ""
     return (
         f"Fewer than {FEW} seeds stand behind {', '.join(few)}: neither a star nor a small p-value "
         "shows there that training again would give the same."
     )
-
-
-def comparisons_as_json(comparisons: Sequence[BaselineComparison]) -> list[dict[str, Any]]:
-    """All numbers of comparisons, for a JSON file."""
-    return [
-        {
-            "retriever": one.result.name,
-            "run": one.result.run,
-            "model": one.result.model,
-            "baseline": one.baseline.name,
-            "baseline_run": one.baseline.run,
-            "metric": one.metric,
-            "average": _gain_as_json(one.average),
-            "sets": {name: _gain_as_json(gain) for name, gain in one.sets.items()},
-            "seeds": {
-                "count": len(one.by_seed),
-                "warning": few_seeds_warning([one]) or None,
-                "differences": {str(seed): value for seed, value in one.by_seed.items()},
-                "test": None if one.over_seeds is None else asdict(one.over_seeds),
-                "t_test_holm": one.seeds_t_test,
-            },
-        }
-        for one in comparisons
-    ]
-
-
-def _gain_as_json(gain: Gain) -> dict[str, Any]:
-    return {
-        "baseline": gain.baseline,
-        "score": gain.score,
-        "queries": gain.queries,
-        "difference": gain.difference,
-        "mark": gain.mark,
-        "below_untrained": gain.failed,
-        "test": None if gain.test is None else asdict(gain.test),
-        "t_test_holm": gain.t_test,
-        "randomisation_holm": gain.randomisation,
-    }
 
 
 def _pairs(result: Result, baseline: Result) -> dict[Seed, tuple[RetrieverScores, RetrieverScores]]:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,24 +9,22 @@ from markupsafe import Markup
 
 from tdro_lightning.console.durations import format_duration
 from tdro_lightning.files import write_text
-from tdro_lightning.report.collect import collect_runs
-from tdro_lightning.report.gains import (
-    BaselineComparison,
-    below_untrained,
-    compare_with_baselines,
-    comparisons_as_json,
-    few_seeds_warning,
+from tdro_lightning.report.alarm_tables import alarm_lines
+from tdro_lightning.report.alarms import (
+    ALARM,
+    comparisons_by_other_metrics,
+    domain_changes,
+    set_changes,
 )
-from tdro_lightning.report.identity import set_notes
+from tdro_lightning.report.collect import collect_runs
+from tdro_lightning.report.gains import compare_with_each, few_seeds_warning
 from tdro_lightning.report.layouts import layout_tables
+from tdro_lightning.report.notes import report_notes
 from tdro_lightning.report.result_tables import MARKS, gain_tables, score_tables, seed_note
 from tdro_lightning.report.results import (
-    BASELINE,
+    BASELINES,
     TITLES,
-    Result,
     baseline_pairs,
-    baselines,
-    reasons_without_baseline,
     results_by_run,
     results_over_seeds,
 )
@@ -39,6 +36,7 @@ from tdro_lightning.report.sections import (
     run_sections,
     sweep_section,
 )
+from tdro_lightning.report.significance_file import comparisons_as_json
 from tdro_lightning.report.svg import DARK, HUES, standalone_svg
 from tdro_lightning.report.sweeps import read_sweeps
 from tdro_lightning.report.tables import (
@@ -53,7 +51,11 @@ from tdro_lightning.secrets import mask_secrets
 
 
 def write_report(
-    folders: Sequence[Path], output: Path, title: str, baseline: str = BASELINE
+    folders: Sequence[Path],
+    output: Path,
+    title: str,
+    baselines: Sequence[str] = BASELINES,
+    alarm: float = ALARM,
 ) -> str:
     """Write `report.md`, `report.html`, `tables.tex` and `significance.json` of all runs found.
 
@@ -65,51 +67,61 @@ def write_report(
         folders: run folders, or folders to search for them.
         output: the folder for the files.
         title: heading of the report.
-        baseline: label, run or step of the retriever that others are compared with.
+        baselines: label, run or step of each retriever that the others are compared with. The
+            paper's layouts show gains over the first one.
+        alarm: by how many points a set or domain falls that the alarms list.
 
     Returns:
-        Sweeps, the main results table, the gains and the note on seeds, as plain text.
+        Sweeps, alarms, the main results table, the gains and the note on seeds, as plain text.
 
     Raises:
-        ConfigError: no retriever is the baseline.
+        ConfigError: no retriever is a baseline that is no usual one.
         DataError: no run is found, or a file of a run is broken.
     """
-    sweeps, main, _ = _write_files(folders, output, title, baseline)
-    return "\n\n".join([*sweeps, main])
+    sweeps, alarms, main, _ = _write_files(folders, output, title, baselines, alarm)
+    return "\n\n".join(filter(None, [*sweeps, alarms, main]))
 
 
 def write_sweep_report(sweep: Path) -> str:
-    """Write the same into a sweep's own folder; returns its table, plot and notes as plain text."""
-    sweeps, _, notes = _write_files([sweep], sweep, sweep.as_posix(), BASELINE)
-    return "\n\n".join([*sweeps, *notes])
+    """Write the same into a sweep's own folder; returns all but the results, as plain text."""
+    sweeps, alarms, _, notes = _write_files([sweep], sweep, sweep.as_posix(), BASELINES, ALARM)
+    return "\n\n".join(filter(None, [*sweeps, alarms, *notes]))
 
 
 def _write_files(
-    folders: Sequence[Path], output: Path, title: str, baseline: str
-) -> tuple[list[str], str, list[str]]:
-    """Write all files; returns the texts of the sweeps, of the results, and of the notes alone."""
+    folders: Sequence[Path], output: Path, title: str, baselines: Sequence[str], alarm: float
+) -> tuple[list[str], str, str, list[str]]:
+    """Write all files; returns the texts of the sweeps, alarms, results, and of the notes alone."""
     sweeps = read_sweeps(folders)
     if sweeps:  # jobs may have failed before they wrote a record
         folders = [folder for folder in folders if any(folder.rglob("run.json"))]
     runs = collect_runs(folders, with_sources=bool(sweeps)) if folders else ()
     results, by_run = results_over_seeds(runs), results_by_run(runs)
-    pairs = baseline_pairs(results, baseline)
     metric = next((m for m in TITLES if any(one.common_sets(m) for one in results)), None)
-    comparisons = compare_with_baselines(pairs, metric, None, results) if metric else []
+    comparisons = compare_with_each(results, baselines, metric or "")
+    others = comparisons_by_other_metrics(results, baselines, metric) if metric else []
+    changes = [
+        *set_changes(results, [*comparisons, *others]),
+        *domain_changes(runs, comparisons),
+    ]
     gains = gain_tables(comparisons, TITLES[metric]) if metric else ()
-    layouts = layout_tables(results, pairs)
-    notes = report_notes(runs, results, comparisons, metric, baseline)
-    swept = [sweep_section(n, one, runs, comparisons, metric) for n, one in enumerate(sweeps)]
+    layouts = layout_tables(results, baseline_pairs(results, baselines[0]))
+    notes = report_notes(runs, results, comparisons, metric, baselines)
+    swept = [
+        sweep_section(n, one, runs, comparisons, metric, baselines, alarm)
+        for n, one in enumerate(sweeps)
+    ]
     sections = [
         *(section for section, _ in swept),
-        result_section(by_run, comparisons, metric),
+        result_section(by_run, comparisons, metric, changes, alarm),
         *run_sections(runs),
         Section("layouts", "Layouts of the paper", "", (Block("", layouts),) if layouts else ()),
     ]
     _write_pages(output, title, [section for section in sections if section.blocks], runs, notes)
     write_text(output / "tables.tex", latex_tables([*layouts, *gains], notes))
     # In ASCII: JSON's own escapes keep every name as it is, and no control character stays raw.
-    tests = json.dumps(comparisons_as_json(comparisons), indent=2, allow_nan=False)
+    tested = comparisons_as_json([*comparisons, *others], changes, alarm)
+    tests = json.dumps(tested, indent=2, allow_nan=False)
     write_text(output / "significance.json", f"{tests}\n")
     lines = [plain_text(note) for note in notes]
     if not by_run:
@@ -121,7 +133,7 @@ def _write_files(
             f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds_warning(comparisons))}"
             + "\n".join([*lines, plain_text(seed_note(by_run))])
         )
-    return [text for _, text in swept], main, lines
+    return [text for _, text in swept], alarm_lines(changes, alarm), main, lines
 
 
 def _write_pages(
@@ -151,73 +163,6 @@ def _write_pages(
             hues=HUES, dark_hues=DARK, chains=list(dict.fromkeys(r.chain for r in runs if r.chain)),
         )  # fmt: skip
         write_text(output / name, mask_secrets(re.sub(r"\n{3,}", "\n\n", text)))
-
-
-def report_notes(
-    runs: Sequence[Run],
-    results: Sequence[Result],
-    comparisons: Sequence[BaselineComparison],
-    metric: str | None,
-    baseline: str,
-) -> list[str]:
-    """A line each; none where there is nothing to say.
-
-    Args:
-        runs: all runs of the report.
-        results: of these runs.
-        comparisons: by the metric, with the baseline.
-        metric: the main one, None where nothing is evaluated.
-        baseline: label, run or step that the baseline goes by.
-    """
-    unfinished = ", ".join(f"{run.name} ({run.status})" for run in runs if run.status != "finished")
-    failed = ", ".join(
-        one.name
-        for one in results
-        if metric and below_untrained(one, results, metric, one.common_sets(metric))
-    )
-    warnings: dict[str, list[str]] = defaultdict(list)
-    for run in runs:
-        for text in run.warnings:
-            warnings[text].append(run.name)
-    notes = [
-        f"Not finished, so scores and weights of these runs are left out: {unfinished}."
-        if unfinished
-        else "",
-        *(f"Warning of {', '.join(names)}: {text}" for text, names in warnings.items()),
-        *set_notes(runs),
-        f"Below the untrained model on average, so training has failed: {failed}."
-        if failed
-        else "",
-        _without_gain(results, comparisons, baseline) if results else "",
-    ]
-    return [note for note in notes if note]
-
-
-def _without_gain(
-    results: Sequence[Result], comparisons: Sequence[BaselineComparison], baseline: str
-) -> str:
-    """Which results have no gain, why, and what to do about it; empty where all have one."""
-    reasons = reasons_without_baseline(results, baseline)
-    others = [
-        *(one.result for one in comparisons),
-        *(one for own in reasons.values() for one in own),
-        *baselines(results, baseline),
-    ]
-    if rest := [one for one in results if one.name not in {other.name for other in others}]:
-        reasons["no seed or metric in common with the baseline"] = rest
-    missing = "; ".join(
-        f"{', '.join(one.name for one in own)}: {reason}" for reason, own in reasons.items()
-    )
-    if comparisons:
-        return f"Without a gain: {missing}." if reasons else ""
-    if not reasons:
-        return "There is no table of gains: only the baseline is evaluated."
-    train = (
-        "Train the baseline with +experiment=finetune_uniform and evaluate it on the same sets "
-        "(+evaluate.encoders.uniform=FOLDER/encoder), or name another with report.baseline."
-    )
-    how = train if baseline == BASELINE else "Name another baseline with report.baseline."
-    return f"There is no table of gains ({missing}). {how}"
 
 
 def _gains_text(gains: Sequence[Table], warning: str) -> str:

@@ -1,11 +1,11 @@
-"""Tables of results: scores of every metric, and gains over the baseline with their tests."""
+"""Tables of results: scores of every metric, and gains over the baselines with their tests."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from tdro_lightning.report.gains import BaselineComparison, Gain, few_seeds_warning, group_sets
-from tdro_lightning.report.results import BASELINE, MAIN_METRIC, TITLES, Result
+from tdro_lightning.report.results import BASELINES, MAIN_METRIC, TITLES, Result
 from tdro_lightning.report.significance import FEW, PairedTest
 from tdro_lightning.report.tables import NOTHING, Cell, Column, Table, cells, format_difference
 
@@ -29,16 +29,18 @@ def score_tables(results: Sequence[Result]) -> tuple[Table, ...]:
 def score_table(results: Sequence[Result], metric: str) -> Table:
     """A row a retriever: the average over the sets that all share, then a column a set.
 
-    Scores are times 100. The main metric has one more column: the difference of the averages from
-    the baseline, or from the mean of all baseline rows. Averages come first, so that they are in
-    sight where a table is wider than its page.
+    Scores are times 100. The main metric has one more column for each of the usual baselines that
+    is there: the difference of the averages from it, or from the mean of all its rows. Averages
+    come first, so that they are in sight where a table is wider than its page.
     """
     sets = _sets(results, metric)
     shared = [name for name in sets if all(result.has(name, metric) for result in results)]
     averages = [result.average(shared, metric) for result in results]
     columns = {Column("Average", count_sets(group_sets(shared))): _score_cells(averages, results)}
-    if metric == MAIN_METRIC and any(result.label.casefold() == BASELINE for result in results):
-        columns[Column(f"vs {BASELINE}")] = _difference_cells(averages, results)
+    for baseline in BASELINES if metric == MAIN_METRIC else ():
+        if rows := sum(result.label.casefold() == baseline for result in results):
+            column = Column(f"vs {baseline}", f"mean of {rows}" if rows > 1 else "")
+            columns[column] = _difference_cells(averages, results, baseline)
     for name in sets:
         scores = [result.score(name, metric) for result in results]
         columns[Column(name, queries_of(results, [name], "d"))] = _score_cells(scores, results)
@@ -107,15 +109,15 @@ def _score_cells(values: Sequence[float | None], results: Sequence[Result]) -> l
     ]
 
 
-def _difference_cells(averages: Sequence[float | None], results: Sequence[Result]) -> list[Cell]:
+def _difference_cells(
+    averages: Sequence[float | None], results: Sequence[Result], baseline: str
+) -> list[Cell]:
     pairs = list(zip(averages, results, strict=True))
-    baseline = [a for a, r in pairs if r.label.casefold() == BASELINE and a is not None]
+    known = [a for a, r in pairs if r.label.casefold() == baseline and a is not None]
     return [
         Cell(NOTHING)
-        if average is None
-        or not baseline
-        or (len(baseline) == 1 and result.label.casefold() == BASELINE)
-        else Cell(format_difference(average - fmean(baseline)))
+        if average is None or not known or (len(known) == 1 and result.label.casefold() == baseline)
+        else Cell(format_difference(average - fmean(known)))
         for average, result in pairs
     ]
 
@@ -134,13 +136,14 @@ def gain_tables(comparisons: Sequence[BaselineComparison], title: str) -> tuple[
 
 
 def average_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
-    """A row a result: the gain of the average over sets, with both tests over queries."""
+    """A row a result and baseline: the gain of the average, with both tests over queries."""
     return Table(
         f"Gain in {title}, average over sets",
         f"{title} × 100 averaged over the sets that both have, each counted once ({GROUPED}), and "
-        f"over the seeds that both have. {MARKS} over the retrievers of this table, as are both "
-        "columns of p-values; intervals are not adjusted. A dash where the scores of the queries "
-        f"are not at hand. {QUERIES_ONLY} {few_seeds_warning(comparisons)}".strip(),
+        f"over the seeds that both have. {MARKS} over the retrievers that are compared with one "
+        "baseline, as are both columns of p-values; intervals are not adjusted. A dash where the "
+        "scores of the queries are not at hand. "
+        f"{QUERIES_ONLY} {few_seeds_warning(comparisons)}".strip(),
         (
             Column("Retriever", numeric=False),
             Column("Against", numeric=False),
@@ -172,7 +175,7 @@ def average_table(comparisons: Sequence[BaselineComparison], title: str) -> Tabl
 
 
 def sets_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
-    """A row a result, a column a set: gain and interval."""
+    """A row a result and baseline, a column a set: gain and interval."""
     counts: dict[str, list[int]] = defaultdict(list)
     for one in comparisons:
         for name, gain in one.sets.items():
@@ -184,26 +187,35 @@ def sets_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
         f"{few_seeds_warning(comparisons)}".strip(),
         (
             Column("Retriever", numeric=False),
+            Column("Against", numeric=False),
             *(Column(name, query_count(queries)) for name, queries in counts.items()),
         ),
         tuple(
-            (Cell(one.result.name), *(_set_cell(one.sets.get(name)) for name in counts))
+            (
+                *cells([one.result.name, one.baseline.name]),
+                *(_set_cell(one.sets.get(name)) for name in counts),
+            )
             for one in comparisons
         ),
     )
 
 
 def seeds_table(comparisons: Sequence[BaselineComparison], title: str) -> Table:
-    """A row a result with several seeds: how the gain of the average scatters over them."""
+    """A row a result with several seeds and a baseline: how the gain scatters over the seeds."""
     titles = ("Seeds", "Gain", "Lowest", "Highest", "95 % interval", "p", "Seeds above")
     shown = [one for one in comparisons if one.over_seeds]
     return Table(
         f"Gain in {title} over seeds",
         f"Difference of the average {title} × 100 from the baseline of the same seed. The interval "
         "and p are those of the paired, two-sided t-test over seeds, p adjusted by Holm over the "
-        "retrievers of this table. With few seeds it finds large and steady gains only, and three "
-        f"differences that happen to be alike make p small. {few_seeds_warning(shown)}".strip(),
-        (Column("Retriever", numeric=False), *map(Column, titles)),
+        "retrievers that are compared with one baseline. With few seeds it finds large and steady "
+        "gains only, and three differences that happen to be alike make p small. "
+        f"{few_seeds_warning(shown)}".strip(),
+        (
+            Column("Retriever", numeric=False),
+            Column("Against", numeric=False),
+            *map(Column, titles),
+        ),
         tuple(map(_seeds_row, shown)),
     )
 
@@ -214,6 +226,7 @@ def _seeds_row(one: BaselineComparison) -> tuple[Cell, ...]:
     return cells(
         [
             one.result.name,
+            one.baseline.name,
             str(len(differences)),
             format_difference(fmean(differences)),
             format_difference(min(differences)),

@@ -12,7 +12,7 @@ from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.identity import merge_scores
 from tdro_lightning.report.runs import RetrieverScores, Run
 
-BASELINE = "uniform"
+BASELINES = ("uniform", "proportional")  # what to train without a choice, by size or without
 UNTRAINED = ("bm25", "untrained")
 MAIN_METRIC = "ndcg@10"
 TITLES = {
@@ -50,8 +50,8 @@ class Result:
 
     @property
     def rank(self) -> int:
-        """0 for BM25, 1 for the untrained encoder, 2 for the baseline, 3 for all others."""
-        order = (*UNTRAINED, BASELINE)
+        """0 for BM25, 1 for the untrained encoder, then the baselines, and last all others."""
+        order = (*UNTRAINED, *BASELINES)
         label = self.label.casefold()
         return order.index(label) if label in order else len(order)
 
@@ -98,7 +98,7 @@ class Result:
 
 
 def results_by_run(runs: Sequence[Run]) -> tuple[Result, ...]:
-    """A result for each retriever of each run: those without training, the baseline, the others.
+    """A result for each retriever of each run: those without training, the baselines, the others.
 
     The same scores of the same untrained retriever in several runs are kept once. Where several
     runs have a label in common, the step's or the run's name is appended.
@@ -108,7 +108,7 @@ def results_by_run(runs: Sequence[Run]) -> tuple[Result, ...]:
 
 
 def results_over_seeds(runs: Sequence[Run]) -> tuple[Result, ...]:
-    """A result for each way to train: those without training, the baseline, the others by run.
+    """A result for each way to train: those without training, the baselines, the others by run.
 
     Runs of one name, label and model that differ in the seed are one result, and so are those of
     one seed with different evaluation sets. Where a seed has a duplicate set, the runs differ in
@@ -165,21 +165,22 @@ def _same_scores(result: Result, other: Result) -> bool:
 def baseline_pairs(results: Sequence[Result], baseline: str) -> list[tuple[Result, Result]]:
     """Each result with what it is compared with: its model's baseline, if there is exactly one.
 
-    The two have a set in common. Of several baselines, the one from the same chain is meant
-    (`demo/top70` and `demo/uniform`). A retriever without training is of any model.
+    The two have a set in common. Of several baselines, the one from runs of the same name is meant,
+    as in a sweep over rules, or else the one from the same chain (`demo/top70` and `demo/uniform`).
+    A retriever without training is of any model.
 
     Args:
         results: all results, with the baselines.
         baseline: label, run or step that the baselines go by.
 
     Raises:
-        ConfigError: no result goes by that name, which is not the usual one; lists what there is.
+        ConfigError: no result goes by that name, which is no usual one; lists what there is.
     """
     candidates = baselines(results, baseline)
-    if not candidates and baseline != BASELINE:
+    if not candidates and baseline not in BASELINES:
         names = sorted({one.label for one in results} | {one.run for one in results})
         raise ConfigError(
-            f"report.baseline={baseline}: no retriever has that label or run name; "
+            f"report.baselines: no retriever has the label or run name {baseline!r}; "
             f"there are {', '.join(names) or 'none'}"
         )
     pairs = [(result, _partner(result, candidates)) for result in results]
@@ -211,8 +212,12 @@ def _partner(result: Result, candidates: Sequence[Result]) -> Result | str:
     """What a result is compared with, or the reason why it is compared with nothing."""
     own = [one for one in candidates if result.model == one.model or not result.trained]
     usable = [one for one in own if set(one.sets) & set(result.sets)]
-    chain = result.chain_and_step[0]
-    best = [one for one in usable if one.chain_and_step[0] == chain] or usable
+    place = result.chain_and_step
+    best = (
+        [one for one in usable if one.chain_and_step == place]
+        or [one for one in usable if one.chain_and_step[0] == place[0]]
+        or usable
+    )
     if len(best) == 1 and best[0] != result:
         return best[0]
     if not own:

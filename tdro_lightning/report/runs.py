@@ -31,11 +31,16 @@ class SetScores:
 
 @dataclass(frozen=True)
 class RetrieverScores:
-    """Evaluated sets of one retriever, by name; `encoder` is its folder, where there is one."""
+    """Evaluated sets of one retriever, by name.
+
+    `encoder` is its folder, where there is one; `origin` is the folder above, that of the run which
+    trained it, whether or not the encoder is still there.
+    """
 
     label: str
     sets: Mapping[str, SetScores]
     encoder: Path | None = field(default=None, compare=False)
+    origin: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Run:
         chain: the command of the chain that this run is a step of.
         swept: the settings by which the run's job differs from others of its sweep.
         warnings: what the run warned of.
+        best_step: the step that it has kept, counted from 1, where it was measured by a dev set.
+        view: the data view of a validation.
     """
 
     name: str
@@ -99,6 +106,8 @@ class Run:
     chain: str | None
     swept: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    best_step: int | None = None
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> str:

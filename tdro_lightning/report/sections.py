@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tdro_lightning.report.alarm_tables import alarm_headline, alarm_table
+from tdro_lightning.report.alarms import Changes
+from tdro_lightning.report.data_view import view_tables, view_warnings
+from tdro_lightning.report.dev_curves import validation_curves
 from tdro_lightning.report.figures import (
     Figure,
     gain_figure,
@@ -18,7 +22,8 @@ from tdro_lightning.report.maps import run_map, step_map
 from tdro_lightning.report.result_tables import gain_tables, score_tables, seed_note
 from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.runs import Run
-from tdro_lightning.report.sweep_results import sweep_figure, sweep_lines, sweep_points, sweep_table
+from tdro_lightning.report.sweep_plots import sweep_figure, sweep_lines
+from tdro_lightning.report.sweep_results import baseline_scores, sweep_points, sweep_table
 from tdro_lightning.report.sweeps import Sweep
 from tdro_lightning.report.tables import Table, plain_text, terminal_table
 from tdro_lightning.report.training_tables import (
@@ -55,19 +60,37 @@ class Section:
 
 
 def result_section(
-    results: Sequence[Result], comparisons: Sequence[BaselineComparison], metric: str | None
+    results: Sequence[Result],
+    comparisons: Sequence[BaselineComparison],
+    metric: str | None,
+    changes: Sequence[Changes],
+    alarm: float,
 ) -> Section:
-    """Scores and gains: the main ones in sight, other metrics and single sets folded."""
+    """Alarms, scores and gains: the main ones in sight, other metrics and single sets folded.
+
+    Args:
+        results: of each run.
+        comparisons: by the metric.
+        metric: the main one, None where nothing is evaluated.
+        changes: on each set and domain.
+        alarm: by how many points something falls that the alarms list.
+    """
     title = TITLES.get(metric or "", "")
     scores, gains = score_tables(results), gain_tables(comparisons, title)
     each_set = [table for table in gains if "each set" in table.title]
     main = [*scores[:1], *(table for table in gains if table not in each_set)]
+    figures = [
+        gain_figure([one for one in comparisons if one.against == against], title)
+        for against in dict.fromkeys(one.against for one in comparisons)
+    ]
     folded = "Other metrics, and the gain on each set"
     blocks = (
-        *_block(main, [gain_figure(comparisons, title)]),
+        *_block([alarm_table(changes, alarm)]),
+        *_block(main, figures),
         *_block([*scores[1:], *each_set], heading=folded),
     )
-    return Section("results", "Results", seed_note(results), blocks if results else ())
+    note = f"{alarm_headline(changes, alarm)} {seed_note(results)}".strip()
+    return Section("results", "Results", note, blocks if results else ())
 
 
 def sweep_section(
@@ -76,18 +99,28 @@ def sweep_section(
     runs: Sequence[Run],
     comparisons: Sequence[BaselineComparison],
     metric: str | None,
+    asked: Sequence[str],
+    alarm: float,
 ) -> tuple[Section, str]:
-    """A sweep's table and plot, for the page and for the terminal."""
-    points = sweep_points(sweep, runs, comparisons, metric)
-    table = sweep_table(sweep, points, metric)
-    # Where gains are over other sets than the averages, these differ, and no line is drawn.
-    baselines = {round(p.score - p.gain[0], 6) for p in points if p.score is not None and p.gain}
-    baseline = baselines.pop() if len(baselines) == 1 else None
-    figure = sweep_figure(sweep, points, TITLES.get(metric or "", ""), baseline)
+    """A sweep's table and plot, for the page and for the terminal.
+
+    Args:
+        number: of the sweep on the page.
+        sweep: the plan.
+        runs: those of its jobs, among others.
+        comparisons: by the metric.
+        metric: the main one, None where nothing is evaluated.
+        asked: label, run or step of each baseline.
+        alarm: by how many points a set falls that is counted.
+    """
+    points = sweep_points(sweep, runs, comparisons, metric, alarm)
+    table = sweep_table(sweep, points, metric, asked, alarm)
+    baselines = baseline_scores(points, asked)
+    figure = sweep_figure(sweep, points, TITLES.get(metric or "", ""), baselines)
     blocks = _block([table], [figure])
     section = Section(f"sweep-{number}", "Sweep", f"Made by: {sweep.command}", blocks)
     text = f"{plain_text(table.title)}\n\n{terminal_table(table)}"
-    lines = sweep_lines(points, baseline)
+    lines = sweep_lines(points, baselines)
     return section, f"{text}\n\n{lines}" if lines else text
 
 
@@ -103,6 +136,7 @@ def run_sections(runs: Sequence[Run]) -> list[Section]:
     measured = [_curve_block(run) for run in runs if run.series("measurement/")]
     health = [Block(run.name, (table,)) for run in runs if (table := health_table(run))]
     curves = [training_curves(losses, "training")] if losses else []
+    curves += validation_curves(runs)
     usage, speed, settings = usage_table(runs), speed_table(runs), run_table(runs)
     return [
         Section("weights", "Domain weights", "", weights),
@@ -110,9 +144,23 @@ def run_sections(runs: Sequence[Run]) -> list[Section]:
         Section("reference", "Reference stability", "", _folded(health)),
         Section("training", "Training curves", "", _block([], curves)),
         Section("data", "Data used", "", _block([usage], _usage_map(runs))),
+        view_section(runs),
         Section("speed", "Throughput", "", _block([speed])),
         Section("runs", "Comparison of the runs", "", _block([settings])),
     ]
+
+
+def view_section(runs: Sequence[Run]) -> Section:
+    """What validations have seen of the domains; their worst rows are folded."""
+    viewed = [run for run in runs if run.view]
+    blocks: list[Block] = []
+    for run in viewed:
+        texts, pairs, *worst = view_tables(run.view, run.name) or (None, None)
+        heading = run.name if len(viewed) > 1 else ""
+        blocks += [Block(heading, (texts, pairs))] if texts and pairs else []
+        blocks += _block(worst, heading=f"Worst rows of each domain, {run.name}")
+    warnings = dict.fromkeys(text for run in viewed for text in view_warnings(run.view))
+    return Section("view", "Data view", " ".join(warnings), tuple(blocks))
 
 
 def _block(

@@ -1,18 +1,13 @@
-"""What a sweep came to: a table, a figure, and lines for the terminal."""
+"""What a sweep came to: a point for each trained retriever of its jobs, and their table."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from matplotlib.axes import Axes
-
-from tdro_lightning.report.figures import Figure, curve_axes
+from tdro_lightning.report.alarms import falls, score_differences
 from tdro_lightning.report.gains import BaselineComparison
-from tdro_lightning.report.maps import run_map
 from tdro_lightning.report.results import TITLES, UNTRAINED, Result
 from tdro_lightning.report.runs import RetrieverScores, Run
-from tdro_lightning.report.svg import colour, dashes, figure_style, inline_svg, shorten
 from tdro_lightning.report.sweeps import Job, Sweep
 from tdro_lightning.report.tables import (
     NOTHING,
@@ -26,12 +21,25 @@ from tdro_lightning.report.tables import (
 from tdro_lightning.report.training_tables import (
     effective_domains,
     last_loss,
-    relative_weights,
     sorted_weights,
 )
 
-WIDTH = 41  # characters between the lowest and the highest value on a terminal
-Lines = dict[str, list[tuple[str, float]]]  # by name: value of the swept setting, result
+
+@dataclass(frozen=True)
+class JobGain:
+    """What a job's retriever gains over one baseline.
+
+    Attributes:
+        difference: of the averages over the sets that both have, in points.
+        mark: of significance, where the job is the only one of its kind.
+        fell: number of these sets that fall by more than the alarm.
+        sets: their number.
+    """
+
+    difference: float
+    mark: str
+    fell: int
+    sets: int
 
 
 @dataclass(frozen=True)
@@ -41,20 +49,32 @@ class Point:
     Attributes:
         step: the name of the chain's step, empty outside chains.
         score: average times 100 over the sets on which all retrievers of the sweep were evaluated.
-        gain: difference from the baseline of the same seed, with a mark of significance.
+        gains: over each baseline of the same seed, by what the report was asked to compare with.
     """
 
     job: Job
     runs: Sequence[Run]
     step: str = ""
     score: float | None = None
-    gain: tuple[float, str] | None = None
+    gains: Mapping[str, JobGain] = field(default_factory=dict)
 
 
 def sweep_points(
-    sweep: Sweep, runs: Sequence[Run], comparisons: Sequence[BaselineComparison], metric: str | None
+    sweep: Sweep,
+    runs: Sequence[Run],
+    comparisons: Sequence[BaselineComparison],
+    metric: str | None,
+    alarm: float,
 ) -> list[Point]:
-    """What every job came to, in the order of the jobs."""
+    """What every job came to, in the order of the jobs.
+
+    Args:
+        sweep: the plan.
+        runs: those of its jobs, among others.
+        comparisons: by the metric.
+        metric: None where nothing is evaluated.
+        alarm: by how many points a set falls that is counted.
+    """
     owned = [
         [run for run in runs if job.folder and run.folder.is_relative_to(job.folder)]
         for job in sweep.jobs
@@ -78,7 +98,7 @@ def sweep_points(
                 own,
                 _step(run, job),
                 Result.of_run(run, one).average(shared, metric or ""),
-                _gain(run, one, comparisons),
+                _gains(run, one, comparisons, alarm),
             )
             for run, one in entries
         ]
@@ -86,8 +106,22 @@ def sweep_points(
     return points
 
 
-def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None) -> Table:
-    """A row a job, or a row a trained retriever of a job; columns that say nothing are left out."""
+def sweep_table(
+    sweep: Sweep,
+    points: Sequence[Point],
+    metric: str | None,
+    asked: Sequence[str],
+    alarm: float,
+) -> Table:
+    """A row a job, or a row a trained retriever of a job; columns that say nothing are left out.
+
+    Args:
+        sweep: the plan.
+        points: what its jobs came to.
+        metric: None where nothing is evaluated.
+        asked: what the report was asked to compare with, in order of the columns.
+        alarm: by how many points a set falls that is counted.
+    """
     learned = [next((run for run in point.runs if run.weights), None) for point in points]
     losses = [[last_loss(run) for run in p.runs if "loss" in run.history] for p in points]
     seconds = [[run.seconds for run in p.runs if run.seconds is not None] for p in points]
@@ -112,10 +146,11 @@ def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None) -> Ta
             [format_number(point.score, ".1f") for point in points],
             scored,
         ),
-        (
-            Column("Gain"),
-            [format_difference(p.gain[0]) + p.gain[1] if p.gain else NOTHING for p in points],
-            scored,
+        *(
+            (column, texts, scored)
+            for against in asked
+            if any(against in point.gains for point in points)
+            for column, texts in _gain_columns(points, against, alarm)
         ),
         (
             Column("Effective domains"),
@@ -139,8 +174,9 @@ def sweep_table(sweep: Sweep, points: Sequence[Point], metric: str | None) -> Ta
     return Table(
         f"Sweep over {', '.join(sweep.keys) or 'nothing'}",
         f"{len(sweep.jobs)} jobs in {sweep.folder.as_posix()}, {failed or 'none'} of them not "
-        "finished. Averages are over the sets that all have. Gain is the difference from the "
-        "baseline of the same seed; * and † as in the table of gains, each of one seed.",
+        "finished. Averages are over the sets that all have. Differences are from the baseline of "
+        "the same seed; * and † as in the table of gains, each of one seed. Beside them stands on "
+        f"how many sets the job is below that baseline by more than {alarm:g} points.",
         tuple(column for column, _ in shown),
         tuple(cells(row) for row in zip(*(texts for _, texts in shown), strict=True)),
     )
@@ -162,135 +198,48 @@ def _step(run: Run, job: Job) -> str:
     return "" if place == "." else plain_text(place)
 
 
-def _gain(
-    run: Run, retriever: RetrieverScores, comparisons: Sequence[BaselineComparison]
-) -> tuple[float, str] | None:
+def _gain_columns(
+    points: Sequence[Point], against: str, alarm: float
+) -> list[tuple[Column, list[str]]]:
+    """The difference from a baseline, and the number of sets that fall."""
+    gains = [point.gains.get(against) for point in points]
+    return [
+        (
+            Column(f"vs {against}"),
+            [format_difference(g.difference) + g.mark if g else NOTHING for g in gains],
+        ),
+        (
+            Column("Fell", f"> {alarm:g}"),
+            [f"{g.fell} of {g.sets}" if g else NOTHING for g in gains],
+        ),
+    ]
+
+
+def _gains(
+    run: Run, retriever: RetrieverScores, comparisons: Sequence[BaselineComparison], alarm: float
+) -> dict[str, JobGain]:
+    """What a job's retriever gains over each baseline of its seed."""
+    found = {}
     for one in comparisons:
         if one.result.by_seed.get(run.seed) == retriever and run.seed in one.by_seed:
-            mark = one.average.mark if len(one.by_seed) == 1 else ""
-            return one.by_seed[run.seed], mark
-    return None
-
-
-def sweep_figure(
-    sweep: Sweep, points: Sequence[Point], metric: str, baseline: float | None
-) -> Figure | None:
-    """Scores by the swept setting; without scores the learned weights, or None without these.
-
-    Args:
-        sweep: the plan.
-        points: what its jobs came to.
-        metric: what scores are called.
-        baseline: average score of the baseline, if the jobs share one.
-    """
-    lines = _lines(sweep, points)
-    if not lines:
-        return _weights(sweep, points)
-    key = _main_key(sweep)
-    values = list(dict.fromkeys(value for line in lines.values() for value, _ in line))
-    with figure_style("sweep"):
-        canvas, axes = curve_axes(2.45)
-        places = _places(axes, values)
-        for number, (name, line) in enumerate(lines.items()):
-            means = [(v, fmean(y for x, y in line if x == v)) for v in values if v in dict(line)]
-            style = dashes(number) if _numeric(values) else "none"
-            axes.plot(
-                [places[v] for v, _ in means], [y for _, y in means], color=colour(number),
-                linestyle=style, marker="o", markersize=5, label=shorten(name) if name else None,
-            )  # fmt: skip
-            axes.plot(
-                [places[v] for v, _ in line], [y for _, y in line], color=colour(number),
-                linestyle="none", marker="_", markersize=9,
-            )  # fmt: skip
-        if baseline is not None:
-            axes.axhline(baseline, color=colour(6), linestyle="--", linewidth=1)
-            axes.annotate(
-                f"baseline {baseline:.1f}", (1, baseline), xytext=(6, -3),
-                xycoords=("axes fraction", "data"), textcoords="offset points",
-            )  # fmt: skip
-        if any(lines):
-            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7)
-        axes.set_xlabel(shorten(key, 60))
-        axes.set_ylabel(f"{metric} × 100, average")
-        svg = inline_svg(canvas, f"{metric} by {key}")
-    return Figure(
-        f"{metric} by {key}",
-        "Dots are means over jobs with the same value, strokes single jobs. The dashed line is "
-        "the baseline, where the jobs share one.",
-        svg,
-    )
-
-
-def sweep_lines(points: Sequence[Point], baseline: float | None) -> str:
-    """The plot for a terminal: a line a job with its score on a common scale."""
-    shown = [
-        (" ".join(filter(None, [*p.job.swept.values(), p.step])), p.score)
-        for p in points
-        if p.score is not None
-    ]
-    if not shown:
-        return ""
-    low, high = (end(y for _, y in [*shown, ("", baseline or shown[0][1])]) for end in (min, max))
-    width = max(len(plain_text(name)) for name, _ in shown)
-
-    def place(value: float) -> int:
-        return round((value - low) / (high - low or 1) * (WIDTH - 1))
-
-    lines = []
-    for name, score in shown:
-        scale = ["·"] * WIDTH
-        if baseline is not None:
-            scale[place(baseline)] = "|"
-        scale[place(score)] = "●"
-        lines.append(f"{plain_text(name):>{width}}  {''.join(scale)} {score:.1f}")
-    end = f"  | is the baseline, {baseline:.1f}" if baseline is not None else ""
-    return "\n".join([f"{' ':{width}}  {low:<{WIDTH - 5}.1f}{high:>5.1f}{end}", *lines])
-
-
-def _weights(sweep: Sweep, points: Sequence[Point]) -> Figure | None:
-    weights = {
-        ", ".join(point.job.swept.values()) or run.name: run.weights
-        for point in points
-        for run in point.runs
-        if run.weights
-    }
-    caption = (
-        "Last weight over the uniform weight, a column a job: blue gained in training, orange lost."
-    )
-    title = f"Domain weights by {', '.join(sweep.keys)}"
-    return run_map(relative_weights(weights), title, caption) if weights else None
-
-
-def _main_key(sweep: Sweep) -> str:
-    """The first swept setting that is no seed, else the seed."""
-    return next((key for key in sweep.keys if key != "seed"), sweep.keys[0] if sweep.keys else "")
-
-
-def _lines(sweep: Sweep, points: Sequence[Point]) -> Lines:
-    """Results by the main setting, a line for each step and each value of other settings."""
-    key = _main_key(sweep)
-    found: Lines = defaultdict(list)
-    for point in points:
-        if point.score is not None:
-            others = [v for k, v in point.job.swept.items() if k not in (key, "seed")]
-            name = " ".join([point.step, *others]).strip()
-            found[name].append((point.job.swept.get(key, ""), point.score))
+            own = score_differences(retriever, one.baseline.by_seed[run.seed], one.metric)
+            found[one.against] = JobGain(
+                one.by_seed[run.seed],
+                one.average.mark if len(one.by_seed) == 1 else "",
+                sum(falls(difference, alarm) for difference in own.values()),
+                len(own),
+            )
     return found
 
 
-def _numeric(values: Sequence[str]) -> bool:
-    try:
-        return all(float(value) == float(value) for value in values)
-    except ValueError:
-        return False
+def baseline_scores(points: Sequence[Point], asked: Sequence[str]) -> dict[str, float]:
+    """Average score of each baseline, of those that are asked for, that all jobs share.
 
-
-def _places(axes: Axes, values: Sequence[str]) -> dict[str, float]:
-    """Where on the horizontal axis each value is; labels the axis."""
-    numeric = _numeric(values)
-    places = {v: float(v) if numeric else float(i) for i, v in enumerate(values)}
-    if numeric and min(places.values()) > 0 and max(places.values()) > 9 * min(places.values()):
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    axes.set_xticks(list(places.values()), [shorten(value, 20) for value in values])
-    return places
+    Where gains are over other sets than the averages, the jobs disagree, and it is left out.
+    """
+    scores: dict[str, set[float]] = defaultdict(set)
+    for point in points:
+        for against, gain in point.gains.items():
+            if point.score is not None:
+                scores[against].add(round(point.score - gain.difference, 6))
+    return {against: scores[against].pop() for against in asked if len(scores[against]) == 1}

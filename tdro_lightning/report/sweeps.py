@@ -85,6 +85,15 @@ def swept_settings(folder: Path) -> dict[str, str]:
     return {}
 
 
+def sweep_folder(folder: Path) -> Path | None:
+    """The folder of the sweep of which a run, or its chain, was a job; None outside sweeps."""
+    for place in (folder, folder.parent):
+        if (place / JOB).is_file():
+            parents = place.resolve().parents
+            return next((parent for parent in parents if (parent / SWEEP).is_file()), None)
+    return None
+
+
 def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
     return {str(key): str(value) for key, value in settings.items()}
 

@@ -17,8 +17,15 @@ from tdro_lightning import __version__
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.errors import DataError, ResourceError
-from tdro_lightning.files import CHECKSUM, read_checked_json, remove_orphans, write_checked_json
+from tdro_lightning.files import (
+    CHECKSUM,
+    read_checked_json,
+    read_json,
+    remove_orphans,
+    write_checked_json,
+)
 from tdro_lightning.records.outputs import (
+    BEST_STEP,
     RECORD,
     RESULTS_FORMAT,
     clear_outputs,
@@ -108,6 +115,8 @@ def run_record(
             "cpu_seconds": round(time.process_time() - busy, 1),
             "outputs": describe_outputs(folder, stage.outputs) if status == "finished" else {},
         }
+        if status == "finished" and (folder / BEST_STEP).is_file():
+            record["best_step"] = read_json(folder / BEST_STEP)
         write_checked_json(folder / RECORD, record)
 
 
@@ -146,7 +155,8 @@ def reason_to_run(stage: Stage, config: Config) -> str | None:
 
 def _relevant(stage: Stage, config: Config, content: dict[str, Any]) -> dict[str, Any]:
     """The sections of a configuration that the stage's results depend on."""
-    relevant = {key: content[key] for key in ("stage", "seed", *stage.settings(config))}
+    # A record of an earlier version lacks sections that came later, and none was set then.
+    relevant = {key: content.get(key) for key in ("stage", "seed", *stage.settings(config))}
     for section in WITHOUT_EFFECT.keys() & relevant.keys():
         ignored = WITHOUT_EFFECT[section]
         relevant[section] = {k: v for k, v in content[section].items() if k not in ignored}

@@ -49,6 +49,10 @@ def result_dependencies(config: Config, inputs: Mapping[str, Described]) -> dict
     for section, free in FREE.items():
         content = asdict(getattr(config, section))
         values |= flatten({section: {key: v for key, v in content.items() if key not in free}})
+    validation = None
+    if config.validation is not None:
+        validation = {k: v for k, v in asdict(config.validation).items() if k != "folder"}
+    values |= flatten({"validation": validation})
     for name in config.domains.only or config.domains.catalogue:
         entry = config.domains.catalogue[name]
         values[f"domains.{name}.prompts"] = list(entry.prompts)

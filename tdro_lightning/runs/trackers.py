@@ -21,6 +21,7 @@ from tdro_lightning.evaluation.evaluate import main_metric
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.report.collect import read_run
 from tdro_lightning.report.runs import Run
+from tdro_lightning.report.sweeps import sweep_folder, swept_settings
 from tdro_lightning.training.history import History
 
 STEP = "trainer/global_step"
@@ -32,6 +33,7 @@ TABLE = {  # column: the prefix of its metrics in the history
     "proxy loss": "loss/proxy/",
     "reference loss": "loss/reference/",
 }
+LONGEST = 128  # characters of a name that W&B takes
 TABLE_STEPS = 200  # steps in the table of the heat map; W&B shows 10,000 rows
 KEPT = ("*.json", "*.csv", "per_query/*/*.json")  # of a run's folder; models stay where they are
 
@@ -163,7 +165,8 @@ def start_wandb(config: Config, start: int) -> Any | None:
     """The configured W&B run, offline where its server cannot be reached; None without one.
 
     Online, a resumed run continues its W&B run. Offline it cannot: its parts are W&B runs of one
-    group, each with the step at which it began.
+    group, each with the step at which it began. The jobs of a sweep are one group, and each is
+    named by its own settings.
 
     Args:
         config: the run's configuration.
@@ -198,10 +201,12 @@ def _started(config: Config, mode: str, start: int) -> Any:
     id_file = Path(config.run_dir) / RUN_ID
     name = read_json(id_file)["id"] if start and id_file.is_file() else uuid4().hex[:8]
     write_json(id_file, {"id": name})
-    continuation = {"id": name, "resume": "allow"} if mode == "online" else {"group": name}
+    title, group = _title_and_group(config)
+    continuation = {"id": name, "resume": "allow"} if mode == "online" else {}
     run = wandb.init(
         project=config.logger.project,
-        name=config.name,
+        name=title,
+        group=group or (None if mode == "online" else name),
         job_type=config.module.kind,
         dir=config.run_dir,
         mode=mode,  # type: ignore[arg-type]
@@ -217,6 +222,22 @@ def _started(config: Config, mode: str, start: int) -> Any:
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
     return run
+
+
+def _title_and_group(config: Config) -> tuple[str, str | None]:
+    """What W&B calls the run, and the group of the sweep of which it is a job, if it is one.
+
+    The group is the end of the sweep's path: the same when a job is resumed, and another for each
+    sweep, whose folder is named by the time at which it began.
+    """
+    folder = Path(config.run_dir)
+    sweep = sweep_folder(folder)
+    if sweep is None:
+        return config.name, None
+    swept = swept_settings(folder)
+    values = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items())
+    title = f"{config.name} [{values}]" if values else config.name
+    return title[:LONGEST], "/".join(sweep.parts[-2:])[-LONGEST:]
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.errors import DataError
+from tdro_lightning.records.outputs import BEST_STEP
 from tdro_lightning.runs.inputs import domains, evaluation_sets
 
 
@@ -27,6 +28,13 @@ def _inputs(config: Config) -> dict[str, Input]:
             )
         inputs["reference"] = module.reference
     inputs |= domains(config)
+    if config.validation is not None and config.validation.folder is not None:
+        if not Path(config.validation.folder).is_dir():
+            raise DataError(
+                f"validation.folder={config.validation.folder}: no such folder; it is an "
+                "evaluation set in BEIR's layout"
+            )
+        inputs["validation"] = config.validation.folder
     if isinstance(module, FinetuneConfig):
         if transfer.weights is not None and RULES[transfer.rule].weighted:
             inputs["weights"] = transfer.weights
@@ -41,6 +49,12 @@ def _rules(config: Config) -> list[str]:
         wrong.append(
             f"data.batch_size={batch_size} must be a multiple of the "
             f"trainer.devices={devices} that share it"
+        )
+    validation = config.validation
+    if validation is not None and validation.metric == "loss" and config.data.negatives < 1:
+        wrong.append(
+            "validation.metric=loss compares with hard negatives, and data.negatives=0; use "
+            "validation.metric=ndcg@10"
         )
     module = config.module
     if isinstance(module, FinetuneConfig):
@@ -69,12 +83,12 @@ STAGE = Stage(
     section="module",
     settings=lambda config: (
         *("domains", "model", "data", "module"),
-        *("transfer", "optimiser", "trainer", "benchmark"),
+        *("transfer", "optimiser", "trainer", "benchmark", "validation"),
     ),
     inputs=_inputs,
     outputs=(
         *("encoder", "weights.json", "mixture.yaml", "data_usage.json", "history.csv"),
-        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl"),
+        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl", BEST_STEP),
     ),
     rules=_rules,
     models=lambda config: [

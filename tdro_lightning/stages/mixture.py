@@ -21,9 +21,11 @@ def _run(config: Config) -> None:
     """
     from tdro_lightning.assembly.domains import configured_domains
     from tdro_lightning.assembly.mixture import configured_mixture, write_configured_mixture
+    from tdro_lightning.assembly.validation import split_for_validation
     from tdro_lightning.export.mixture_formats import FORMATS
 
-    loaded = configured_domains(config, negatives=config.data.negatives > 0)
+    rows = configured_domains(config, negatives=config.data.negatives > 0)
+    loaded, _ = split_for_validation(config, rows)  # what is held out is in no training
     mixture = configured_mixture(config, {d.name: len(d) for d in loaded}, loaded)
     content = write_configured_mixture(config, mixture, loaded)
     used = mixture.used_rows(loaded)
@@ -72,7 +74,7 @@ def _rules(config: Config) -> list[str]:
 STAGE = Stage(
     name="mixture",
     run=_run,
-    settings=lambda config: ("mixture", "domains", "data", "transfer", "trainer"),
+    settings=lambda config: ("mixture", "domains", "data", "transfer", "trainer", "validation"),
     inputs=_inputs,
     outputs=(
         *("mixture.yaml", "flag_embedding", "nemo_automodel", "interleave_datasets"),

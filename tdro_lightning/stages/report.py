@@ -9,12 +9,12 @@ from tdro_lightning.stages import require
 
 
 def _run(config: Config) -> None:
-    """Write the report's files, and print the tables of results and gains."""
+    """Write the report's files, and print the alarms and the tables of results and gains."""
     from tdro_lightning.report.page import write_report
 
     settings, output = require(config.report), Path(config.run_dir)
     folders = [Path(run) for run in settings.runs]
-    tell(write_report(folders, output, settings.title, settings.baseline))
+    tell(write_report(folders, output, settings.title, settings.baselines, settings.alarm))
     tell(
         f"Report: {output / 'report.html'} and {output / 'report.md'}; in LaTeX: "
         f"{output / 'tables.tex'}; all tests: {output / 'significance.json'}"

@@ -1,27 +1,38 @@
-"""Stage `validate`: every row of every domain, read and checked, and nothing else."""
+"""Stage `validate`: every row of every domain, read and checked, and a view of the data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from tdro_lightning.config.schema import Config
+from tdro_lightning.config.schema import Config, ValidateConfig
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import chosen_domains, domain_file
 from tdro_lightning.data.validation import Findings, Validation, kinds_of
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import write_json, write_text
-from tdro_lightning.report.tables import Column, Table, cells, markdown_table, terminal_table
+from tdro_lightning.report.data_view import view_tables, view_warnings
+from tdro_lightning.report.tables import (
+    Column,
+    Table,
+    cells,
+    markdown_table,
+    markdown_text,
+    plain_text,
+    terminal_table,
+)
 from tdro_lightning.runs.inputs import domain_paths, domains_root
 
 SHOWN = 10  # faults in the message; the file has all
 
 
 def _run(config: Config) -> None:
-    """Write `validation.json`, `.md` and, where rows are faulty, `quarantine.jsonl`.
+    """Write `validation.json`, `.md`, `data_view.json`, and `quarantine.jsonl` of faulty rows.
 
     Raises:
         DataError: training would refuse these files; the message names the first faults.
     """
     from tdro_lightning.assembly.domains import QUARANTINE, write_quarantine
+    from tdro_lightning.assembly.view import view_domains
 
     output = Path(config.run_dir)
     validation = Validation(config.data.negatives)
@@ -37,16 +48,31 @@ def _run(config: Config) -> None:
         tell(f"  {name}: {found.unusable or f'{found.lines} rows, {len(found.faults)} faulty'}")
     write_json(output / "validation.json", {n: f.summary() for n, f in findings.items()})
     table = validation_table(findings, config.data.negatives)
-    page = f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table)}\n"
-    write_text(output / "validation.md", page)
     faulty = [
         {"domain": name, "place": found.place, "line": f.line, "kind": f.kind, "fault": str(f)}
         for name, found in findings.items()
         for f in found.faults
     ]
     write_quarantine(output, faulty)
-    tell(f"{terminal_table(table)}\nReport: {output / 'validation.md'}")
+    tell(terminal_table(table))
+    view = view_domains(config, config.validate or ValidateConfig(), findings)
+    write_json(output / "data_view.json", view)
+    tables, warnings = view_tables(view, str(output)), view_warnings(view)
+    write_text(output / "validation.md", _page([table, *tables], warnings))
+    shown = [terminal_table(one) for one in tables[:2]]
+    tell("\n\n".join([*shown, *map(plain_text, warnings)]))
+    tell(f"Report, with the worst rows of each domain: {output / 'validation.md'}")
     _refuse(config, findings, output / QUARANTINE)
+
+
+def _page(tables: Sequence[Table], warnings: Sequence[str]) -> str:
+    """Validation first, then what the view warns of, then its tables."""
+    validation, *view = (
+        f"{markdown_text(one.title)}\n\n{markdown_text(one.caption)}\n\n{markdown_table(one)}\n"
+        for one in tables
+    )
+    notes = [f"> {markdown_text(text)}\n" for text in warnings]
+    return "\n".join([f"# {validation}", *notes, *(f"## {text}" for text in view)])
 
 
 def _refuse(config: Config, findings: dict[str, Findings], listed: Path) -> None:
@@ -106,13 +132,29 @@ def validation_table(findings: dict[str, Findings], negatives: int) -> Table:
 
 
 def _inputs(config: Config) -> dict[str, Input]:
-    return {label: path for label, path in domain_paths(config).items() if Path(path).is_file()}
+    rows: dict[str, Input] = {
+        label: path for label, path in domain_paths(config).items() if Path(path).is_file()
+    }
+    for encoder in _models(config):
+        rows["encoder"] = encoder
+    return rows
+
+
+def _models(config: Config) -> list[str]:
+    encoder = config.validate and config.validate.encoder
+    return [encoder] if encoder else []
+
+
+def _settings(config: Config) -> tuple[str, ...]:
+    own = ("domains", "data", "validate")
+    return (*own, "model") if _models(config) else own
 
 
 STAGE = Stage(
     name="validate",
     run=_run,
-    settings=lambda config: ("domains", "data"),
+    settings=_settings,
     inputs=_inputs,
-    outputs=("validation.json", "validation.md", "quarantine.jsonl"),
+    outputs=("validation.json", "validation.md", "data_view.json", "quarantine.jsonl"),
+    models=_models,
 )

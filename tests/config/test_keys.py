@@ -28,6 +28,7 @@ from tests.nightly import nightly_but
 ROOT = Path(__file__).parents[2]
 LABEL = "one"  # of an entry in a table, which is there in the base configuration
 SECTIONS = {  # an experiment that uses the section
+    "validation": "finetune_validated",
     "evaluate": "evaluate",
     "source": "import",
     "harvest": "demo/harvest",

@@ -60,7 +60,7 @@ def test_steps_are_compared_over_seeds_and_studies(study: Path) -> None:
     others = [means["other", seed] - means["reference", seed] for seed in (1, 2, 3)]
     each = [stats.ttest_1samp(values, 0).pvalue for values in (gains, others)]
     adjusted = min(1, 2 * each[0]) if each[0] <= each[1] else max(2 * each[1], each[0])
-    p_value, _, seeds = found[2][6].replace("&lt;", "").partition(" ")
+    p_value, _, seeds = found[2][7].replace("&lt;", "").partition(" ")
     assert seeds == "(3 seeds)"
     assert float(p_value) == pytest.approx(adjusted, abs=1e-4)
 

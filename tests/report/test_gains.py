@@ -10,12 +10,13 @@ from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.gains import (
     BaselineComparison,
     compare_with_baselines,
-    comparisons_as_json,
+    compare_with_each,
     group_sets,
     query_scores,
 )
 from tdro_lightning.report.results import baseline_pairs, results_over_seeds
 from tdro_lightning.report.significance import holm
+from tdro_lightning.report.significance_file import comparisons_as_json
 from tests.report.folders import metrics, write_evaluated, write_run
 
 rng = np.random.default_rng(0)
@@ -80,6 +81,59 @@ def test_averages_are_adjusted_over_the_results(tmp_path: Path) -> None:
     assert [one.average.randomisation for one in found] == holm(
         [one.average.test.randomisation for one in found]
     )
+
+
+def test_both_baselines_are_compared_with_and_each_has_its_own_correction(tmp_path: Path) -> None:
+    draw = np.random.default_rng(5)
+    labelled = {"uniform": BASE, "proportional": BETTER} | {
+        label: {n: (np.array(s) + draw.normal(0.01, 0.05, 40)).tolist() for n, s in BASE.items()}
+        for label in ("a", "b", "c")
+    }
+    write_evaluated(tmp_path, "run", labelled)
+    results = results_over_seeds(collect_runs([tmp_path]))
+    found = compare_with_each(results, ["uniform", "proportional"], "ndcg@10")
+    assert [(one.result.name, one.against) for one in found] == [
+        ("uniform", "proportional"), ("proportional", "uniform"),
+        *((label, against) for label in "abc" for against in ("uniform", "proportional")),
+    ]  # fmt: skip
+
+    def average(label: str) -> float:
+        by_set = means(labelled[label])
+        return by_set["nq"] / 2 + by_set["g/one"] / 4 + by_set["g/two"] / 4
+
+    for one in found:
+        assert one.average.difference == pytest.approx(
+            average(one.result.label) - average(one.against)
+        )
+    for against in ("uniform", "proportional"):
+        family = [one for one in found if one.against == against]
+        own = [one.average.test.randomisation for one in family]
+        assert [one.average.randomisation for one in family] == holm(own)
+        pairs = baseline_pairs(results, against)
+        alone = compare_with_baselines(pairs, "ndcg@10", None, results)
+        assert [one.average for one in family] == [one.average for one in alone]
+    assert compare_with_each(results, ["uniform", "run"], "ndcg@10") == [
+        one for one in found if one.against == "uniform"
+    ]  # of the run's name are several, so that none is meant
+
+
+def test_a_baseline_of_two_names_is_compared_with_once(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "c/base", {"uniform": BASE})
+    write_evaluated(tmp_path, "c/x", {"top 70": BETTER})
+    results = results_over_seeds(collect_runs([tmp_path]))
+    (one,) = compare_with_each(results, ["uniform", "base", "c/base"], "ndcg@10")
+    assert one.against == "uniform"
+
+
+def test_parts_of_a_group_are_compared_and_adjusted_apart(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "run", {"uniform": BASE, "top 70": BETTER})
+    (found,) = comparisons(tmp_path)
+    assert list(found.parts) == ["nq", "g/one", "g/two"]
+    assert [gain.randomisation for gain in found.parts.values()] == holm(
+        [gain.test.randomisation for gain in found.parts.values()]
+    )
+    for name, gain in found.parts.items():
+        assert gain.difference == pytest.approx(means(BETTER)[name] - means(BASE)[name])
 
 
 def test_queries_are_averaged_over_seeds_and_seeds_tested(tmp_path: Path) -> None:

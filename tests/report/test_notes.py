@@ -114,6 +114,26 @@ def test_the_report_says_what_a_gain_table_lacks(tmp_path: Path) -> None:
         assert "+experiment=finetune_uniform" in shown[place]
 
 
+def test_a_usual_baseline_that_is_not_there_is_no_fault(tmp_path: Path) -> None:
+    write_evaluated(tmp_path, "c/x", {"proportional": {"nq": BASE}, "top 70": {"nq": BEST}})
+    shown = files(tmp_path)
+    assert "Without a gain" not in shown["terminal"]
+    assert "no table of gains" not in shown["terminal"]
+    (one,) = json.loads(shown["significance.json"])
+    assert (one["retriever"], one["against"]) == ("top 70", "proportional")
+
+
+def test_what_has_one_baseline_only_is_said_for_the_other(tmp_path: Path) -> None:
+    scores = {label: {"nq": BASE} for label in ("uniform", "proportional")}
+    write_evaluated(tmp_path, "c/x", scores, model="small")
+    write_evaluated(tmp_path, "d/x", {"proportional": {"nq": BASE}}, model="large")
+    write_evaluated(tmp_path, "d/y", {"top 70": {"nq": BEST}}, model="large")
+    lines = files(tmp_path)["terminal"].splitlines()
+    assert [line for line in lines if line.startswith("Without")] == [
+        "Without a gain over uniform: proportional (large), top 70: no baseline of the model large."
+    ]
+
+
 def test_a_baseline_alone_has_nothing_to_gain(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "c/x", {"uniform": {"nq": BEST}})
     assert "no table of gains: only the baseline is evaluated" in files(tmp_path)["terminal"]
@@ -128,7 +148,8 @@ def test_each_retriever_without_a_gain_has_its_reason(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "d/w", {"elsewhere": {"fiqa": BEST}}, model="small")
     write_evaluated(tmp_path, "a/v", {"seed 7": {"nq": BEST}}, model="small", seed=7)
     (note,) = [s for s in files(tmp_path)["terminal"].splitlines() if s.startswith("Without a")]
-    assert set(note.removeprefix("Without a gain: ").removesuffix(".").split("; ")) == {
+    reasons = note.removeprefix("Without a gain over uniform: ").removesuffix(".")
+    assert set(reasons.split("; ")) == {
         "unsure: several baselines fit (uniform (a/base), uniform (b/base))",
         "alone: no baseline of the model large",
         "elsewhere: no evaluation set in common with the baseline",

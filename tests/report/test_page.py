@@ -142,7 +142,8 @@ def test_equal_runs_give_equal_bytes(runs: Path, tmp_path: Path) -> None:
 
 def test_returned_text_is_the_results_table(runs: Path, tmp_path: Path) -> None:
     lines = write_report([runs], tmp_path, "A report").splitlines()
-    assert lines[0].startswith("nDCG@10 × 100")
+    assert lines[0] == "No alarm: no evaluation set falls by more than 1 point below a baseline."
+    assert lines[2].startswith("nDCG@10 × 100")
     table = [line.split() for line in lines if line.startswith(("uniform", "top 50"))]
     assert table[:2] == [
         ["uniform", "25.0^", "–", "20.0^", "30.0^"],

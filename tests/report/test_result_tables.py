@@ -43,6 +43,18 @@ def test_main_table_order_average_difference_and_best(tmp_path: Path) -> None:
     ]
 
 
+def test_each_usual_baseline_has_a_column(tmp_path: Path) -> None:
+    scores = {"proportional": ndcg(a=0.5), "uniform": ndcg(a=0.2), "x": ndcg(a=0.4)}
+    write_run(tmp_path, "r", files={"metrics": metrics(**scores)})
+    table = score_table(results_by_run(collect_runs([tmp_path])), "ndcg@10")
+    assert [column.title for column in table.columns[2:4]] == ["vs uniform", "vs proportional"]
+    assert [[row[0], *row[2:4]] for row in rows(table)] == [
+        ["uniform", "–", "-30.0"],
+        ["proportional", "+30.0", "–"],
+        ["x", "+20.0", "-10.0"],
+    ]
+
+
 def test_average_is_over_the_sets_that_all_have(tmp_path: Path) -> None:
     file = metrics(uniform=ndcg(a=0.2, b=0.4, c=0.9), other=ndcg(a=0.3, b=0.5))
     write_run(tmp_path, "r", files={"metrics": file})
@@ -105,7 +117,9 @@ def test_seeds_are_counted_and_named(tmp_path: Path) -> None:
         *(f"tdro (s{seed})" for seed in (1, 2, 3, 4)),
     ]
     assert seed_counts(results) == {"uniform": 3, "tdro": 4}
-    main = rows(score_table(results, "ndcg@10"))
+    table = score_table(results, "ndcg@10")
+    assert (table.columns[2].title, table.columns[2].note) == ("vs uniform", "mean of 3")
+    main = rows(table)
     assert [row[2] for row in main[1:4]] == ["-2.0", "+2.0", "0.0"]
     assert "uniform (3), tdro (4)" in seed_note(results)
 

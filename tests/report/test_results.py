@@ -72,8 +72,16 @@ def test_untrained_retrievers_meet_any_model_s_baseline(tmp_path: Path) -> None:
     assert pairs(tmp_path, "b") == {}  # what is trained has no baseline of its own model there
 
 
+def test_of_several_baselines_the_one_of_the_same_runs_is_meant(tmp_path: Path) -> None:
+    """A sweep over rules trains its own uniform mixture beside that which made the weights."""
+    write_evaluated(tmp_path, "finetune_uniform", {"uniform": {"nq": A}})
+    for number, label in enumerate(("uniform", "top 70")):
+        write_evaluated(tmp_path, "mixture", {label: {"nq": B}}, folder=f"sweep/{number}")
+    assert pairs(tmp_path, "uniform") == {"top 70": "mixture"}
+
+
 def test_a_baseline_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_evaluated(tmp_path, "chain/x", {"top 70": {"nq": A}})
     assert pairs(tmp_path, "uniform") == {}
-    with pytest.raises(ConfigError, match=r"report\.baseline=y: .* there are chain/x, top 70"):
+    with pytest.raises(ConfigError, match=r"report\.baselines: .* 'y'; there are chain/x, top 70"):
         pairs(tmp_path, "y")

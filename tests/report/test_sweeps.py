@@ -88,6 +88,46 @@ def test_scores_of_seeds_and_values_share_a_plot(tmp_path: Path) -> None:
     assert "nDCG@10 by transfer.share" in (sweep / "report.html").read_text()
 
 
+def test_rules_stand_in_one_table_against_both_baselines(tmp_path: Path) -> None:
+    """Differences and falls are computed once more from the scores that are written."""
+    sweep = tmp_path / "sweep"
+    scores = {
+        "uniform": {"nq": 0.40, "agnews": 0.60, "fiqa": 0.300},
+        "proportional": {"nq": 0.50, "agnews": 0.55, "fiqa": 0.295},
+        "top 70": {"nq": 0.56, "agnews": 0.53, "fiqa": 0.299},
+        "random 70": {"nq": 0.20, "agnews": 0.30, "fiqa": 0.100},
+    }
+    rules = dict(zip(scores, ("uniform", "proportional", "top_share", "random_share"), strict=True))
+    write_evaluated(tmp_path, "reference", {"uniform": {n: [0.9] * 2 for n in scores["uniform"]}})
+    plan(sweep, [{"transfer.rule": rule} for rule in rules.values()])
+    for number, (label, rule) in enumerate(rules.items()):
+        own = {name: [value, value] for name, value in scores[label].items()}
+        inputs = {"weights": {"path": str(tmp_path / "reference" / "weights.json"), "sha256": "0"}}
+        run = write_evaluated(sweep, "mixture", {label: own}, folder=str(number), inputs=inputs)
+        job(run, {"transfer.rule": rule}, "finished")
+    lines = write_sweep_report(sweep).splitlines()
+    rows = {row[0]: row for line in lines if len(row := line.split()) > 6 and row[1] == "finished"}
+    for label, rule in rules.items():
+        average = 100 * sum(scores[label].values()) / 3
+        expected = [rule, "finished", f"{average:.1f}"]
+        for base in ("uniform", "proportional"):
+            moved = [100 * (scores[label][n] - scores[base][n]) for n in scores[base]]
+            gain, fell = sum(moved) / 3, sum(value < -1 for value in moved)
+            expected += [f"{gain:+.1f}", str(fell), "of", "3"] if label != base else ["–", "–"]
+        assert [text.rstrip("*†") for text in rows[rule][: len(expected)]] == expected
+    assert re.search(
+        r"nDCG@10 +vs +Fell +vs +Fell\n.* uniform +> 1 +proportional +> 1", "\n".join(lines)
+    )
+    assert sum("●" in line for line in lines) == 4
+    assert any("| uniform 43.3" in line and "¦ proportional 44.8" in line for line in lines)
+    alarm = "  top 70 against uniform (mixture): mean +3.0; of 3 sets, nDCG@10: 1 rose, 1 fell"
+    assert lines[lines.index(alarm) + 1].startswith("    agnews -7.0")
+    page = (sweep / "report.html").read_text()
+    assert page.count("<h4>nDCG@10 by transfer.rule</h4>") == 1
+    assert "uniform 43.3" in page
+    assert "proportional 44.8" in page
+
+
 def test_a_sweep_of_which_no_job_began_is_reported(tmp_path: Path) -> None:
     plan(tmp_path, [{"seed": "1"}, {"seed": "2"}])
     text = write_sweep_report(tmp_path)

@@ -8,14 +8,17 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tdro_lightning.data.jsonl import write_rows
 from tests.command import run
 from tests.made_up import (
     CHEAP,
+    rows,
     tiny_model,
     write_cheap_inputs,
     write_domain_option,
     write_domains,
 )
+from tests.runs.test_trackers import records
 
 SMALL = (
     "domains=made", "benchmark=made", "model.path=model", "model.lora=null",
@@ -83,7 +86,7 @@ def test_a_sweep_ends_in_a_table_and_a_plot(capfd: pytest.CaptureFixture[str], f
     figure = folder / "sweep" / "figures" / "sweep-0-1.svg"
     texts = ["".join(e.itertext()) for e in ElementTree.parse(figure).iter() if "text" in e.tag]
     assert {"40", "70", "transfer.share"} <= set(texts)
-    assert any(text.startswith("baseline ") for text in texts)
+    assert any(text.startswith("uniform ") for text in texts)
     ended = run(capfd, folder, "+experiment=report", "report.runs=[sweep]", "run_dir=again")
     assert ended.code == 0, ended.err
     assert "Sweep over transfer.share" in ended.out
@@ -107,3 +110,65 @@ def test_a_failed_job_elsewhere_does_not_stop_the_others_and_is_told(tmp_path: P
     assert f"failed: {message}" in ended.stdout
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["status"] == "finished"
+
+
+@pytest.mark.nightly
+def test_a_sweep_over_rules_is_one_table_one_plot_and_one_group(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """Six rules against both baselines, beside the reference that made the weights of one."""
+    write_domain_option(folder, write_domains(folder / "rows", count=12))
+    write_rows(folder / "rows" / "hard.jsonl", rows("hard", 90, 0))
+    tiny_model(folder / "model")
+    ended = run(capfd, folder, CONF, "+experiment=finetune_uniform", *SMALL, "run_dir=base")
+    assert ended.code == 0, ended.err
+    learn = ["+experiment=tdro_qwen05b", "module.reference=base/encoder", "run_dir=tdro"]
+    ended = run(capfd, folder, CONF, *learn, *[s for s in SMALL if "benchmark" not in s])
+    assert ended.code == 0, ended.err
+    rules = ("uniform", "proportional", "temperature", "unimax", "random_share", "top_share")
+    ended = run(
+        capfd, folder, CONF, "-m", "+experiment=finetune_mixture", *SMALL[:-1],
+        f"transfer.rule={','.join(rules)}", "transfer.weights=tdro/weights.json",
+        "hydra.sweep.dir=sweeps/rules", "logger.wandb=offline",
+        "trainer.steps=8", "optimiser.lr=0.01", "optimiser.warmup_steps=1",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    # The scores once more, from the files; a group is one set in averages and its parts are two.
+    scores = {}
+    for number, rule in enumerate(rules):
+        place = folder / f"sweeps/rules/finetune_mixture/{number}/metrics.json"
+        ((_, found),) = json.loads(place.read_text())["retrievers"].items()
+        scores[rule] = {name: 100 * one["ndcg@10"] for name, one in found["sets"].items()}
+    average = {r: s["nq"] / 2 + (s["group/one"] + s["group/two"]) / 4 for r, s in scores.items()}
+    assert len({round(value, 3) for value in average.values()}) > 2
+    lines = ended.out.splitlines()
+    assert sum(line.startswith("Sweep over transfer.rule") for line in lines) == 1
+    table = {row[0]: row for line in lines if len(row := line.split()) > 4 and "finished" in row}
+    assert tuple(table) == rules
+    for rule, row in table.items():
+        assert row[2] == f"{average[rule]:.1f}"
+        cells = row[3:]
+        for base in ("uniform", "proportional"):
+            gain, cells = cells[0].rstrip("*†"), cells[1:]
+            if rule == base:
+                assert gain == cells.pop(0) == "–"
+                continue
+            assert float(gain) == pytest.approx(average[rule] - average[base], abs=0.06)
+            fell = sum(scores[rule][name] < scores[base][name] - 1 for name in scores[rule])
+            assert cells[:3] == [str(fell), "of", "3"]
+            cells = cells[3:]
+    assert sum("●" in line for line in lines) == len(rules)
+    assert any(line.startswith(("Alarm: ", "No alarm: ")) for line in lines)
+    assert len(list((folder / "sweeps/rules/figures").glob("sweep-0-*.svg"))) == 1
+    # W&B has them as one group, each under a name of its own.
+    begun = [
+        record.run
+        for file in sorted(folder.glob("sweeps/rules/*/*/wandb/offline-run-*/*.wandb"))
+        for record in records(file)
+        if record.HasField("run")
+    ]
+    assert {one.run_group for one in begun} == {"sweeps/rules"}
+    assert {one.display_name for one in begun} == {
+        f"finetune_mixture [rule={rule}]" for rule in rules
+    }
+    assert len({one.run_id for one in begun}) == len(rules)

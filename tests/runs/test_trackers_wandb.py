@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tdro_lightning.files import write_checked_json
 from tdro_lightning.runs import trackers
 
 
@@ -109,3 +110,37 @@ def test_the_parts_of_a_run_that_goes_on_share_a_group(command, folder, monkeypa
     name = json.loads((folder / "run" / trackers.RUN_ID).read_text())["id"]
     assert begun == [(name, 0), (name, 2)]
     assert len(list((folder / "run/wandb").glob("offline-run-*/*.wandb"))) == 2
+
+
+def test_the_jobs_of_a_sweep_share_a_group_also_when_resumed(command, folder, monkeypatch) -> None:
+    import wandb
+
+    begun: list[tuple[str, str, str, int]] = []
+    init = wandb.init
+
+    def seen(**given):
+        place = Path(given["dir"]).name
+        begun.append((place, given["name"], given["group"], given["config"]["resumed_at_step"]))
+        return init(**given)
+
+    monkeypatch.setattr(wandb, "init", seen)
+    rules = ("uniform", "proportional")
+    jobs = {
+        name: {"transfer.rule": rule, "seed": "1"} for name, rule in zip("01", rules, strict=True)
+    }
+    plan = {"command": "sweep", "jobs": list(jobs.values())}
+    write_checked_json(folder / "sweep.json", plan)
+    for name, swept in jobs.items():
+        record = {"swept": swept, "status": "running", "code": None, "error": None}
+        write_checked_json(folder / name / "job.json", record)
+        ended = command("trainer.steps=2", "logger.wandb=offline", f"run_dir={name}", "name=x")
+        assert ended.code == 0, ended.err
+    ended = command(
+        "trainer.steps=3", "trainer.resume=must", "logger.wandb=offline", "run_dir=1", "name=x"
+    )
+    assert ended.code == 0, ended.err
+    group = f"{folder.parent.name}/{folder.name}"
+    names = {name: f"x [rule={rule}, seed=1]" for name, rule in zip("01", rules, strict=True)}
+    assert begun == [
+        ("0", names["0"], group, 0), ("1", names["1"], group, 0), ("1", names["1"], group, 2),
+    ]  # fmt: skip

@@ -52,10 +52,16 @@ def test_a_baseline_that_no_retriever_is_ends_with_one_message(command, folder: 
         "+experiment=evaluate", "benchmark=made", "model=tiny", "model.path=model0", "run_dir=run",
     )  # fmt: skip
     assert ended.code == 0, ended.err
-    ended = command("+experiment=report", "report.runs=[run]", "report.baseline=unifrom")
+    asked = ("+experiment=report", "report.runs=[run]", "run_dir=out")
+    ended = command(*asked, "report.baselines=[uniform,unifrom]")
     assert ended.code == 2
-    assert ended.err.startswith("error: report.baseline=unifrom: no retriever has that label")
-    ended = command(
-        "+experiment=report", "report.runs=[run]", "report.baseline=bm25", "run_dir=out"
-    )
-    assert ended.code == 0, ended.err
+    assert ended.err.startswith("error: report.baselines: no retriever has the label or run name")
+    assert "'unifrom'; there are bm25, " in ended.err
+    ended = command(*asked, "report.baselines=[]")
+    assert (ended.code, "report.baselines=[] must name" in ended.err) == (2, True)
+    ended = command(*asked, "report.baseline=bm25")  # the key of earlier versions
+    assert (ended.code, "did you mean report.baselines?" in ended.err) == (2, True)
+    for baselines in ("[bm25]", "bm25"):
+        ended = command(*asked, f"report.baselines={baselines}")
+        assert ended.code == 0, ended.err
+        assert "no table of gains: only the baseline is evaluated" in ended.out

@@ -47,7 +47,8 @@ class Checkpoints(Callback):
     ) -> None:
         """Write one where it is time, and after the last step: more may come after the training."""
         step = trainer.global_step
-        if self.every is not None and (step % self.every == 0 or step == trainer.max_steps):
+        last = step == trainer.max_steps or trainer.should_stop
+        if self.every is not None and (step % self.every == 0 or last):
             self.write(trainer)
 
     def on_save_checkpoint(

@@ -50,11 +50,17 @@ class State:
         changes = {name: round(self.weights[name] - start, 3) + 0.0 for name in ranked}  # no -0.0
         return [(name, self.weights[name], changes[name]) for name in ranked]
 
+    def validation(self) -> list[str]:
+        """The latest scores on a dev set, where there are any."""
+        found = {name: self.metrics.get(f"validation/{name}") for name in ("ndcg@10", "loss")}
+        return [f"validation {name} {v:.3f}" for name, v in found.items() if v is not None]
+
     def line(self) -> str:
         """The state in a line, broken where it is wider than a terminal."""
         parts = [f"{self.title}: step {self.step}/{self.steps}, loss {self.metrics['loss']:.3f}"]
         if largest := [f"{n} {w:.3f} ({c:+.3f})" for n, w, c in self.largest(IN_LINE)]:
             parts.append("largest weights " + ", ".join(largest))
+        parts += self.validation()
         parts += [f"{self.speed:,.0f} passages/s", f"{format_duration(self.left)} left"]
         return textwrap.fill(", ".join(parts), WIDTH, subsequent_indent="  ", **AT_SPACES)
 
@@ -69,7 +75,8 @@ class State:
             Text(f"{format_duration(self.left)} left"),
         )
         title = Text(self.title, style="bold", overflow="ellipsis", no_wrap=True)
-        return Group(title, head, *([self._weights()] if self.weights else []))
+        scores = [Text(", ".join(found))] if (found := self.validation()) else []
+        return Group(title, head, *scores, *([self._weights()] if self.weights else []))
 
     def _weights(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -133,7 +140,8 @@ class Progress(Callback):
         self.state = state = State(self.title, step, steps, metrics, speed, left, weights)
         show_status(f"in step {min(step + 1, steps)} of {steps}")
         show(state.picture)
-        if step == steps or (not is_live() and now - self._printed >= self.seconds):
+        last = step == steps or trainer.should_stop
+        if last or (not is_live() and now - self._printed >= self.seconds):
             self._printed = now
             tell(state.line())
 

@@ -109,6 +109,10 @@ class Throughput(Callback):
             self._warn_of_cut_texts()
         self._ended = time.perf_counter()
 
+    def restart_clock(self) -> None:
+        """Let the time until now belong to no step, since something else was done in it."""
+        self._ended = time.perf_counter()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of cut texts, where the run was too short to do so before."""
         if self._steps < WARN_AFTER and trainer.is_global_zero:

@@ -2,6 +2,7 @@ import io
 import re
 
 import pytest
+from lightning import Callback, Trainer
 from rich.console import Console
 
 from tdro_lightning.training.callbacks.progress import Progress, State
@@ -83,3 +84,26 @@ def test_long_names_and_times_fit_80_columns() -> None:
     assert "step 99999/100000" in text
     assert text.count("12.500") == 16
     assert len(text.splitlines()) == 12
+
+
+def test_scores_on_a_dev_set_are_in_the_line_and_the_picture() -> None:
+    metrics = {"loss": 1.0, "validation/ndcg@10": 0.4321, "validation/loss/easy": 9.0}
+    state = State("demo", 3, 10, metrics, speed=1234.0, left=5.0)
+    assert ", validation ndcg@10 0.432, 1,234 passages/s" in state.line().replace("\n  ", " ")
+    screen = Console(file=io.StringIO(), width=80, force_terminal=False)
+    screen.print(state.picture())
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[2] == "validation ndcg@10 0.432"
+
+
+def test_a_training_that_stops_early_says_where(parts, fit, capfd) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+            trainer.should_stop = trainer.global_step == 4
+
+    module = parts.finetune()
+    callbacks = [Stop(), Progress("fine", seconds=1000)]
+    fit(module, parts.homogeneous(module.encoder), callbacks=callbacks)
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith("fine: step 4/6, loss ")

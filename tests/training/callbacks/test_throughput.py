@@ -87,3 +87,26 @@ def test_a_reference_counts_for_the_rows_it_is_run_for(parts, fit, tmp_path: Pat
 def test_useful_flops_by_hand(parts, lora: Lora | None, references: int, each: int) -> None:
     encoder = parts.encoder(parts.proxy_path, lora=lora)
     assert useful_flops(encoder, references) == each * (DENSE - MLP)
+
+
+def test_what_is_done_between_two_steps_is_in_no_step(parts, fit, tmp_path, monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    module = parts.finetune()
+    throughput = Throughput(module.encoder)
+
+    class Between(Callback):
+        def on_train_batch_end(self, *args: object) -> None:
+            nonlocal now
+            now += 1000.0
+            throughput.restart_clock()
+
+        def on_train_batch_start(self, *args: object) -> None:
+            nonlocal now
+            now += 2.0
+
+    data = parts.homogeneous(module.encoder)
+    fit(module, data, steps=3, logger=History(tmp_path), callbacks=[throughput, Between()])
+    lines = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()]
+    speeds = [float(value) for _, metric, value in lines if metric == "speed/passages_per_second"]
+    assert speeds == [12 * 2 / 2.0] * 3

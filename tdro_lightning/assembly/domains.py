@@ -11,7 +11,8 @@ from tdro_lightning.data.domains import Domain, load_domains
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.distributed.processes import is_first_process
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.models.templates import Templates
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.runs.inputs import domains_root
 
 LEAST_QUERY_TOKENS = 8  # that a prompt must leave, or different queries become the same tokens
@@ -55,7 +56,7 @@ def configured_domains(config: Config, negatives: bool = False) -> list[Domain]:
 
 
 def require_room_for_queries(
-    domains: Sequence[Domain], tokenizer: TextTokenizer, query_tokens: int
+    domains: Sequence[Domain], tokenizer: TextTokenizer, query_tokens: int, templates: Templates
 ) -> None:
     """Refuse a prompt that leaves a query hardly any token.
 
@@ -63,12 +64,15 @@ def require_room_for_queries(
         domains: with their prompts.
         tokenizer: of the encoder.
         query_tokens: longest query, its prompt and special tokens included.
+        templates: of the encoder.
 
     Raises:
         ConfigError: names the longest such prompt.
     """
     taken = {
-        (domain.name, prompt): int(tokenizer([format_query("", prompt)], 1 << 20).lengths[0])
+        (domain.name, prompt): int(
+            tokenizer([templates.format_query("", prompt)], 1 << 20).lengths[0]
+        )
         for domain in domains
         for prompt in domain.prompts
     }

@@ -35,12 +35,15 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         lora=Lora(lora.r, lora.alpha, lora.dropout) if lora else None,
         chunk_tokens=config.trainer.chunk_tokens,
         kept_tokens=config.trainer.kept_tokens,
+        query_template=config.model.query_template,
+        passage_template=config.model.passage_template,
+        bidirectional=config.model.bidirectional,
     )
     for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
         section, _, name = key.partition(".")
         asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
         if asked != holds:
-            tell(f"  {path}: its encoder.json has {name} {holds}, which holds; not {key}={asked}")
+            tell(f"  {path}: its folder has {name} {holds}, which holds; not {key}={asked}")
     if trained and config.strategy.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder

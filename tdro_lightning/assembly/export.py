@@ -11,7 +11,7 @@ from tdro_lightning.export.card import ModelDescription, adapter_card, model_car
 from tdro_lightning.export.folder import (
     ADAPTER_FOLDER,
     portable_base,
-    require_known_pooling,
+    require_exportable,
     write_adapter,
     write_merged,
 )
@@ -102,7 +102,7 @@ def _write_models(
         passage_tokens=config.data.passage_tokens,
         attention="sdpa",
     )
-    require_known_pooling(encoder)
+    require_exportable(encoder)
     sample = embed_sample(encoder, prompts["query"])
     base, adapter = base_model(settings.encoder), None
     if base is not None:

@@ -92,7 +92,7 @@ def fit_tdro(
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
-    require_room_for_queries(domains, proxy.tokenizer, proxy.query_tokens)
+    require_room_for_queries(domains, proxy.tokenizer, proxy.query_tokens, proxy.templates)
     reference = None if path is None else configured_reference(config, path, proxy)
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
     data = data_module(config, domains, proxy, uniform)
@@ -125,7 +125,7 @@ def fit_retriever(
     domains = mixture.used_rows(domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
-    require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens)
+    require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens, encoder.templates)
     data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability, config.trainer.steps)
     module = FinetuneModule(

@@ -80,7 +80,13 @@ def data_module(
     data = config.data
     one_domain = not isinstance(config.module, TDROConfig)
     return RetrievalDataModule(
-        RetrievalDataset(domains, data.negatives, config.seed, data.prompt_symmetric_passages),
+        RetrievalDataset(
+            domains,
+            data.negatives,
+            config.seed,
+            data.prompt_symmetric_passages,
+            encoder.templates,
+        ),
         Collator(encoder.tokenizer, encoder.query_tokens, encoder.passage_tokens),
         batch_size=data.batch_size,
         steps=config.trainer.steps,

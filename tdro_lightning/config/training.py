@@ -15,6 +15,7 @@ from tdro_lightning.config.keys import (
     table_names,
 )
 from tdro_lightning.config.safety import find_unsafe_names
+from tdro_lightning.models.templates import TASK, TEXT, template_fault
 
 BESIDE_SPECIAL = "a text needs a token beside the last, special one"
 
@@ -46,9 +47,21 @@ class ModelConfig:
     pooling: str = key(choices=table_names("models/pooling.py", "POOLINGS"))
     dtype: str = key(choices=("float32", "bfloat16"))
     attention: str = key(choices=("auto", "flash_attention_2", "sdpa", "eager"))
+    bidirectional: bool | None = None
+    query_template: str | None = None
+    passage_template: str | None = None
     lora: LoraConfig | None = None
     tiny: TinyModelConfig | None = None
     architecture: dict[str, Any] | None = None
+
+    def rules(self, place: str) -> list[str]:
+        """Templates have a place for the text, and no other name than theirs."""
+        wrong = []
+        for name, allowed in (("query", (TASK, TEXT)), ("passage", (TEXT,))):
+            template = getattr(self, f"{name}_template")
+            if template is not None and (fault := template_fault(template, allowed)):
+                wrong.append(f"{place}{name}_template={template!r} {fault}")
+        return wrong
 
 
 @dataclass

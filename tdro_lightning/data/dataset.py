@@ -9,7 +9,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Example, Passage, Row, passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw
-from tdro_lightning.models.tokenizer import format_query
+from tdro_lightning.models.templates import PAPER, Templates
 
 
 class RetrievalDataset(torch.utils.data.Dataset[Example]):
@@ -21,6 +21,7 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
         seed: the run's seed.
         prompt_symmetric_passages: prompt the passages of symmetric domains too, as the authors'
             code does; the paper prompts queries only.
+        templates: of queries and passages, as the encoder reads them.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
         negatives: int,
         seed: int,
         prompt_symmetric_passages: bool = False,
+        templates: Templates = PAPER,
     ) -> None:
         self.domains = tuple(domains)
         self.negatives = negatives
         self.seed = seed
         self.prompt_symmetric_passages = prompt_symmetric_passages
+        self.templates = templates
 
     def __getitem__(self, draw: Draw) -> Example:
         try:
@@ -52,8 +55,10 @@ class RetrievalDataset(torch.utils.data.Dataset[Example]):
         return Example(
             domain=draw.domain,
             query_id=row["query_id"],
-            query=format_query(row["query"], prompt),
-            passages=tuple(format_query(passage_text(p), passage_prompt) for p in chosen),
+            query=self.templates.format_query(row["query"], prompt),
+            passages=tuple(
+                self.templates.format_passage(passage_text(p), passage_prompt) for p in chosen
+            ),
         )
 
 

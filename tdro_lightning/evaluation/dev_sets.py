@@ -18,7 +18,6 @@ from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.evaluate import score_set
 from tdro_lightning.losses.contrastive import hard_negative_losses
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.tokenizer import format_query
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.search.dense import exact_search
 
@@ -32,15 +31,17 @@ class DevSet:
     """Queries with the documents that they rank, and the rows whose loss is measured.
 
     Attributes:
-        dataset: the texts as the encoder will read them, prompts included.
+        dataset: the texts, without templates, and the prompt of its queries.
         rows: [R, 2 + N] indices of a row's query, of its positive and of its N negatives; R is 0
             where no loss is measured.
         domain: whose rows they are; None where it is a folder.
+        passage_prompt: of the passages of a symmetric domain, where they have one.
     """
 
     dataset: RetrievalSet
     rows: Tensor
     domain: str | None = None
+    passage_prompt: str | None = None
 
     @property
     def texts(self) -> int:
@@ -73,9 +74,9 @@ def dev_set_of_rows(
     dataset = RetrievalSet(
         name=domain.name,
         document_ids=[str(number) for number in place.values()],
-        documents=[format_query(text, passage_prompt) for text in place],
+        documents=list(place),
         query_ids=tuple(row["query_id"] for row in rows),
-        queries=tuple(format_query(row["query"], prompt) for row in rows),
+        queries=tuple(row["query"] for row in rows),
         qrels={
             row["query_id"]: {
                 str(place[text]): 1 for text in positives[normalise(row["query"])] if text in place
@@ -83,11 +84,12 @@ def dev_set_of_rows(
             for row in rows
         },
         answers=None,
-        prompt=None,
+        prompt=prompt,
         depth=DEPTH,
     )
     indices = [[number, *(place[text] for text in row)] for number, row in enumerate(texts)]
-    return DevSet(dataset, torch.tensor(indices if negatives else []).long(), domain.name)
+    measured = torch.tensor(indices if negatives else []).long()
+    return DevSet(dataset, measured, domain.name, passage_prompt)
 
 
 def dev_set_of_folder(dataset: RetrievalSet) -> DevSet:
@@ -111,9 +113,7 @@ def dev_set_of_folder(dataset: RetrievalSet) -> DevSet:
     ready = replace(
         dataset,
         documents=list(dataset.documents),
-        queries=tuple(format_query(query, dataset.prompt) for query in dataset.queries),
         answers=None,
-        prompt=None,
         depth=DEPTH,
     )
     return DevSet(ready, torch.tensor([]).long())
@@ -124,14 +124,23 @@ class DevSets:
 
     Args:
         sets: one for each domain, or one of a folder.
-        encoder: whose tokenizer and limits are used.
+        encoder: whose tokenizer, templates and limits are used.
         temperature: softmax temperature of the loss.
     """
 
     def __init__(self, sets: Sequence[DevSet], encoder: Encoder, temperature: float) -> None:
         self.sets, self.temperature = tuple(sets), temperature
-        queries = [text for one in sets for text in one.dataset.queries]
-        documents = [text for one in sets for text in one.dataset.documents]
+        read = encoder.templates
+        queries = [
+            read.format_query(text, one.dataset.prompt)
+            for one in sets
+            for text in one.dataset.queries
+        ]
+        documents = [
+            read.format_passage(text, one.passage_prompt)
+            for one in sets
+            for text in one.dataset.documents
+        ]
         sizes = [len(one.dataset.queries) for one in sets]
         sizes += [len(one.dataset.documents) for one in sets]
         self._ends = [*accumulate(sizes)][:-1]

@@ -71,10 +71,11 @@ def model_card(model: ModelDescription, checks: Sequence[ReaderCheck]) -> str:
         adapter=model.adapter_base is not None,
         adapter_base=model.adapter_base,
         pooling=sample.pooling,
+        plain=sample.plain,
         width=sample.vectors["queries"].shape[1],
         query_tokens=sample.query_tokens,
         passage_tokens=sample.passage_tokens,
-        templates=prompt_prefixes(model.prompts),
+        templates=prompt_prefixes(sample.templates, model.prompts),
         prompts=_prompts(model),
         rule=RULES[training.transfer["rule"]].meaning if training else None,
         mix=_mix(training) if training else None,
@@ -117,8 +118,7 @@ def _prompts(model: ModelDescription) -> Table:
     # As in JSON, so that the line break is seen.
     rows = [
         cells((name, json.dumps(before, ensure_ascii=False)))
-        for name, before in prompt_prefixes(model.prompts).items()
-        if name != "document"
+        for name, before in prompt_prefixes(model.sample.templates, model.prompts).items()
     ]
     return _table((Column("name", numeric=False), Column("prompt", numeric=False)), rows)
 

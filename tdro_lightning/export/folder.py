@@ -9,25 +9,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.head import Dense
 from tdro_lightning.models.model_files import ADAPTER
-from tdro_lightning.models.tokenizer import format_query
+from tdro_lightning.models.templates import TEXT, Templates
 
 ADAPTER_FOLDER = "adapter"
 FORMAT = "5.1.0"  # of sentence-transformers: a reader that is older than this warns
-MODULES = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
 POOLING_MODES = {
-    "cls_token": None,
-    "max_tokens": None,
+    "cls_token": "cls",
+    "max_tokens": "max",
     "mean_tokens": "mean",
-    "mean_sqrt_len_tokens": None,
-    "weightedmean_tokens": None,
+    "mean_sqrt_len_tokens": "mean_sqrt_length",
+    "weightedmean_tokens": "weighted_mean",
     "lasttoken": "last",
 }
+PLAIN_POOLINGS = ("last", "mean", "cls")  # that a model card shows in a line
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -66,18 +68,35 @@ def write_merged(encoder: Encoder, folder: Path, prompts: Mapping[str, str | Non
     _write_settings(encoder, folder, prompts)
 
 
-def require_known_pooling(encoder: Encoder) -> None:
-    """Refuse a pooling that sentence-transformers has not, before anything is written.
+def require_exportable(encoder: Encoder) -> None:
+    """Refuse what sentence-transformers has not, before anything is written.
 
     Raises:
-        ConfigError: names those that it has.
+        ConfigError: names it, and what there is.
     """
-    known = [pooling for pooling in POOLING_MODES.values() if pooling]
+    known = list(POOLING_MODES.values())
     if encoder.pooling not in known:
         raise ConfigError(
             f"model.pooling={encoder.pooling}: cannot be exported, since sentence-transformers has "
             f"only {' and '.join(known)} of this package's"
         )
+    for template in (encoder.templates.query, encoder.templates.passage):
+        if not template.endswith(TEXT):
+            raise ConfigError(
+                f"the template {template!r} cannot be exported, since sentence-transformers knows "
+                f"prompts before a text only; it must end with {TEXT}"
+            )
+    if encoder.head.dimensions is not None:
+        raise ConfigError(
+            f"an encoder of {encoder.head.dimensions} dimensions cannot be exported; export the "
+            "whole one, and read it with truncate_dim"
+        )
+
+
+def is_plain(encoder: Encoder) -> bool:
+    """Whether a line of code makes unit vectors of the token states."""
+    head = encoder.head
+    return encoder.pooling in PLAIN_POOLINGS and not head.layers and head.normalized
 
 
 def portable_base(base: str, folder: Path, name: str | None) -> str:
@@ -93,20 +112,27 @@ def portable_base(base: str, folder: Path, name: str | None) -> str:
     return Path(os.path.relpath(Path(base).resolve(), folder.resolve())).as_posix()
 
 
-def prompt_prefixes(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """The prefix of a text, by prompt name; that of documents is empty."""
-    return {name: format_query("", prompt) for name, prompt in prompts.items()} | {"document": ""}
+def prompt_prefixes(templates: Templates, prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """The prefix of a text, by prompt name."""
+    queries = {name: templates.format_query("", prompt) for name, prompt in prompts.items()}
+    return queries | {"document": templates.format_passage("")}
 
 
 def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
     """Write everything but the weights."""
     # There is one limit for all texts, so it is that of the documents; the card names the other.
     _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
+    dense = encoder.head.layers
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(dense)]
+    kinds += ["Normalize"] if encoder.head.normalized else []
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], start=1))]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(MODULES.items())
+        for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
     write_json(folder / "modules.json", modules)
+    for number, layer in enumerate(dense, start=2):
+        _write_dense(layer, folder / f"{number}_Dense")
     write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": encoder.passage_tokens, "do_lower_case": False},
@@ -122,18 +148,35 @@ def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | 
             "include_prompt": True,
         },
     )
-    write_json(folder / "2_Normalize" / "config.json", {})
+    if encoder.head.normalized:
+        write_json(folder / paths[-1] / "config.json", {})
     write_json(
         folder / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
             "__version__": {"sentence_transformers": FORMAT},
-            "prompts": prompt_prefixes(prompts),
+            "prompts": prompt_prefixes(encoder.templates, prompts),
             "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
+            "similarity_fn_name": "cosine" if encoder.head.normalized else "dot",
         },
     )
     encoder.describe(folder)
+
+
+def _write_dense(layer: Dense, folder: Path) -> None:
+    shape = layer.shape
+    activation = type(layer.activation)
+    settings = {
+        "in_features": shape.inputs,
+        "out_features": shape.outputs,
+        "bias": shape.bias,
+        "activation_function": f"{activation.__module__}.{activation.__name__}",
+    }
+    if shape.residual:
+        settings["use_residual"] = True
+    write_json(folder / "config.json", settings)
+    values = {name: value.detach().cpu().contiguous() for name, value in layer.state_dict().items()}
+    save_file(values, folder / "model.safetensors")
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:

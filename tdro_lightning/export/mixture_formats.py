@@ -18,7 +18,7 @@ from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.randomness import choose_rows, generator
 from tdro_lightning.dro.mixture_file import MixtureFile
 from tdro_lightning.files import write_json, write_text
-from tdro_lightning.models.tokenizer import format_query
+from tdro_lightning.models.templates import PAPER
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _texts(
         drawn = generator(seed, f"prompt {domain.name}", number)
         prompt = domain.prompts[drawn.integers(len(domain.prompts))] if domain.prompts else None
         yield {
-            "query": format_query(row["query"], prompt),
+            "query": PAPER.format_query(row["query"], prompt),
             positive: [passage_text(passage) for passage in row["positive_passages"]],
             negative: [passage_text(passage) for passage in row["negative_passages"]],
         }

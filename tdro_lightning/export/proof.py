@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.export import reader
+from tdro_lightning.export.folder import is_plain
 from tdro_lightning.files import write_json
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.tokenizer import format_query
+from tdro_lightning.models.templates import Templates
 
 LEAST = 0.99999  # cosine
 TEXTS = (
@@ -29,11 +30,16 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Texts under one prompt, the encoder's own embeddings of them, [N, D] each, and its limits."""
+    """Texts under one prompt, the encoder's own embeddings of them, [N, D] each, and its settings.
+
+    It is plain where a line of code makes vectors of the token states.
+    """
 
     pooling: str
+    plain: bool
     query_tokens: int
     passage_tokens: int
+    templates: Templates
     prompt: str | None
     queries: list[str]
     documents: list[str]
@@ -59,7 +65,16 @@ def embed_sample(encoder: Encoder, prompt: str | None) -> Sample:
         "documents": encoder.embed_passages(documents),
     }
     limits = encoder.query_tokens, encoder.passage_tokens
-    return Sample(encoder.pooling, *limits, prompt, queries, documents, vectors)
+    return Sample(
+        encoder.pooling,
+        is_plain(encoder),
+        *limits,
+        encoder.templates,
+        prompt,
+        queries,
+        documents,
+        vectors,
+    )
 
 
 def check_readers(
@@ -90,9 +105,11 @@ def check_readers(
             "adapter": None if adapter is None else str(adapter),
             "base": base,
             "pooling": ours.pooling,
+            "plain": ours.plain,
             "query_tokens": ours.query_tokens,
             "passage_tokens": ours.passage_tokens,
-            "prompt": format_query("", ours.prompt),
+            "prompt": ours.templates.format_query("", ours.prompt),
+            "document_prompt": ours.templates.format_passage(""),
             "queries": ours.queries,
             "documents": ours.documents,
         },

@@ -2,8 +2,9 @@
 
 It imports nothing of this project, so that the vectors come from the folder's files alone.
 
-REQUEST is a JSON file: `folder`, `adapter` and `base` (or null), `pooling`, `query_tokens`,
-`passage_tokens`, `prompt` (the prefix of a query), `queries` and `documents`.
+REQUEST is a JSON file: `folder`, `adapter` and `base` (or null), `pooling`, `plain` (whether
+transformers alone is enough), `query_tokens`, `passage_tokens`, `prompt` and `document_prompt`
+(what stands before a text), `queries` and `documents`.
 ANSWER is a file of arrays [N, D], named `WAY/queries` and `WAY/documents`.
 """
 
@@ -38,8 +39,9 @@ def encode_with_transformers(
     """Encode as the model card says."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     queries = [request["prompt"] + query for query in request["queries"]]
+    documents = [request["document_prompt"] + document for document in request["documents"]]
     arrays = {}
-    for name, texts in (("queries", queries), ("documents", request["documents"])):
+    for name, texts in (("queries", queries), ("documents", documents)):
         limit = request["query_tokens" if name == "queries" else "passage_tokens"]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
         vectors = [
@@ -58,6 +60,8 @@ def embed_texts(
     states, mask = model(**batch).last_hidden_state, batch["attention_mask"]
     if pooling == "last":
         return normalize(states[torch.arange(len(states)), mask.sum(1) - 1], dim=-1)
+    if pooling == "cls":
+        return normalize(states[:, 0], dim=-1)
     weights = mask.unsqueeze(-1).float()
     return normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
 
@@ -67,6 +71,9 @@ def main(request_path: str, answer_path: str) -> None:
     with open(request_path, encoding="utf-8") as stream:
         request = json.load(stream)
     arrays = encode_with_sentence_transformers(request)
+    if not request["plain"]:
+        np.savez(answer_path, **arrays)  # type: ignore[arg-type]
+        return
     model = AutoModel.from_pretrained(request["folder"]).eval()
     arrays |= encode_with_transformers(request, request["folder"], model, "transformers")
     if request["adapter"] is not None:

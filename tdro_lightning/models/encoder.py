@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
@@ -21,10 +21,12 @@ from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
 from tdro_lightning.models.adapter import AdapterInputs, use_adapter
+from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import POOLINGS, last_positions
-from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning, format_query
+from tdro_lightning.models.templates import PAPER, Templates
+from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
 
 class Encoder(nn.Module):
-    """Texts to unit vectors.
+    """Texts to vectors, of unit length unless the head says otherwise.
 
     Args:
         backbone: a transformer that returns `last_hidden_state`, with or without an adapter.
@@ -48,6 +50,8 @@ class Encoder(nn.Module):
             backward pass.
         adapter: the backbone's adapter that this encoder uses, where the backbone is another
             encoder's; None where it is its own.
+        templates: what stands around queries and passages.
+        head: from pooled vectors to embeddings; None scales them to unit length.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Encoder(nn.Module):
         chunk_tokens: int = 16384,
         kept_tokens: int = 0,
         adapter: str | None = None,
+        templates: Templates = PAPER,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         if adapter is None:
@@ -73,6 +79,8 @@ class Encoder(nn.Module):
         self.passage_tokens = passage_tokens
         self.chunk_tokens = chunk_tokens
         self.kept_tokens = kept_tokens
+        self.templates = templates
+        self.head = Head() if head is None else head
         self._adapter_inputs = AdapterInputs(backbone)
         self._warned: set[str] = set()  # keys of limits that cut many texts, said once each
         self._last_layer = last_layer(backbone) if pooling == "last" else None
@@ -94,6 +102,11 @@ class Encoder(nn.Module):
         with use_adapter(self.backbone, self.adapter):
             vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[places]
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a vector."""
+        return self.head.size(self.backbone.config.get_text_config().hidden_size)
 
     @property
     def sharded(self) -> bool:
@@ -168,16 +181,18 @@ class Encoder(nn.Module):
         with lean:
             states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
-            return F.normalize(POOLINGS[self.pooling](states, mask), dim=-1)
+            vectors: Tensor = self.head(POOLINGS[self.pooling](states, mask))
+            return vectors
 
     def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
         """Vectors [N, D] of queries under one prompt, without gradient."""
-        prompted = [format_query(text, prompt) for text in texts]
+        prompted = [self.templates.format_query(text, prompt) for text in texts]
         return self._embed_texts(prompted, self.query_tokens, "data.query_tokens")
 
     def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [N, D] of passages, without gradient."""
-        return self._embed_texts(texts, self.passage_tokens, "data.passage_tokens")
+        prompted = [self.templates.format_passage(text) for text in texts]
+        return self._embed_texts(prompted, self.passage_tokens, "data.passage_tokens")
 
     @torch.inference_mode()
     def _embed_texts(self, texts: Sequence[str], max_tokens: int, key: str) -> NDArray[np.float32]:
@@ -222,6 +237,7 @@ class Encoder(nn.Module):
         if rank() > 0:
             return
         self.backbone.save_pretrained(str(folder), state_dict=whole)
+        save_head(self.head, folder)
         self.tokenizer.save(folder)
         self.describe(folder)
 
@@ -233,6 +249,8 @@ class Encoder(nn.Module):
                 "pooling": self.pooling,
                 "query_tokens": self.query_tokens,
                 "passage_tokens": self.passage_tokens,
+                "templates": asdict(self.templates),
+                "head": self.head.describe(),
                 "sha256": deciding_files(folder),
             },
         )

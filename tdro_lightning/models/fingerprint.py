@@ -3,11 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.head import Head
+from tdro_lightning.models.templates import PAPER
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
@@ -20,6 +23,7 @@ def encoder_fingerprint(encoder: Encoder) -> str:
     backbone = encoder.backbone
     own = encoder.adapter or getattr(backbone, "active_adapter", None)
     tokenizer = json.loads(encoder.tokenizer.tokenizer.backend_tokenizer.to_str())
+    head = encoder.head.describe()
     settings = {
         "pooling": encoder.pooling,
         "tokens": [encoder.query_tokens, encoder.passage_tokens],
@@ -31,6 +35,9 @@ def encoder_fingerprint(encoder: Encoder) -> str:
             for name, module in backbone.named_modules()
             if hasattr(module, "scaling")
         },
+        # What earlier versions did is left out, so that their embeddings are known again.
+        **({} if encoder.templates == PAPER else {"templates": asdict(encoder.templates)}),
+        **({} if head == Head().describe() else {"head": head}),
         # Truncation and padding are those of the last call.
         "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("truncation", "padding")},
     }
@@ -55,3 +62,4 @@ def _own_values(encoder: Encoder, own: str | None) -> Iterator[tuple[str, Tensor
         of_adapter = adapters.keys() & set(parts)
         if not of_adapter or own in of_adapter:
             yield ".".join("adapter" if part == own else part for part in parts), value
+    yield from encoder.head.state_dict(prefix="head.").items()

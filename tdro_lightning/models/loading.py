@@ -2,8 +2,9 @@
 
 import importlib.util
 import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,9 +15,12 @@ from transformers import AutoModel, PreTrainedModel
 from tdro_lightning.errors import ConfigError, DataError, InputError
 from tdro_lightning.files import read_json
 from tdro_lightning.models.adapter import Lora, add_adapter, attach_lora, load_adapter
+from tdro_lightning.models.declared import Declared, describe_declared, read_declared
 from tdro_lightning.models.encoder import DESCRIPTION, Encoder
+from tdro_lightning.models.head import Head, load_head
 from tdro_lightning.models.model_files import (
     ADAPTER,
+    attend_in_both_directions,
     base_model,
     own_config,
     refuse_model_code,
@@ -24,6 +28,7 @@ from tdro_lightning.models.model_files import (
     require_positions,
 )
 from tdro_lightning.models.pooling import POOLINGS
+from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +39,37 @@ DAMAGED = (  # what loading raises where files are missing, cut off, or of anoth
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
     *(SafetensorError, StrictDataclassError),
 )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts become tokens, and token states vectors.
+
+    Args:
+        pooling: of `POOLINGS`.
+        query_tokens, passage_tokens: longest texts.
+        templates: of both.
+        head: from pooled vectors to embeddings.
+        append_eos: as in `TextTokenizer`; False where the folder is of a trained encoder.
+        declared: the `modules.json` that it comes from.
+    """
+
+    pooling: str
+    query_tokens: int
+    passage_tokens: int
+    templates: Templates = PAPER
+    head: Head = field(default_factory=Head)
+    append_eos: bool = True
+    declared: Declared | None = None
+
+    def with_templates(self, query: str | None, passage: str | None) -> Self:
+        """The same with other templates, where some are given."""
+        templates = self.templates
+        if query is not None:
+            templates = replace(templates, query=query)
+        if passage is not None:
+            templates = replace(templates, passage=passage)
+        return replace(self, templates=templates)
 
 
 def load_encoder(
@@ -47,11 +83,15 @@ def load_encoder(
     lora: Lora | None = None,
     chunk_tokens: int = 16384,
     kept_tokens: int = 0,
+    query_template: str | None = None,
+    passage_template: str | None = None,
+    bidirectional: bool | None = None,
 ) -> Encoder:
     """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
 
-    A folder's own description (pooling, token limits) goes before the arguments, since its weights
-    were trained with it.
+    What a folder says of pooling, dense layers, templates and token limits goes before the
+    arguments, since its weights were trained with it: an `encoder.json` of ours, else the
+    `modules.json` of sentence-transformers, whose limits are upper ones.
 
     Args:
         path: hub name or folder; an adapter folder names its base model itself.
@@ -63,6 +103,8 @@ def load_encoder(
         lora: sizes of a fresh adapter to train; None trains, or uses, the model as it is.
         chunk_tokens: padded tokens in one forward pass.
         kept_tokens: padded tokens whose activations a training step keeps.
+        query_template, passage_template: go before what the folder says; None leaves it.
+        bidirectional: whether a decoder's tokens see those behind them; None leaves its config.
 
     Raises:
         ConfigError: no such model, one that brings code, weights missing from it, a tokenizer
@@ -74,15 +116,14 @@ def load_encoder(
             f"model.path={path}: not a model folder, it has no {' or '.join(CONFIGS)}"
         )
     logger.info("loading %s", path)
-    described = Path(path) / DESCRIPTION
-    if described.is_file():
-        pooling, query_tokens, passage_tokens = _description(described)
     try:
         refuse_model_code(path)
-        tokenizer = TextTokenizer.load(path, pooling)
-        backbone = _load_backbone(
-            path, getattr(torch, dtype), select_attention(attention), (query_tokens, passage_tokens)
-        )
+        asked = Reading(pooling, query_tokens, passage_tokens)
+        reading = read_folder(path, asked).with_templates(query_template, passage_template)
+        tokenizer = TextTokenizer.load(path, reading.pooling, reading.append_eos)
+        limits = (reading.query_tokens, reading.passage_tokens)
+        backbone = _load_backbone(path, getattr(torch, dtype), attention, limits, bidirectional)
+        require_fitting_head(reading.head, backbone, path)
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
     except InputError:
@@ -92,9 +133,25 @@ def load_encoder(
         raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
     if lora is not None:
         backbone = _fresh_lora(backbone, lora, path)
-    return Encoder(
-        backbone, tokenizer, pooling, query_tokens, passage_tokens, chunk_tokens, kept_tokens
+        reading.head.requires_grad_(False)  # an adapter's folder holds what the adapter trains
+    encoder = Encoder(
+        backbone,
+        tokenizer,
+        reading.pooling,
+        *limits,
+        chunk_tokens,
+        kept_tokens,
+        templates=reading.templates,
+        head=reading.head,
     )
+    if bidirectional is not None and encoder.causal == bidirectional:
+        raise ConfigError(
+            f"model.bidirectional={str(bidirectional).lower()}: {backbone.config.model_type} "
+            "attends in one way only; take the key out"
+        )
+    if reading.declared is not None:
+        logger.info("%s: %s", path, describe_declared(reading.declared, encoder.dimensions))
+    return encoder
 
 
 def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
@@ -117,19 +174,66 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     if len(bases) > 1:
         return None
     refuse_model_code(path)
-    pooling, query_tokens, passage_tokens = _description(described)
+    reading = _description(described)
     return Encoder(
         encoder.backbone,
-        TextTokenizer.load(path, pooling),
-        pooling,
-        query_tokens,
-        passage_tokens,
+        TextTokenizer.load(path, reading.pooling, reading.append_eos),
+        reading.pooling,
+        reading.query_tokens,
+        reading.passage_tokens,
         encoder.chunk_tokens,
         adapter=add_adapter(encoder.backbone, path),
+        templates=reading.templates,
+        head=reading.head,
     )
 
 
-def _description(path: Path) -> tuple[str, int, int]:
+def read_folder(path: str, asked: Reading) -> Reading:
+    """How a model's texts are read: as its folder says, else as asked.
+
+    Args:
+        path: hub name or folder.
+        asked: used where the folder says nothing; its limits also where the folder's are higher.
+
+    Raises:
+        ConfigError: the folder declares what cannot be applied.
+        DataError: a file is damaged, or another one than the encoder was saved with.
+    """
+    described = Path(path) / DESCRIPTION
+    if described.is_file():
+        return _description(described)
+    declared = read_declared(path)
+    if declared is None:
+        return asked
+    most = declared.tokens or max(asked.query_tokens, asked.passage_tokens)
+    return Reading(
+        declared.pooling,
+        min(asked.query_tokens, most),
+        min(asked.passage_tokens, most),
+        declared.templates,
+        declared.head(path),
+        declared.append_eos,
+        declared,
+    )
+
+
+def require_fitting_head(head: Head, backbone: PreTrainedModel | PeftModel, path: str) -> None:
+    """Refuse dense layers and dimensions that do not fit the backbone.
+
+    Raises:
+        ConfigError: names the sizes.
+    """
+    size = backbone.config.get_text_config().hidden_size
+    for layer in head.layers:
+        if layer.shape.inputs != size:
+            raise ConfigError(
+                f"model.path={path}: a dense layer takes {layer.shape.inputs} values, but gets "
+                f"{size}"
+            )
+        size = layer.shape.outputs
+
+
+def _description(path: Path) -> Reading:
     described = read_json(path)
     try:
         pooling = described["pooling"]
@@ -146,7 +250,12 @@ def _description(path: Path) -> tuple[str, int, int]:
         )
     if described.get("sha256"):  # an encoder of an earlier version has none
         require_deciding_files(path.parent, described["sha256"])
-    return pooling, query_tokens, passage_tokens
+    try:  # an encoder of an earlier version has the paper's templates, and no head of its own
+        templates = Templates(**described.get("templates", {}))
+        head = load_head(described["head"], path.parent) if "head" in described else Head()
+    except DAMAGED as error:
+        raise DataError(f"{path}: its templates or head cannot be read ({error})") from None
+    return Reading(pooling, query_tokens, passage_tokens, templates, head, append_eos=False)
 
 
 def select_attention(attention: Attention) -> str:
@@ -177,23 +286,42 @@ def _fresh_lora(backbone: PreTrainedModel | PeftModel, lora: Lora, path: str) ->
 
 
 def _load_backbone(
-    path: str, dtype: torch.dtype, attention: str, limits: tuple[int, int]
+    path: str,
+    dtype: torch.dtype,
+    attention: Attention,
+    limits: tuple[int, int],
+    bidirectional: bool | None,
 ) -> PreTrainedModel | PeftModel:
     """The model, with its adapter where the path is one, for texts of so many tokens."""
     base = base_model(path)
     if base is not None:
         refuse_model_code(base)
-    config = own_config(base or path, attention)
+    kernels = select_attention(attention)
+    config = own_config(base or path, kernels)
     require_positions(config, path, *limits)
-    backbone, report = AutoModel.from_pretrained(
-        base or path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    if bidirectional is not None:
+        attend_in_both_directions(config, bidirectional)
+
+    def loaded(kernels: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        found: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
+            base or path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=kernels,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        return found
+
+    try:
+        backbone, report = loaded(kernels)
+    except ValueError as error:  # what transformers raises of kernels that a family has not
+        if attention != "auto" or "attn_implementation" not in str(error):
+            raise
+        logger.info("%s has no attention %s; eager is used", base or path, kernels)
+        config._attn_implementation = "eager"
+        backbone, report = loaded("eager")
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ConfigError(
@@ -202,5 +330,5 @@ def _load_backbone(
         )
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # trained for another task, and no gradient would reach it
+        backbone.pooler = None  # type: ignore[assignment]  # trained for another task, and no gradient would reach it
     return backbone if base is None else load_adapter(backbone, path)

@@ -81,7 +81,11 @@ def refuse_model_code(path: str) -> None:
         DataError: one of its files is not JSON.
     """
     for name, refused in _REFUSED.items():
-        for key, value in _leaves(_settings(path, name)):
+        settings = _settings(path, name)
+        if name == CONFIG and settings.get("auto_map") and _is_native(settings):
+            logger.info("%s: the code that its %s names is not used", path, name)
+            del settings["auto_map"]
+        for key, value in _leaves(settings):
             if value and (wrong := refused.get(key)):
                 raise ConfigError(f"model.path={path}: its {name} {wrong.format(key)}")
             if key == "tokenizer_class" and value:
@@ -134,6 +138,15 @@ def own_config(path: str, attention: str | None) -> "PretrainedConfig":
         chosen = f"model.attention decides: {attention}" if attention else "it is not followed"
         logger.warning("%s: its %s names attention %s; %s", path, CONFIG, ", ".join(others), chosen)
     return config
+
+
+def attend_in_both_directions(config: "PretrainedConfig", both: bool) -> None:
+    """Let the tokens of a decoder see those behind them, or not; its saved config says so too."""
+    text = config.get_text_config()
+    if hasattr(text, "use_bidirectional_attention"):
+        text.use_bidirectional_attention = both
+    else:
+        text.is_causal = not both
 
 
 def require_positions(config: "PretrainedConfig", path: str, query: int, passage: int) -> None:
@@ -229,6 +242,13 @@ def require_deciding_files(folder: Path, known: Any) -> None:
         "with, as the `sha256` in its encoder.json says; restore it, or take `sha256` out if the "
         "change is yours"
     )
+
+
+def _is_native(settings: dict[str, Any]) -> bool:
+    """Whether transformers has a class of its own for a model, which goes before the folder's."""
+    from transformers import CONFIG_MAPPING
+
+    return settings.get("model_type") in CONFIG_MAPPING
 
 
 def _require_tokenizer_class(path: str, name: str, value: Any) -> None:

@@ -57,4 +57,9 @@ def from_config(
     gpus = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=gpus), torch.device(device):
         torch.manual_seed(seed)
-        return AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        try:
+            return AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        except ValueError as error:
+            if "attn_implementation" not in str(error):
+                raise
+            return AutoModel.from_config(config, dtype=dtype, attn_implementation="eager")

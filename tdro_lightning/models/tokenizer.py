@@ -1,4 +1,4 @@
-"""Text to token ids: the prompt template, truncation, and the EOS that last-token pooling reads."""
+"""Text to token ids: truncation, and the end token that last-token pooling reads."""
 
 import logging
 import shutil
@@ -19,11 +19,6 @@ MOST_CUT = 0.05  # of the texts that may be as long as their limit without a war
 logger = logging.getLogger(__name__)
 
 
-def format_query(text: str, prompt: str | None) -> str:
-    """The query as the encoder reads it: the paper's instruction template, or the bare text."""
-    return f"Instruct: {prompt}\nQuery: {text}" if prompt else text
-
-
 def cut_warning(key: str, limit: int, share: float) -> str:
     """The warning that many texts are cut.
 
@@ -39,22 +34,25 @@ def cut_warning(key: str, limit: int, share: float) -> str:
 
 
 class TextTokenizer:
-    """A Hugging Face tokenizer that ends every text with EOS where pooling reads the last token.
+    """A Hugging Face tokenizer that ends every text with a token that last-token pooling reads.
 
     Args:
         tokenizer: a fast tokenizer.
-        pooling: `last` needs an EOS; others leave the tokenizer's own special tokens.
+        pooling: `last` appends EOS where no special token ends a text; others change nothing.
+        append_eos: False where the model was trained on texts that end as this tokenizer ends them.
 
     Raises:
         ConfigError: no fast tokenizer, or no EOS token where one is needed.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pooling: str) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, pooling: str, append_eos: bool = True
+    ) -> None:
         vocabulary = tokenizer.get_vocab()
         # Where the files are missing, transformers makes a tokenizer of special tokens alone.
         if not tokenizer.is_fast or set(vocabulary.values()) <= set(tokenizer.all_special_ids):
             raise ConfigError(f"model.path={tokenizer.name_or_path}: needs a tokenizer.json")
-        if pooling == "last":
+        if pooling == "last" and append_eos:
             _append_eos(tokenizer)
         # Of the model it was made of; readers of an embedding model would wrap every text in it.
         tokenizer.chat_template = None
@@ -64,7 +62,7 @@ class TextTokenizer:
         self._longest_token = max(len(token) for token in vocabulary)
 
     @classmethod
-    def load(cls, path: str, pooling: str) -> "TextTokenizer":
+    def load(cls, path: str, pooling: str, append_eos: bool = True) -> "TextTokenizer":
         """Load the tokenizer of a model folder or hub name."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -75,7 +73,7 @@ class TextTokenizer:
                 raise
             raise ConfigError(f"model.path={path}: broken tokenizer.json ({error})") from None
         _require_own_ids(tokenizer, path)
-        return cls(tokenizer, pooling)
+        return cls(tokenizer, pooling, append_eos)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, and remove what an earlier one has left beside them."""
@@ -176,16 +174,20 @@ def _declared_ids(path: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write EOS into the tokenizer's post-processor, after the text and after truncation."""
+    """Write EOS into the tokenizer's post-processor, after the text and after truncation.
+
+    A tokenizer that ends texts with a special token keeps it, whatever token it calls EOS: the
+    model was trained with that one.
+    """
+    with_special = tokenizer(["a"]).input_ids[0]
+    bare = tokenizer(["a"], add_special_tokens=False).input_ids[0]
+    if with_special[-1] != bare[-1] and with_special[-1] in tokenizer.all_special_ids:
+        return
     if tokenizer.eos_token is None:
         raise ConfigError(
             f"model.path={tokenizer.name_or_path}: the tokenizer has no EOS token, which "
             "model.pooling=last reads; name one in its tokenizer_config.json, or pool by mean"
         )
-    with_special = tokenizer(["a"]).input_ids[0]
-    if with_special[-1] == tokenizer.eos_token_id:
-        return
-    bare = tokenizer(["a"], add_special_tokens=False).input_ids[0]
     start = with_special.index(bare[0])
     prefix = tokenizer.convert_ids_to_tokens(with_special[:start])
     suffix = tokenizer.convert_ids_to_tokens(with_special[start + len(bare) :])

@@ -20,6 +20,8 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro.transfer import RULES
+from tdro_lightning.models.loading import Reading, read_folder
+from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
 
@@ -42,6 +44,7 @@ class LocalData:
         sizes: rows of each domain; None where nobody knows.
         domains: with their rows; empty where these are not here.
         tokenizer: None where it is not here.
+        templates: of queries and passages.
         notes: what is not here, each with the key that names it.
     """
 
@@ -49,6 +52,7 @@ class LocalData:
     sizes: dict[str, int | None]
     domains: list[Domain] = field(default_factory=list)
     tokenizer: TextTokenizer | None = None
+    templates: Templates = PAPER
     notes: list[str] = field(default_factory=list)
 
 
@@ -97,9 +101,13 @@ def find_local_data(config: Config) -> LocalData:
         how = unread if found.domains else "not used yet"
         found.notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
         return found
-    tokenizer = TextTokenizer.load(str(folder), config.model.pooling)
-    require_room_for_queries(found.domains, tokenizer, config.data.query_tokens)
-    return replace(found, tokenizer=tokenizer)
+    data, model = config.data, config.model
+    asked = Reading(model.pooling, data.query_tokens, data.passage_tokens)
+    reading = read_folder(str(folder), asked)
+    reading = reading.with_templates(model.query_template, model.passage_template)
+    tokenizer = TextTokenizer.load(str(folder), reading.pooling, reading.append_eos)
+    require_room_for_queries(found.domains, tokenizer, data.query_tokens, reading.templates)
+    return replace(found, tokenizer=tokenizer, templates=reading.templates)
 
 
 def model_files(path: str, name: str) -> Path | None:
@@ -123,7 +131,11 @@ def domain_shares(config: Config, found: LocalData) -> list[DomainShare]:
     drawn = _drawn(config, probability, used)
     data = config.data
     dataset = RetrievalDataset(
-        found.domains, data.negatives, config.seed, data.prompt_symmetric_passages
+        found.domains,
+        data.negatives,
+        config.seed,
+        data.prompt_symmetric_passages,
+        found.templates,
     )
     made = []
     for index, name in enumerate(found.names):

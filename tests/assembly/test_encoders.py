@@ -32,10 +32,10 @@ def test_the_limits_that_hold_are_printed(tmp_path: Path, capfd) -> None:
     path = tmp_path / "encoder"
     given = [f"+evaluate.encoders.one={path}", "model.pooling=last", "data.passage_tokens=16"]
     configured_encoder(evaluation(*given, "data.query_tokens=16"), str(path))
-    assert "encoder.json" not in capfd.readouterr().out
+    assert "which holds" not in capfd.readouterr().out
     encoder = configured_encoder(evaluation(*given, "data.query_tokens=40"), str(path))
     assert encoder.query_tokens == 16
-    said = f"{path}: its encoder.json has query_tokens 16, which holds; not data.query_tokens=40"
+    said = f"{path}: its folder has query_tokens 16, which holds; not data.query_tokens=40"
     assert said in capfd.readouterr().out
 
 
@@ -63,7 +63,7 @@ def test_a_model_folder_is_refused_before_torch_is_imported(tmp_path: Path, capf
         assert f"error: model.path={folder}: its config.json names" in ended.err
         assert not (tmp_path / "run/run.json").exists()
         (tmp_path / folder / "config.json").write_text(kept)
-    set_in(tmp_path / "model/config.json", auto_map={"AutoModel": "evil.Model"})
+    set_in(tmp_path / "model/config.json", custom_generate="evil/code")
     code = (
         "import sys, tdro_lightning.cli as m\n"
         f"sys.argv = ['x', *{json.dumps(TDRO)}]\n"
@@ -79,7 +79,7 @@ def test_a_model_folder_is_refused_before_torch_is_imported(tmp_path: Path, capf
 
 def test_a_folder_that_the_stage_does_not_read_is_not_looked_at(tmp_path: Path) -> None:
     tiny_model(tmp_path / "model")
-    set_in(tmp_path / "model/config.json", auto_map={"AutoModel": "evil.Model"})
+    set_in(tmp_path / "model/config.json", custom_generate="evil/code")
     evaluation("+evaluate.encoders.one=other", f"model.path={tmp_path / 'model'}")
     with pytest.raises(ConfigError, match="names code"):
         evaluation(f"+evaluate.encoders.one={tmp_path / 'model'}")

@@ -11,10 +11,11 @@ from tdro_lightning.export.folder import (
     _name_rotary_base,
     portable_base,
     prompt_prefixes,
-    require_known_pooling,
+    require_exportable,
     write_merged,
 )
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.templates import PAPER, Templates
 from tests.made_up import tiny_model
 
 
@@ -45,10 +46,14 @@ def test_the_classic_files(tmp_path: Path, pooling: str) -> None:
 def test_a_pooling_that_sentence_transformers_has_not_is_refused(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     encoder = load_encoder(model, pooling="last", query_tokens=8, passage_tokens=16)
-    require_known_pooling(encoder)
+    require_exportable(encoder)
     encoder.pooling = "first"
-    with pytest.raises(ConfigError, match=r"model\.pooling=first: .* only mean and last"):
-        require_known_pooling(encoder)
+    with pytest.raises(ConfigError, match=r"model\.pooling=first: .* only cls and max and mean"):
+        require_exportable(encoder)
+    encoder.pooling = "last"
+    encoder.templates = Templates(query="{text}?")
+    with pytest.raises(ConfigError, match=r"'{text}\?' cannot be exported, .* end with {text}"):
+        require_exportable(encoder)
 
 
 def test_the_tokenizer_keeps_eos_and_reads_special_tokens_as_text(tmp_path: Path) -> None:
@@ -83,5 +88,6 @@ def test_a_base_is_named_by_the_user_by_the_hub_or_relative(tmp_path: Path) -> N
     assert portable_base("Qwen/Qwen1.5-0.5B", folder, None) == "Qwen/Qwen1.5-0.5B"
 
 
-def test_documents_have_no_prompt() -> None:
-    assert prompt_prefixes({"query": "Find it"})["document"] == ""
+def test_prompts_of_documents() -> None:
+    assert prompt_prefixes(PAPER, {"query": "Find it"})["document"] == ""
+    assert prompt_prefixes(Templates(passage="passage: {text}"), {})["document"] == "passage: "

@@ -7,11 +7,13 @@ import pytest
 
 from tdro_lightning.errors import DataError
 from tdro_lightning.export.proof import Sample, _check, check_readers
+from tdro_lightning.models.templates import PAPER
 
 VECTORS = np.eye(3, dtype=np.float32)
 OURS = Sample(
-    "last", 16, 32, None, ["a", "b", "c"], ["d"], {"queries": VECTORS, "documents": VECTORS[:1]}
-)
+    "last", True, 16, 32, PAPER, None, ["a", "b", "c"], ["d"],
+    {"queries": VECTORS, "documents": VECTORS[:1]},
+)  # fmt: skip
 
 
 def turned(cosine: float) -> np.ndarray:

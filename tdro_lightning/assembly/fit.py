@@ -16,7 +16,7 @@ from torch.utils.data._utils import signal_handling
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
-from tdro_lightning.assembly.evaluate import dense_retriever, evaluate_and_print
+from tdro_lightning.assembly.evaluate import dense_retrievers, evaluate_and_print
 from tdro_lightning.assembly.mixture import (
     configured_mixture,
     mixture_label,
@@ -145,8 +145,10 @@ def fit_retriever(
     barrier()
     if sets is not None:
         del module, encoder  # the evaluation needs their room, and no shards
-        retriever = dense_retriever(configured_encoder(config, str(folder)))
-        evaluate_and_print({mixture_label(config): retriever}, sets, Path(config.run_dir))
+        retrievers = dense_retrievers(
+            mixture_label(config), configured_encoder(config, str(folder))
+        )
+        evaluate_and_print(retrievers, sets, Path(config.run_dir))
 
 
 def _train(

@@ -48,6 +48,7 @@ class ModelConfig:
     dtype: str = key(choices=("float32", "bfloat16"))
     attention: str = key(choices=("auto", "flash_attention_2", "sdpa", "eager"))
     bidirectional: bool | None = None
+    dimensions: list[int] | None = key(None, at_least=1, at_most=1_000_000)
     query_template: str | None = None
     passage_template: str | None = None
     lora: LoraConfig | None = None

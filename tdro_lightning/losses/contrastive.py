@@ -64,10 +64,41 @@ def all_passage_losses(
         return F.cross_entropy(scores, positive, reduction="none")
 
 
+Loss = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
+
 # Losses [B] of fine-tuning, with the arguments of `all_passage_losses`.
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "infonce": all_passage_losses,
 }
+
+
+def sum_over_prefixes(
+    loss: Loss,
+    dimensions: Sequence[int],
+    queries: Tensor,
+    passages: Tensor,
+    positive: Tensor,
+    temperature: float,
+    keys: Tensor | None = None,
+) -> Tensor:
+    """The sum of a loss over the first values of all vectors, so that these do by themselves.
+
+    Matryoshka representation learning (Kusupati et al. 2022, arXiv 2205.13147) with equal weights.
+
+    Args:
+        loss: of `LOSSES`; its further arguments follow.
+        dimensions: how many values; none takes the vectors as they are.
+
+    Returns:
+        [B] losses.
+    """
+    if not dimensions:
+        return loss(queries, passages, positive, temperature, keys)
+    parts = [
+        loss(_unit(queries[:, :size]), _unit(passages[:, :size]), positive, temperature, keys)
+        for size in dimensions
+    ]
+    return torch.stack(parts).sum(0)
 
 
 def require_finite_losses(
@@ -103,6 +134,10 @@ def require_finite_losses(
                 for i in bad
             ],
         )
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(_wide(vectors), dim=-1)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -251,6 +251,7 @@ class Encoder(nn.Module):
                 "passage_tokens": self.passage_tokens,
                 "templates": asdict(self.templates),
                 "head": self.head.describe(),
+                "prefixes": [*self.head.prefixes],
                 "sha256": deciding_files(folder),
             },
         )

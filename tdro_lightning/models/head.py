@@ -66,6 +66,9 @@ class Head(nn.Module):
         dense: layers, one after the other.
         dimensions: first values of a vector that are kept; None keeps all.
         normalized: whether vectors are scaled to unit length at the end.
+
+    Attributes:
+        prefixes: numbers of first values that a training makes vectors of their own, Matryoshka.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Head(nn.Module):
         self.dense = nn.ModuleList(Dense(shape) for shape in dense)
         self.dimensions = dimensions
         self.normalized = normalized
+        self.prefixes: tuple[int, ...] = ()
 
     def forward(self, vectors: Tensor) -> Tensor:
         """[R, hidden size] to [R, D], in the precision of the input, float32 at least."""

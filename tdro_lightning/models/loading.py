@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -86,6 +87,7 @@ def load_encoder(
     query_template: str | None = None,
     passage_template: str | None = None,
     bidirectional: bool | None = None,
+    dimensions: Sequence[int] | None = None,
 ) -> Encoder:
     """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
 
@@ -105,6 +107,8 @@ def load_encoder(
         kept_tokens: padded tokens whose activations a training step keeps.
         query_template, passage_template: go before what the folder says; None leaves it.
         bidirectional: whether a decoder's tokens see those behind them; None leaves its config.
+        dimensions: numbers of first values of a vector that are vectors of their own; None takes
+            those that the encoder was trained with.
 
     Raises:
         ConfigError: no such model, one that brings code, weights missing from it, a tokenizer
@@ -144,6 +148,8 @@ def load_encoder(
         templates=reading.templates,
         head=reading.head,
     )
+    if dimensions is not None:
+        encoder.head.prefixes = _fitting_prefixes(dimensions, encoder, path)
     if bidirectional is not None and encoder.causal == bidirectional:
         raise ConfigError(
             f"model.bidirectional={str(bidirectional).lower()}: {backbone.config.model_type} "
@@ -233,6 +239,15 @@ def require_fitting_head(head: Head, backbone: PreTrainedModel | PeftModel, path
         size = layer.shape.outputs
 
 
+def _fitting_prefixes(dimensions: Sequence[int], encoder: Encoder, path: str) -> tuple[int, ...]:
+    if any(size > encoder.dimensions for size in dimensions):
+        raise ConfigError(
+            f"model.dimensions={[*dimensions]}: vectors of model.path={path} have "
+            f"{encoder.dimensions} values"
+        )
+    return tuple(sorted(set(dimensions), reverse=True))
+
+
 def _description(path: Path) -> Reading:
     described = read_json(path)
     try:
@@ -253,6 +268,7 @@ def _description(path: Path) -> Reading:
     try:  # an encoder of an earlier version has the paper's templates, and no head of its own
         templates = Templates(**described.get("templates", {}))
         head = load_head(described["head"], path.parent) if "head" in described else Head()
+        head.prefixes = tuple(map(int, described.get("prefixes", ())))
     except DAMAGED as error:
         raise DataError(f"{path}: its templates or head cannot be read ({error})") from None
     return Reading(pooling, query_tokens, passage_tokens, templates, head, append_eos=False)

@@ -1,10 +1,11 @@
 """Embeddings of documents, and exact inner-product search over them in bounded memory."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -119,6 +120,20 @@ class DenseRetriever:
     shard_texts: int = SHARD_TEXTS
     half_from: int = HALF_FROM
     index_class: ClassVar[type[DenseIndex]] = DenseIndex
+
+    def truncated(self, size: int) -> Self:
+        """The same retriever with the first values of each vector, scaled to unit length."""
+
+        def cut(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+            first = vectors[:, :size]
+            return first / np.linalg.norm(first, axis=1, keepdims=True).clip(1e-12)
+
+        return replace(
+            self,
+            embed_queries=lambda texts, prompt: cut(self.embed_queries(texts, prompt)),
+            embed_documents=lambda texts: cut(self.embed_documents(texts)),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} first {size}".encode()).hexdigest(),
+        )
 
     def encode_queries(
         self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""

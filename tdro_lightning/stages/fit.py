@@ -67,6 +67,8 @@ def _rules(config: Config) -> list[str]:
             f"data.batch_size={batch_size} must be at least the number of "
             f"domains, {count}: tDRO compares all of them at every step"
         )
+    if config.model.dimensions is not None:
+        wrong.append("model.dimensions is for fine-tuning; tDRO compares losses of whole vectors")
     if config.data.negatives < 1:
         wrong.append("data.negatives must be 1 or more: tDRO uses hard negatives only")
     if module.reference is None and module.measurement != "plain":

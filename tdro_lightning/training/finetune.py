@@ -8,7 +8,7 @@ from torch import Tensor
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.distributed.collectives import gather_rows
 from tdro_lightning.distributed.processes import rank, world_size
-from tdro_lightning.losses.contrastive import LOSSES, require_finite_losses
+from tdro_lightning.losses.contrastive import LOSSES, require_finite_losses, sum_over_prefixes
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.encoder_module import EncoderModule
@@ -19,7 +19,7 @@ from tdro_lightning.training.optim import Optimisation
 class FinetuneModule(EncoderModule):
     """A loss of each query against all passages of a global batch of one domain (Eq. 7).
 
-    With uniform weights it makes the reference.
+    With uniform weights it makes the reference. An encoder with prefixes trains on each of them.
 
     Args:
         encoder: the encoder that trains.
@@ -63,7 +63,15 @@ class FinetuneModule(EncoderModule):
         rows = rank() * len(batch) + torch.arange(len(batch), device=queries.device)
         positive = rows * (len(passages) // len(batch))
         passages = gather_rows(passages)
-        losses = LOSSES[self.loss](queries, passages, positive, self.temperature, self._keys(batch))
+        losses = sum_over_prefixes(
+            LOSSES[self.loss],
+            self.encoder.head.prefixes,
+            queries,
+            passages,
+            positive,
+            self.temperature,
+            self._keys(batch),
+        )
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))

@@ -43,6 +43,7 @@ GIVEN = {  # what no file gives, and an entry in each table
     "source.layout": "beir",
     "export.encoder": "encoder",
     "mixture.formats": ["flag_embedding"],
+    "model.dimensions": [8],
     "report.runs": ["runs"],
     "workspace.entity": "me",
     "mine.input": "rows",

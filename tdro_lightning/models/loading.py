@@ -3,74 +3,33 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
-from tdro_lightning.errors import ConfigError, DataError, InputError
-from tdro_lightning.files import read_json
+from tdro_lightning.errors import ConfigError, InputError
 from tdro_lightning.models.adapter import Lora, add_adapter, attach_lora, load_adapter
-from tdro_lightning.models.declared import Declared, describe_declared, read_declared
+from tdro_lightning.models.declared import describe_declared
 from tdro_lightning.models.encoder import DESCRIPTION, Encoder
-from tdro_lightning.models.head import Head, load_head
+from tdro_lightning.models.head import Head
 from tdro_lightning.models.model_files import (
     ADAPTER,
     attend_in_both_directions,
     base_model,
     own_config,
     refuse_model_code,
-    require_deciding_files,
     require_positions,
 )
-from tdro_lightning.models.pooling import POOLINGS
-from tdro_lightning.models.templates import PAPER, Templates
+from tdro_lightning.models.reading import DAMAGED, Reading, read_description, read_folder
 from tdro_lightning.models.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 CONFIGS = ("config.json", ADAPTER)  # one of them makes a folder a model's
-DAMAGED = (  # what loading raises where files are missing, cut off, or of another shape
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
-    *(SafetensorError, StrictDataclassError),
-)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How texts become tokens, and token states vectors.
-
-    Args:
-        pooling: of `POOLINGS`.
-        query_tokens, passage_tokens: longest texts.
-        templates: of both.
-        head: from pooled vectors to embeddings.
-        append_eos: as in `TextTokenizer`; False where the folder is of a trained encoder.
-        declared: the `modules.json` that it comes from.
-    """
-
-    pooling: str
-    query_tokens: int
-    passage_tokens: int
-    templates: Templates = PAPER
-    head: Head = field(default_factory=Head)
-    append_eos: bool = True
-    declared: Declared | None = None
-
-    def with_templates(self, query: str | None, passage: str | None) -> Self:
-        """The same with other templates, where some are given."""
-        templates = self.templates
-        if query is not None:
-            templates = replace(templates, query=query)
-        if passage is not None:
-            templates = replace(templates, passage=passage)
-        return replace(self, templates=templates)
 
 
 def load_encoder(
@@ -180,7 +139,7 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     if len(bases) > 1:
         return None
     refuse_model_code(path)
-    reading = _description(described)
+    reading = read_description(described)
     return Encoder(
         encoder.backbone,
         TextTokenizer.load(path, reading.pooling, reading.append_eos),
@@ -191,35 +150,6 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
         adapter=add_adapter(encoder.backbone, path),
         templates=reading.templates,
         head=reading.head,
-    )
-
-
-def read_folder(path: str, asked: Reading) -> Reading:
-    """How a model's texts are read: as its folder says, else as asked.
-
-    Args:
-        path: hub name or folder.
-        asked: used where the folder says nothing; its limits also where the folder's are higher.
-
-    Raises:
-        ConfigError: the folder declares what cannot be applied.
-        DataError: a file is damaged, or another one than the encoder was saved with.
-    """
-    described = Path(path) / DESCRIPTION
-    if described.is_file():
-        return _description(described)
-    declared = read_declared(path)
-    if declared is None:
-        return asked
-    most = declared.tokens or max(asked.query_tokens, asked.passage_tokens)
-    return Reading(
-        declared.pooling,
-        min(asked.query_tokens, most),
-        min(asked.passage_tokens, most),
-        declared.templates,
-        declared.head(path),
-        declared.append_eos,
-        declared,
     )
 
 
@@ -246,32 +176,6 @@ def _fitting_prefixes(dimensions: Sequence[int], encoder: Encoder, path: str) ->
             f"{encoder.dimensions} values"
         )
     return tuple(sorted(set(dimensions), reverse=True))
-
-
-def _description(path: Path) -> Reading:
-    described = read_json(path)
-    try:
-        pooling = described["pooling"]
-        query_tokens, passage_tokens = described["query_tokens"], described["passage_tokens"]
-    except (KeyError, TypeError):
-        keys = "pooling, query_tokens and passage_tokens"
-        raise DataError(f"{path}: must have the keys {keys}") from None
-    limits = (query_tokens, passage_tokens)
-    if pooling not in POOLINGS or not all(type(n) is int and n > 1 for n in limits):
-        shown = f"pooling={pooling!r}, query_tokens={query_tokens!r}, {passage_tokens=!r}"
-        raise DataError(
-            f"{path}: {shown} cannot be; pooling is "
-            f"{' or '.join(POOLINGS)}, the limits are numbers above 1"
-        )
-    if described.get("sha256"):  # an encoder of an earlier version has none
-        require_deciding_files(path.parent, described["sha256"])
-    try:  # an encoder of an earlier version has the paper's templates, and no head of its own
-        templates = Templates(**described.get("templates", {}))
-        head = load_head(described["head"], path.parent) if "head" in described else Head()
-        head.prefixes = tuple(map(int, described.get("prefixes", ())))
-    except DAMAGED as error:
-        raise DataError(f"{path}: its templates or head cannot be read ({error})") from None
-    return Reading(pooling, query_tokens, passage_tokens, templates, head, append_eos=False)
 
 
 def select_attention(attention: Attention) -> str:

@@ -20,7 +20,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro.transfer import RULES
-from tdro_lightning.models.loading import Reading, read_folder
+from tdro_lightning.models.reading import Reading, read_folder
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells

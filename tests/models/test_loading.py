@@ -35,6 +35,7 @@ def test_saved_and_loaded_again(load: Load, family: str, texts: list[str], tmp_p
         "passage_tokens": 20,
         "templates": asdict(PAPER),
         "head": {"dense": [], "dimensions": None, "normalized": True},
+        "prefixes": [],
     }
     assert set(files) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     assert files == {name: sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}

@@ -149,7 +149,11 @@ def pickled_adapter(folder: Path) -> None:
 def code(folder: Path) -> None:
     canary = folder / "canary"
     (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Model: ...\n")
-    set_in(folder / "config.json", auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Model"})
+    set_in(
+        folder / "config.json",
+        model_type="evil",
+        auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Model"},
+    )
 
 
 def tokenizer_code(folder: Path) -> None:
@@ -207,7 +211,7 @@ CASES = [
     Case("a tokenizer.json that is cut off", cut("tokenizer.json", 500), 2, f"{BASE}: ..."),
     Case("a tokenizer without EOS", setting("tokenizer_config.json", eos_token=None), 2, f"{BASE}: the tokenizer has no EOS token, ..."),
     Case("a description without limits", setting("encoder.json", pooling="last"), 3, "model/encoder.json: must have the keys pooling, query_tokens and passage_tokens"),
-    Case("another pooling", setting("encoder.json", pooling="max", query_tokens=8, passage_tokens=8), 3, "model/encoder.json: pooling='max', ..."),
+    Case("another pooling", setting("encoder.json", pooling="first", query_tokens=8, passage_tokens=8), 3, "model/encoder.json: pooling='first', ..."),
     Case("limits of one token", setting("encoder.json", pooling="last", query_tokens=1, passage_tokens=8), 3, "model/encoder.json: pooling='last', query_tokens=1, passage_tokens=8 cannot be; ..."),
     Case("attention from a hub of kernels", setting("config.json", _attn_implementation="kernels-community/x"), 2, f"{BASE}: its config.json names the attention 'kernels-community/x', whose code would be downloaded; ..."),
     Case("quantised weights", setting("config.json", quantization_config={"quant_method": "gptq"}), 2, f"{BASE}: its config.json is of a quantised model (`quantization_config`); ..."),

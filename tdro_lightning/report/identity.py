@@ -53,7 +53,9 @@ def set_notes(runs: Sequence[Run]) -> list[str]:
     notes = []
     if apart:
         each = [
-            f"{name} in {_some(own)}" for by_name in apart.values() for name, own in by_name.items()
+            f"{name} in {list_names(own)}"
+            for by_name in apart.values()
+            for name, own in by_name.items()
         ]
         notes.append(
             "These evaluation sets have one name and differ in queries, corpus or judgements, so "
@@ -66,9 +68,9 @@ def set_notes(runs: Sequence[Run]) -> list[str]:
     }
     if unsure := {name: own for name, own in unsure.items() if len(own) > 1}:
         notes.append(
-            f"Whether all runs used the same evaluation set is not recorded for {_some(unsure)} "
-            f"(in {_some(run for own in unsure.values() for run in own)}); scores there are "
-            "compared by the set's name."
+            f"Whether all runs used the same evaluation set is not recorded for {list_names(unsure)} "
+            f"(in {list_names(run for own in unsure.values() for run in own)}); scores there "
+            "are compared by the set's name."
         )
     return notes
 
@@ -139,7 +141,8 @@ def _agree(one: RetrieverScores, other: RetrieverScores) -> bool:
     )
 
 
-def _some(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """The first few of some names, and how many more there are."""
     distinct = list(dict.fromkeys(names))
     more = f" and {len(distinct) - MANY} more" if len(distinct) > MANY else ""
     return ", ".join(distinct[:MANY]) + more

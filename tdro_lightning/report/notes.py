@@ -1,10 +1,11 @@
 """What a report says in a line each: what is unfinished, failed, or without a gain, and why."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from tdro_lightning.report.gains import BaselineComparison, below_untrained
-from tdro_lightning.report.identity import set_notes
+from tdro_lightning.report.identity import list_names, set_notes
 from tdro_lightning.report.results import (
     BASELINES,
     Result,
@@ -12,6 +13,8 @@ from tdro_lightning.report.results import (
     reasons_without_baseline,
 )
 from tdro_lightning.report.runs import Run
+
+PERCENT = re.compile(r"(\d+)%")
 
 
 def report_notes(
@@ -36,15 +39,11 @@ def report_notes(
         for one in results
         if metric and below_untrained(one, results, metric, one.common_sets(metric))
     )
-    warnings: dict[str, list[str]] = defaultdict(list)
-    for run in runs:
-        for text in run.warnings:
-            warnings[text].append(run.name)
     notes = [
         f"Not finished, so scores and weights of these runs are left out: {unfinished}."
         if unfinished
         else "",
-        *(f"Warning of {', '.join(names)}: {text}" for text, names in warnings.items()),
+        *_warnings(runs),
         *set_notes(runs),
         f"Below the untrained model on average, so training has failed: {failed}."
         if failed
@@ -52,6 +51,23 @@ def report_notes(
         *(_without_gain(results, comparisons, asked) if results else ()),
     ]
     return [note for note in notes if note]
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """What runs warned of; warnings that differ in their percentages only are one line."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for run in runs:
+        for text in run.warnings:
+            alike = len(PERCENT.findall(text)) == 1
+            found[PERCENT.sub("%", text) if alike else text].append((run.name, text))
+    notes = []
+    for same in found.values():
+        text, texts = same[0][1], {text for _, text in same}
+        if len(texts) > 1:
+            shares = sorted(int(PERCENT.findall(text)[0]) for text in texts)
+            text = PERCENT.sub(f"{shares[0]}% to {shares[-1]}%", text)
+        notes.append(f"Warning of {list_names(name for name, _ in same)}: {text}")
+    return notes
 
 
 def _without_gain(

@@ -52,6 +52,19 @@ def test_what_a_run_warned_of_is_in_the_report(tmp_path: Path) -> None:
         assert "Warning of b: only of b" in shown[place]
 
 
+def test_warnings_that_differ_in_their_share_are_one(tmp_path: Path) -> None:
+    for number, share in enumerate([9, 62, 16, 9, 30, 11]):
+        warning = f"data.query_tokens=64 cuts many texts: {share}% of them are as long as it allows"
+        write_run(tmp_path, f"r{number}", warnings=[warning, "5% of 10% are", f"{share} rows"])
+    shown = files(tmp_path)["terminal"]
+    assert (
+        "Warning of r0, r1, r2, r3 and 2 more: data.query_tokens=64 cuts many texts: 9% to 62% of "
+        "them are as long as it allows"
+    ) in " ".join(shown.split())
+    assert shown.count("Warning of") == 2 + 5
+    assert "Warning of r0, r3: 9 rows" in shown
+
+
 def test_nothing_below_the_untrained_model_has_a_star(tmp_path: Path) -> None:
     """A collapsed baseline makes 1 nDCG a significant gain; the untrained model has more."""
     scores = {"uniform": {"nq": BASE, "fiqa": BASE}, "top 70": {"nq": BETTER, "fiqa": BEST}}

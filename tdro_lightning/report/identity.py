@@ -67,10 +67,10 @@ def set_notes(runs: Sequence[Run]) -> list[str]:
         if by_sha.keys() == {""} or len(by_sha) > 1
     }
     if unsure := {name: own for name, own in unsure.items() if len(own) > 1}:
+        names = list_names(run for own in unsure.values() for run in own)
         notes.append(
-            f"Whether all runs used the same evaluation set is not recorded for {list_names(unsure)} "
-            f"(in {list_names(run for own in unsure.values() for run in own)}); scores there "
-            "are compared by the set's name."
+            "Whether all runs used the same evaluation set is not recorded for "
+            f"{list_names(unsure)} (in {names}); scores there are compared by the set's name."
         )
     return notes
 

@@ -30,8 +30,10 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--passage-tokens", type=int, default=64)
+    parser.add_argument("--query-tokens", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -39,7 +41,7 @@ def main() -> None:
         print(json.dumps(measured(options.data / f"{name}.jsonl.gz", model, options)))
         return
     for model in options.models:
-        for name in SETS:
+        for name in options.sets:
             found = [
                 {tree: _child(tree, f"{name} {model}") for tree in (options.other, HERE)}
                 for _ in range(options.rounds)
@@ -65,7 +67,10 @@ def measured(file: Path, model: str, options: argparse.Namespace) -> dict[str, f
     from tdro_lightning.data.example import Example
 
     torch.set_num_threads(1)
-    workbench.QUERY_TOKENS, workbench.PASSAGE_TOKENS = 32, options.passage_tokens
+    workbench.QUERY_TOKENS, workbench.PASSAGE_TOKENS = (
+        options.query_tokens,
+        options.passage_tokens,
+    )
     defaults: dict[str, Any] = dict.fromkeys(workbench.Choice.__dataclass_fields__)
     shape = str(HERE / "experiments/benchmarks" / MODELS[model])
     chosen = DEFAULTS["cpu"] | {"device": "cpu", "model": shape, "lora": False, "seed": 0}

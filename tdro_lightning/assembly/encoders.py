@@ -1,6 +1,7 @@
 """Encoders as the configuration wants them."""
 
 import logging
+from pathlib import Path
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
@@ -8,6 +9,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
+from tdro_lightning.models.reading import Reading, read_folder
 from tdro_lightning.training.strategies import checkpoint_activations
 
 logger = logging.getLogger(__name__)
@@ -50,13 +52,33 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     return encoder
 
 
+def configured_reading(config: Config, folder: str | None = None) -> Reading:
+    """How the model's texts are read, without loading it: as configured, else as a folder says.
+
+    Args:
+        config: of a run.
+        folder: local one of the model; None takes `model.path`, where that is a folder.
+
+    Raises:
+        ConfigError: the folder declares what cannot be applied.
+        DataError: one of its files is damaged.
+    """
+    model, data = config.model, config.data
+    reading = Reading(model.pooling, data.query_tokens, data.passage_tokens)
+    place = folder or model.path
+    if Path(place).is_dir():
+        reading = read_folder(place, reading)
+    return reading.with_templates(model.query_template, model.passage_template)
+
+
 def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
     """Load the reference; where it is an adapter on the proxy's base, that base is held once.
 
     Under FSDP each holds its own shards, since the base is gathered for one of them at a time.
 
     Raises:
-        ConfigError: no such model, or its tokenizer, pooling or token limits are not the proxy's.
+        ConfigError: no such model, or its tokenizer, pooling, templates or token limits are not the
+            proxy's.
     """
     shared = None if config.strategy.kind == "fsdp" else load_on_shared_base(proxy, path)
     if shared is not None:
@@ -64,10 +86,16 @@ def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
     reference = shared or configured_encoder(config, path)
     # It reads the proxy's token ids.
     sides = [
-        (e.tokenizer.tokenizer.get_vocab(), e.pooling, e.query_tokens, e.passage_tokens)
+        (
+            e.tokenizer.tokenizer.get_vocab(),
+            e.pooling,
+            e.query_tokens,
+            e.passage_tokens,
+            (e.templates.query, e.templates.passage),
+        )
         for e in (proxy, reference)
     ]
-    titles = ("vocabulary", "pooling", "data.query_tokens", "data.passage_tokens")
+    titles = ("vocabulary", "pooling", "data.query_tokens", "data.passage_tokens", "template")
     for title, ours, theirs in zip(titles, *sides, strict=True):
         if ours != theirs:
             shown = "" if title == "vocabulary" else f" ({ours} and {theirs})"

@@ -18,7 +18,7 @@ from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.data.randomness import choose_rows, generator
 from tdro_lightning.dro.mixture_file import MixtureFile
 from tdro_lightning.files import write_json, write_text
-from tdro_lightning.models.templates import PAPER
+from tdro_lightning.models.templates import Templates
 
 logger = logging.getLogger(__name__)
 
@@ -38,33 +38,41 @@ def count_rows(content: MixtureFile) -> dict[str, tuple[int, int]]:
     return {name: divmod(count, content.shares[name].rows) for name, count in rows.items()}
 
 
-def write_flag_embedding(content: MixtureFile, domains: Sequence[Domain], folder: Path) -> None:
+def write_flag_embedding(
+    content: MixtureFile, domains: Sequence[Domain], templates: Templates, folder: Path
+) -> None:
     """Files of FlagEmbedding in a folder, and `train_data.txt`: what its `--train_data` takes.
 
     Its `--same_dataset_within_batch True` makes batches of one file.
     """
-    listed: list[str] = []
+    listed, counts = [], count_rows(content)
     for domain in domains:
-        passes, rest = count_rows(content).get(domain.name, (0, 0))
+        passes, rest = counts.get(domain.name, (0, 0))
         whole, part = (folder / f"{domain.name}.{kind}.jsonl" for kind in ("all", "part"))
         if passes:
-            write_rows(whole, _texts(domain, content.seed, range(len(domain)), "pos", "neg"))
+            write_rows(
+                whole, _texts(domain, templates, content.seed, range(len(domain)), "pos", "neg")
+            )
         if rest:
             chosen = choose_rows(domain.name, len(domain), rest).tolist()
-            write_rows(part, _texts(domain, content.seed, chosen, "pos", "neg"))
+            write_rows(part, _texts(domain, templates, content.seed, chosen, "pos", "neg"))
         listed += [str(whole)] * passes + [str(part)] * bool(rest)
     write_text(folder / "train_data.txt", "".join(f"{path}\n" for path in listed))
 
 
-def write_nemo_automodel(content: MixtureFile, domains: Sequence[Domain], folder: Path) -> None:
+def write_nemo_automodel(
+    content: MixtureFile, domains: Sequence[Domain], templates: Templates, folder: Path
+) -> None:
     """Inline JSONL of NeMo Automodel in a folder, and `data_dir_list.yaml` for its dataset."""
     sources: list[dict[str, Any]] = []
+    counts = count_rows(content)
     for domain in domains:
-        passes, rest = count_rows(content).get(domain.name, (0, 0))
+        passes, rest = counts.get(domain.name, (0, 0))
         if not passes and not rest:
             continue
         path = folder / f"{domain.name}.jsonl"
-        write_rows(path, _texts(domain, content.seed, range(len(domain)), "pos_doc", "neg_doc"))
+        rows = _texts(domain, templates, content.seed, range(len(domain)), "pos_doc", "neg_doc")
+        write_rows(path, rows)
         sources += [{"path": str(path)}] * passes
         sources += [{"path": str(path), "num_samples": rest}] * bool(rest)
     text = yaml.safe_dump({"data_dir_list": [dict(one) for one in sources]}, sort_keys=False)
@@ -72,7 +80,7 @@ def write_nemo_automodel(content: MixtureFile, domains: Sequence[Domain], folder
 
 
 def write_interleave_datasets(
-    content: MixtureFile, domains: Sequence[Domain], folder: Path
+    content: MixtureFile, domains: Sequence[Domain], templates: Templates, folder: Path
 ) -> None:
     """`probabilities.json`: names, and what `datasets.interleave_datasets` takes for them."""
     shares = {name: p for name, p in content.probability.items() if p > 0}
@@ -85,7 +93,7 @@ def write_interleave_datasets(
     write_json(folder / "probabilities.json", value)
 
 
-FORMATS: dict[str, Callable[[MixtureFile, Sequence[Domain], Path], None]] = {
+FORMATS: dict[str, Callable[[MixtureFile, Sequence[Domain], Templates, Path], None]] = {
     "flag_embedding": write_flag_embedding,
     "nemo_automodel": write_nemo_automodel,
     "interleave_datasets": write_interleave_datasets,
@@ -93,16 +101,22 @@ FORMATS: dict[str, Callable[[MixtureFile, Sequence[Domain], Path], None]] = {
 
 
 def _texts(
-    domain: Domain, seed: int, rows: Sequence[int], positive: str, negative: str
+    domain: Domain,
+    templates: Templates,
+    seed: int,
+    rows: Sequence[int],
+    positive: str,
+    negative: str,
 ) -> Iterator[dict[str, Any]]:
     """Rows as texts that a model reads, the query with one of the domain's prompts."""
     logger.info("writing %d rows of %s", len(rows), domain.name)
+    read = templates.format_passage
     row: Row
     for number, row in zip(rows, domain.table.select(rows), strict=True):
         drawn = generator(seed, f"prompt {domain.name}", number)
         prompt = domain.prompts[drawn.integers(len(domain.prompts))] if domain.prompts else None
         yield {
-            "query": PAPER.format_query(row["query"], prompt),
-            positive: [passage_text(passage) for passage in row["positive_passages"]],
-            negative: [passage_text(passage) for passage in row["negative_passages"]],
+            "query": templates.format_query(row["query"], prompt),
+            positive: [read(passage_text(passage)) for passage in row["positive_passages"]],
+            negative: [read(passage_text(passage)) for passage in row["negative_passages"]],
         }

@@ -1,7 +1,7 @@
 """What a published folder declares in `modules.json`, the layout of sentence-transformers."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +70,16 @@ class Declared:
         Raises:
             ConfigError: the weights have other sizes than their config says.
         """
-        described = {
-            "dense": [asdict(shape) for shape in self.dense],
-            "dimensions": self.dimensions,
-            "normalized": self.normalized,
-        }
+        head = Head(self.dense, self.dimensions, self.normalized)
         try:
-            return Head.of_description(described, dict(self.weights))
+            head.take_weights(self.weights)
         except RuntimeError:
             sizes = ", ".join(f"{shape.inputs} to {shape.outputs}" for shape in self.dense)
             raise ConfigError(
                 f"model.path={path}: the weights of its dense layers are not of the sizes that "
                 f"their config.json says ({sizes})"
             ) from None
+        return head
 
 
 def read_declared(path: str) -> Declared | None:

@@ -1,6 +1,6 @@
 """From a pooled vector to the embedding: dense layers, fewer dimensions, unit length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,27 +101,20 @@ class Head(nn.Module):
         return min(made, self.dimensions or made)
 
     def describe(self) -> dict[str, Any]:
-        """What `Head.of_description` makes the same head of, but for its weights."""
+        """What `load_head` makes the same head of, with its weights."""
         return {
             "dense": [asdict(layer.shape) for layer in self.layers],
             "dimensions": self.dimensions,
             "normalized": self.normalized,
         }
 
-    @classmethod
-    def of_description(cls, described: dict[str, Any], weights: dict[str, Tensor]) -> "Head":
-        """The head that `describe` has described, with its weights.
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights of the dense layers, in float32.
 
         Raises:
-            KeyError, TypeError, RuntimeError: they do not fit one another.
+            RuntimeError: they are of other layers.
         """
-        head = cls(
-            [DenseShape(**shape) for shape in described["dense"]],
-            described["dimensions"],
-            described["normalized"],
-        )
-        head.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
-        return head
+        self.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
 
 
 def save_head(head: Head, folder: Path) -> None:
@@ -141,5 +134,7 @@ def load_head(described: dict[str, Any], folder: Path) -> Head:
         KeyError, TypeError, RuntimeError, OSError, SafetensorError: the weights are missing,
             damaged, or of another head.
     """
-    weights = load_file(folder / WEIGHTS) if described["dense"] else {}
-    return Head.of_description(described, weights)
+    shapes = [DenseShape(**shape) for shape in described["dense"]]
+    head = Head(shapes, described["dimensions"], described["normalized"])
+    head.take_weights(load_file(folder / WEIGHTS) if shapes else {})
+    return head

@@ -24,6 +24,7 @@ from tdro_lightning.models.model_files import (
     require_positions,
 )
 from tdro_lightning.models.reading import DAMAGED, Reading, read_description, read_folder
+from tdro_lightning.models.shapes import is_about_attention
 from tdro_lightning.models.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def load_encoder(
         tokenizer = TextTokenizer.load(path, reading.pooling, reading.append_eos)
         limits = (reading.query_tokens, reading.passage_tokens)
         backbone = _load_backbone(path, getattr(torch, dtype), attention, limits, bidirectional)
-        require_fitting_head(reading.head, backbone, path)
+        _require_fitting_head(reading.head, backbone, path)
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
     except InputError:
@@ -153,7 +154,7 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     )
 
 
-def require_fitting_head(head: Head, backbone: PreTrainedModel | PeftModel, path: str) -> None:
+def _require_fitting_head(head: Head, backbone: PreTrainedModel | PeftModel, path: str) -> None:
     """Refuse dense layers and dimensions that do not fit the backbone.
 
     Raises:
@@ -236,8 +237,8 @@ def _load_backbone(
 
     try:
         backbone, report = loaded(kernels)
-    except ValueError as error:  # what transformers raises of kernels that a family has not
-        if attention != "auto" or "attn_implementation" not in str(error):
+    except ValueError as error:
+        if attention != "auto" or not is_about_attention(error):
             raise
         logger.info("%s has no attention %s; eager is used", base or path, kernels)
         config._attn_implementation = "eager"

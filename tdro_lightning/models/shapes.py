@@ -46,6 +46,11 @@ def from_architecture(
     return from_config(config, device, dtype, seed)
 
 
+def is_about_attention(error: ValueError) -> bool:
+    """Whether transformers raised it since a family has not the attention kernels asked for."""
+    return "attn_implementation" in str(error)
+
+
 def from_config(
     config: PretrainedConfig,
     device: str = "meta",
@@ -60,6 +65,6 @@ def from_config(
         try:
             return AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
         except ValueError as error:
-            if "attn_implementation" not in str(error):
+            if not is_about_attention(error):
                 raise
             return AutoModel.from_config(config, dtype=dtype, attn_implementation="eager")

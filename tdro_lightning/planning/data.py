@@ -11,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
+from tdro_lightning.assembly.encoders import configured_reading
 from tdro_lightning.assembly.mixture import configured_mixture
 from tdro_lightning.assembly.validation import split_for_validation
 from tdro_lightning.config.schema import Config, TDROConfig
@@ -20,7 +21,6 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro.transfer import RULES
-from tdro_lightning.models.reading import Reading, read_folder
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
@@ -101,12 +101,9 @@ def find_local_data(config: Config) -> LocalData:
         how = unread if found.domains else "not used yet"
         found.notes.append(f"model.path={config.model.path}: its tokenizer is not here; {how}")
         return found
-    data, model = config.data, config.model
-    asked = Reading(model.pooling, data.query_tokens, data.passage_tokens)
-    reading = read_folder(str(folder), asked)
-    reading = reading.with_templates(model.query_template, model.passage_template)
+    reading = configured_reading(config, str(folder))
     tokenizer = TextTokenizer.load(str(folder), reading.pooling, reading.append_eos)
-    require_room_for_queries(found.domains, tokenizer, data.query_tokens, reading.templates)
+    require_room_for_queries(found.domains, tokenizer, config.data.query_tokens, reading.templates)
     return replace(found, tokenizer=tokenizer, templates=reading.templates)
 
 

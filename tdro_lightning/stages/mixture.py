@@ -20,6 +20,7 @@ def _run(config: Config) -> None:
         DataError: a row or the weights file is broken.
     """
     from tdro_lightning.assembly.domains import configured_domains
+    from tdro_lightning.assembly.encoders import configured_reading
     from tdro_lightning.assembly.mixture import configured_mixture, write_configured_mixture
     from tdro_lightning.assembly.validation import split_for_validation
     from tdro_lightning.export.mixture_formats import FORMATS
@@ -28,9 +29,9 @@ def _run(config: Config) -> None:
     loaded, _ = split_for_validation(config, rows)  # what is held out is in no training
     mixture = configured_mixture(config, {d.name: len(d) for d in loaded}, loaded)
     content = write_configured_mixture(config, mixture, loaded)
-    used = mixture.used_rows(loaded)
+    used, templates = mixture.used_rows(loaded), configured_reading(config).templates
     for name in config.mixture.formats:
-        FORMATS[name](content, used, Path(config.run_dir) / name)
+        FORMATS[name](content, used, templates, Path(config.run_dir) / name)
     tell(f"{terminal_table(mixture_table(content))}\nMixture: {config.run_dir}/mixture.yaml")
 
 
@@ -74,7 +75,15 @@ def _rules(config: Config) -> list[str]:
 STAGE = Stage(
     name="mixture",
     run=_run,
-    settings=lambda config: ("mixture", "domains", "data", "transfer", "trainer", "validation"),
+    settings=lambda config: (
+        "mixture",
+        "model",
+        "domains",
+        "data",
+        "transfer",
+        "trainer",
+        "validation",
+    ),
     inputs=_inputs,
     outputs=(
         *("mixture.yaml", "flag_embedding", "nemo_automodel", "interleave_datasets"),

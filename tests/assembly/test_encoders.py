@@ -7,11 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from tdro_lightning.assembly.encoders import configured_encoder
+from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
 from tdro_lightning.cli import conf_folder
 from tdro_lightning.config.schema import Config
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.templates import Templates
 from tdro_lightning.runs.inputs import describe_inputs
 from tdro_lightning.stages import check_config, stages
 from tests.command import run, run_code
@@ -83,3 +84,16 @@ def test_a_folder_that_the_stage_does_not_read_is_not_looked_at(tmp_path: Path) 
     evaluation("+evaluate.encoders.one=other", f"model.path={tmp_path / 'model'}")
     with pytest.raises(ConfigError, match="names code"):
         evaluation(f"+evaluate.encoders.one={tmp_path / 'model'}")
+
+
+def test_a_reference_that_reads_other_texts_is_refused(tmp_path: Path) -> None:
+    """It is given the proxy's tokens, prompts included."""
+    model = tiny_model(tmp_path / "model")
+    encoders = [loaded(Path(model)) for _ in range(2)]
+    encoders[1].templates = Templates(query="query: {text}")
+    for encoder, name in zip(encoders, ("same", "other"), strict=True):
+        encoder.save(tmp_path / name)
+    config = evaluation(f"+evaluate.encoders.one={model}", "model.pooling=last")
+    assert configured_reference(config, str(tmp_path / "same"), encoders[0])
+    with pytest.raises(ConfigError, match="its template differs from the proxy's"):
+        configured_reference(config, str(tmp_path / "other"), encoders[0])

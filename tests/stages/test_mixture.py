@@ -189,6 +189,19 @@ def test_other_trainers_get_the_rows_that_this_one_draws(command: Command, folde
     ]  # fmt: skip
 
 
+def test_other_trainers_read_texts_as_the_model_does(command: Command, folder: Path) -> None:
+    ended = command(
+        "stage=mixture", "mixture.formats=[flag_embedding]", "run_dir=mixture", "trainer.steps=9",
+        'model.query_template="query: {text}"', 'model.passage_template="passage: {text}"',
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    for path in (folder / "mixture/flag_embedding").glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            assert row["query"].startswith("query: ")
+            assert all(text.startswith("passage: ") for text in row["pos"] + row["neg"])
+
+
 REFUSED = {
     "transfer.most: 'hrd' is no configured domain or group; did you mean hard?": [
         "transfer.most={hrd: 0.5}"

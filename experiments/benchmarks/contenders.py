@@ -173,8 +173,10 @@ def repeated_case(bench: Workbench, model: str, name: str) -> Case:
     choice, (once, each) = bench.choice, REPEATED[model, name]
     chosen = choice.model if model == "small" else choice.minilm_model
     settings = replace(bench.settings("finetune", model=chosen), full=True)
-    # Short passages, since there are 8 times 512 of them.
-    rows = bench.examples(choice.repeated_batch, NEGATIVES["tdro"], 1, passage_mean=12)
+    # Short texts, since there are 8 times 512 passages; queries as short beside them as real ones.
+    rows = bench.examples(
+        choice.repeated_batch, NEGATIVES["tdro"], 1, query_mean=4, passage_mean=24
+    )
     pool = [text for row in rows for text in row.passages]
     random = np.random.default_rng(choice.seed)
     distinct = max(1, round(DISTINCT[name] * len(pool)))

@@ -1,10 +1,12 @@
-"""A fine-tuning step on real rows whose passages repeat, of this commit and of an earlier one.
+"""A fine-tuning step on rows whose passages repeat as real ones do, here and at another commit.
 
-    python experiments/benchmarks/repeated_rows.py OTHER DATA [--passage-tokens 64] [--rounds 3]
+    python experiments/benchmarks/repeated_rows.py OTHER DATA [--characters 27] [--rounds 3]
 
 OTHER is a checkout of the other commit, DATA a folder with `arcd.jsonl.gz` and `agnews.jsonl.gz`.
 Both run in processes of their own, one after the other in every round. A batch has 512 rows with 7
-hard negatives; its time is that of the step, of the tokens too where asked.
+hard negatives. Each different text of the rows becomes a made-up one, with a token for so many
+characters: so texts repeat as they do there, and keep the proportions of their lengths, in a
+length that a CPU gets through. Printed are the seconds of a step, and of making the batch's tokens.
 """
 
 import argparse
@@ -29,8 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("other", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--passage-tokens", type=int, default=64)
-    parser.add_argument("--query-tokens", type=int, default=8)
+    parser.add_argument("--characters", type=int, default=27, help="of a token")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
@@ -67,16 +68,13 @@ def measured(file: Path, model: str, options: argparse.Namespace) -> dict[str, f
     from tdro_lightning.data.example import Example
 
     torch.set_num_threads(1)
-    workbench.QUERY_TOKENS, workbench.PASSAGE_TOKENS = (
-        options.query_tokens,
-        options.passage_tokens,
-    )
     defaults: dict[str, Any] = dict.fromkeys(workbench.Choice.__dataclass_fields__)
     shape = str(HERE / "experiments/benchmarks" / MODELS[model])
     chosen = DEFAULTS["cpu"] | {"device": "cpu", "model": shape, "lora": False, "seed": 0}
     choice = workbench.Choice(**{k: chosen.get(k) for k in defaults})
     bench = workbench.Workbench(choice, Path(os.environ["TMPDIR"]))
-    rows = [Example(0, row["query_id"], row["query"], tuple(_passages(row))) for row in _rows(file)]
+    made = _made_up(_rows(file), bench.words, options.characters)
+    rows = [Example(0, str(i), query, passages) for i, (query, passages) in enumerate(made)]
     began = time.perf_counter()
     batch = bench.batch(rows)
     tokens = time.perf_counter() - began
@@ -90,11 +88,32 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for _, line in zip(range(ROWS), stream, strict=False)]
 
 
-def _passages(row: dict[str, Any]) -> list[str]:
-    negatives = row["negative_passages"]
-    chosen = [row["positive_passages"][0]]
-    chosen += [negatives[i % len(negatives)] for i in range(NEGATIVES)]
-    return [f"{passage.get('title', '')} {passage['text']}".strip() for passage in chosen]
+def _made_up(
+    rows: list[dict[str, Any]], words: list[str], characters: int
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Query and passages of each row; equal texts stay equal, different ones different."""
+    import numpy as np
+    from texts import texts
+
+    random, known, used = np.random.default_rng(0), {}, set()
+
+    def made(text: str) -> str:
+        tokens = max(3, round(len(text) / characters))
+        while text not in known:
+            (candidate,) = texts(random, words, np.array([tokens]))
+            if candidate not in used:
+                known[text] = candidate
+                used.add(candidate)
+        return known[text]
+
+    found = []
+    for row in rows:
+        negatives = row["negative_passages"]
+        chosen = [row["positive_passages"][0]]
+        chosen += [negatives[i % len(negatives)] for i in range(NEGATIVES)]
+        passages = (f"{p.get('title', '')} {p['text']}".strip() for p in chosen)
+        found.append((made(row["query"]), tuple(map(made, passages))))
+    return found
 
 
 def _child(tree: Path, what: str) -> dict[str, float]:

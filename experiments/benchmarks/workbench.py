@@ -116,12 +116,17 @@ class Workbench:
         )
 
     def examples(
-        self, queries: int, negatives: int, domains: int, passage_mean: int = PASSAGE_MEAN
+        self,
+        queries: int,
+        negatives: int,
+        domains: int,
+        query_mean: int = QUERY_MEAN,
+        passage_mean: int = PASSAGE_MEAN,
     ) -> list[Example]:
         """Queries of all domains in turn, each with a positive and so many hard negatives."""
         random = np.random.default_rng(self.choice.seed)
         each = 1 + negatives
-        asked = texts(random, self.words, lengths(random, queries, QUERY_MEAN, QUERY_TOKENS))
+        asked = texts(random, self.words, lengths(random, queries, query_mean, QUERY_TOKENS))
         sizes = lengths(random, queries * each, passage_mean, PASSAGE_TOKENS)
         found = texts(random, self.words, sizes)
         return [

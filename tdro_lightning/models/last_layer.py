@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tdro_lightning.models.shapes import transformer_layers
 
 # A layer of these parts adds the feed-forward block's output to the attention block's.
 PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
@@ -67,7 +68,7 @@ class LastLayer:
 
 def last_layer(backbone: nn.Module) -> LastLayer | None:
     """The last layer of a backbone, hooked once; None where its layers are of another kind."""
-    layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers = transformer_layers(backbone)
     if not layers or {name for name, _ in layers[-1].named_children()} != PARTS:
         return None
     layer = layers[-1]

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tdro_lightning.errors import ConfigError, did_you_mean
 
@@ -44,6 +46,18 @@ def from_architecture(
     except StrictDataclassError as error:
         raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from None
     return from_config(config, device, dtype, seed)
+
+
+def transformer_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The layers of a transformer, first to last; none of a model of an unknown build."""
+    layers: list[nn.Module] = [
+        module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    if layers:
+        return layers
+    # Older families have layers without a class in common: the longest list of modules.
+    lists = [[*module] for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def is_about_attention(error: ValueError) -> bool:

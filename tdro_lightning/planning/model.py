@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config, ModelConfig, TDROConfig
@@ -17,7 +16,7 @@ from tdro_lightning.files import GIGA
 from tdro_lightning.models.adapter import Lora, attach_lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import own_config, refuse_model_code
-from tdro_lightning.models.shapes import from_architecture, from_config
+from tdro_lightning.models.shapes import from_architecture, from_config, transformer_layers
 from tdro_lightning.models.tiny import tiny_config
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.planning.memory import CARDS, USABLE, Memory, Model, cards_that_hold, estimate
@@ -104,7 +103,7 @@ def model_shape(backbone: PreTrainedModel | PeftModel) -> Model:
         ConfigError: a kind of model whose sizes have other names.
     """
     config = backbone.config.get_text_config()
-    layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers = transformer_layers(backbone)
     if not layers or not all(hasattr(config, name) for name in SIZES):
         raise ConfigError(f"stage=plan cannot count the layers of a {config.model_type}")
     frozen = [p for p in backbone.parameters() if not p.requires_grad]

@@ -39,7 +39,8 @@ SMALL = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": WORDS,
-    **{f"{name}_token_id": None for name in ("pad", "bos", "eos")},  # beyond that vocabulary
+    # Those of the model are beyond that vocabulary; some families count positions from padding.
+    **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None},
 }
 ROWS, TEXT_TOKENS = 4, 16  # of a small trial
 

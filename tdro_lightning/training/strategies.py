@@ -33,11 +33,11 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.optim import Optimizer
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tdro_lightning.distributed.processes import backend, local_processes, world_size
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.shapes import transformer_layers
 from tdro_lightning.training.checkpoint import read_checkpoint, write_checkpoint
 
 SAVED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -160,8 +160,7 @@ class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
         # Autocast would cast what has been gathered in float32; gathering in bf16 is half the work.
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         precision = MixedPrecisionPolicy(half, reduce_dtype=torch.float32 if half else None)
-        layers = [m for m in backbone.modules() if isinstance(m, GradientCheckpointingLayer)]
-        for module in (*layers, backbone):
+        for module in (*transformer_layers(backbone), backbone):
             sharded: FSDPModule = fully_shard(
                 module,
                 mesh=self.device_mesh["data_parallel"],

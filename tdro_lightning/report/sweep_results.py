@@ -122,11 +122,33 @@ def sweep_table(
         asked: what the report was asked to compare with, in order of the columns.
         alarm: by how many points a set falls that is counted.
     """
+    columns = _sweep_columns(sweep, points, metric, asked, alarm)
+    shown = [(column, texts) for column, texts, filled in columns if filled]
+    failed = sum(job.status != "finished" for job in sweep.jobs)
+    return Table(
+        f"Sweep over {', '.join(sweep.keys) or 'nothing'}",
+        f"{len(sweep.jobs)} jobs in {sweep.folder.as_posix()}, {failed or 'none'} of them not "
+        "finished. Averages are over the sets that all have. Differences are from the baseline of "
+        "the same seed; * and † as in the table of gains, each of one seed. Beside them stands on "
+        f"how many sets the job is below that baseline by more than {alarm:g} points.",
+        tuple(column for column, _ in shown),
+        tuple(cells(row) for row in zip(*(texts for _, texts in shown), strict=True)),
+    )
+
+
+def _sweep_columns(
+    sweep: Sweep,
+    points: Sequence[Point],
+    metric: str | None,
+    asked: Sequence[str],
+    alarm: float,
+) -> list[tuple[Column, list[str], bool]]:
+    """Each column with a text for each point, and whether it says anything."""
     learned = [next((run for run in point.runs if run.weights), None) for point in points]
     losses = [[last_loss(run) for run in p.runs if "loss" in run.history] for p in points]
     seconds = [[run.seconds for run in p.runs if run.seconds is not None] for p in points]
     scored = any(point.score is not None for point in points)
-    columns = [
+    return [
         *(
             (
                 Column(key.rpartition(".")[2], key.rpartition(".")[0], numeric=False),
@@ -169,17 +191,6 @@ def sweep_table(
             True,
         ),
     ]
-    shown = [(column, texts) for column, texts, filled in columns if filled]
-    failed = sum(job.status != "finished" for job in sweep.jobs)
-    return Table(
-        f"Sweep over {', '.join(sweep.keys) or 'nothing'}",
-        f"{len(sweep.jobs)} jobs in {sweep.folder.as_posix()}, {failed or 'none'} of them not "
-        "finished. Averages are over the sets that all have. Differences are from the baseline of "
-        "the same seed; * and † as in the table of gains, each of one seed. Beside them stands on "
-        f"how many sets the job is below that baseline by more than {alarm:g} points.",
-        tuple(column for column, _ in shown),
-        tuple(cells(row) for row in zip(*(texts for _, texts in shown), strict=True)),
-    )
 
 
 def _ending(job: Job) -> str:

@@ -203,6 +203,11 @@ def base_model(path: str) -> str | None:
     return base
 
 
+def may_be_hub_name(path: str) -> bool:
+    """Whether a path has the form of a model's name on the hub, `NAME` or `OWNER/NAME`."""
+    return path.count("/") < 2 and not path.startswith((".", "/", "~"))
+
+
 def model_file(path: str, name: str) -> Path | None:
     """A file of a model folder or of a hub model; None where it has none of this name."""
     if Path(path).is_dir():

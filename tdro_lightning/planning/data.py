@@ -21,6 +21,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.data.samplers import Draw, HeterogeneousBatches, HomogeneousBatches
 from tdro_lightning.dro.transfer import RULES
+from tdro_lightning.models.model_files import may_be_hub_name
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.report.tables import NOTHING, Column, Table, cells
@@ -111,7 +112,7 @@ def model_files(path: str, name: str) -> Path | None:
     """The local folder of a model that has such a file: its own, or the hub's cache."""
     if Path(path).is_dir():
         return Path(path) if (Path(path) / name).is_file() else None
-    if path.count("/") > 1 or path.startswith((".", "/")):  # no name on the hub
+    if not may_be_hub_name(path):
         return None
     cached = try_to_load_from_cache(path, name)
     return Path(cached).parent if isinstance(cached, str) else None

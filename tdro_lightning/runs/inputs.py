@@ -8,10 +8,10 @@ from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.data.domain_files import hub_content
 from tdro_lightning.data.hub_cache import cached_commit
-from tdro_lightning.errors import ConfigError
+from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.evaluation.sets.set_files import dataset_folder
 from tdro_lightning.files import fingerprint
-from tdro_lightning.models.model_files import base_model
+from tdro_lightning.models.model_files import base_model, may_be_hub_name
 from tdro_lightning.records.outputs import require_intact
 
 Described = dict[str, str | None]  # path, sha256, and commit of what the hub's cache holds
@@ -76,6 +76,8 @@ def with_commits(described: Mapping[str, Described]) -> dict[str, Described]:
 def _described(label: str, path: str) -> Described:
     is_hub_name = label.startswith(("model", "encoder", "hub", "source"))
     if is_hub_name and not Path(path).exists():
+        if label.startswith(("model", "encoder")) and not may_be_hub_name(path):
+            raise DataError(f"{label}: {path}: no such folder; give a model folder or a hub name")
         return {"path": path, "sha256": None}
     require_intact(Path(path))
     return {"path": path, "sha256": fingerprint(Path(path))}

@@ -270,7 +270,7 @@ def test_two_processes_share_the_rows(command, folder: Path) -> None:
         (3, ("mine.input=nowhere",), "mine.input=nowhere: no such folder"),
         (3, ("mine.corpus=nowhere.jsonl",), "mine.corpus=nowhere.jsonl: no such file"),
         (3, ("mine.corpus=conf/domains/made.yaml",), "made.yaml:1: not valid JSON"),
-        (2, ("mine.teacher=nowhere/at/all",), "nowhere/at/all: cannot be loaded"),
+        (3, ("mine.teacher=nowhere/at/all",), "nowhere/at/all: no such folder"),
         (3, ("mine.negatives=99", "mine.depth=200"), "hard.jsonl: query_id"),
         (2, ("mine.encoder=model", "domains=tdro_mini"), "easy is no file of domains.catalogue"),
         (3, ("mine.input=run/train", "mine.depth=9"), "no .jsonl or .jsonl.gz file"),

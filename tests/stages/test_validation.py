@@ -298,7 +298,8 @@ def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(
     overrides, code, message = REFUSED[kind]
     for name in ("conf", "rows", "dev"):
         (tmp_path / name).symlink_to(planted / name)
-    ended = run(capfd, tmp_path, *TUNE, "model.path=./nowhere", *overrides)
+    (tmp_path / "empty").mkdir()  # no model could be loaded of it
+    ended = run(capfd, tmp_path, *TUNE, "model.path=empty", *overrides)
     assert ended.code == code
     assert_one_message(ended, message)
 

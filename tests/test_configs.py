@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,22 @@ def test_a_repeated_step_can_be_replaced_and_must_be_named_right() -> None:
         composed(name, "~chain.for_each")
     with pytest.raises(ConfigError, match=r"chain\.steps\.x is empty"):
         composed(name, "+chain.steps.x=[]")
+
+
+def test_a_step_of_several_entries_is_repeated_for_all_their_labels() -> None:
+    chain = composed("+experiment=table3").chain
+    assert chain is not None
+    names = list(chain.steps)
+    bases = ("qwen05b", "qwen18b", "qwen4b", "qwen7b", "mistral7b", "llama8b")
+    mixtures, benchmarks = ("uniform", "top70", "reweighted"), ("beir", "miracl", "mkqa")
+    assert names[:7] == [*(f"{base}_uniform" for base in bases), "tdro"]
+    assert names[7:9] == ["qwen05b_top70", "qwen05b_reweighted"]
+    evaluated = ["_".join(labels) for labels in product(bases, mixtures, benchmarks)]
+    assert names[19:] == [*evaluated, "report"]
+    assert chain.steps["llama8b_top70_mkqa"] == [
+        *("evaluate", "model=llama8b", "benchmark=mkqa", "evaluate.bm25=false"),
+        "+evaluate.encoders.llama8b_top70=run/llama8b_top70/encoder",
+    ]
 
 
 @pytest.mark.parametrize(("group", "key"), [("trainer", "steps"), ("logger", "wandb")])

@@ -211,30 +211,37 @@ class ChainConfig:
 
 
 def expand_steps(chain: ChainConfig) -> dict[str, list[str]]:
-    """The steps with those repeated that name an entry of `for_each`.
+    """The steps with those repeated that name entries of `for_each`.
 
     With `for_each: {share: {"50": [], "60": [seed=1]}}`, a step `top{share}` becomes `top50` and
     `top60`. In the list of such a step, `{share}` is the label too, and an element
-    `{share.overrides}` becomes the overrides of the label. Neighbouring steps of one entry are
-    repeated together, so that all steps of the first label come first. A later step of the same
-    name replaces an earlier one.
+    `{share.overrides}` becomes the overrides of the label. A step that names several entries is
+    repeated for all pairs of their labels. Neighbouring steps of the same entries are repeated
+    together, so that all steps of the first label come first. A later step of the same name
+    replaces an earlier one.
     """
     steps: dict[str, list[str]] = {}
-    for entry, group in itertools.groupby(chain.steps, lambda name: _entry(chain, name)):
+    for entries, group in itertools.groupby(chain.steps, lambda name: _entries(chain, name)):
         names = list(group)
-        for label, overrides in chain.for_each.get(entry, {"": []}).items():
+        for labels in itertools.product(*(chain.for_each[entry] for entry in entries)):
             for name in names:
-                own: list[str] = []
-                for element in chain.steps[name]:
-                    own += overrides if element == f"{{{entry}.overrides}}" else [element]
-                mark = f"{{{entry}}}"
-                steps[name.replace(mark, label)] = [text.replace(mark, label) for text in own]
+                own, chosen = chain.steps[name], name
+                for entry, label in zip(entries, labels, strict=True):
+                    mark, all_of_it = f"{{{entry}}}", f"{{{entry}.overrides}}"
+                    given = chain.for_each[entry][label]
+                    own = [
+                        one.replace(mark, label)
+                        for element in own
+                        for one in (given if element == all_of_it else [element])
+                    ]
+                    chosen = chosen.replace(mark, label)
+                steps[chosen] = own
     return steps
 
 
-def _entry(chain: ChainConfig, step: str) -> str:
-    """The entry of `for_each` that a step names; empty where it names none."""
-    return next((entry for entry in chain.for_each if f"{{{entry}}}" in step), "")
+def _entries(chain: ChainConfig, step: str) -> tuple[str, ...]:
+    """The entries of `for_each` that a step names."""
+    return tuple(entry for entry in chain.for_each if f"{{{entry}}}" in step)
 
 
 @dataclass

@@ -61,7 +61,7 @@ def step_overrides(config: Config, name: str) -> list[str]:
         f"+experiment={experiment}",
         *chain.overrides,
         *own,
-        *(override for override in command_line if not override.lstrip("+").startswith(of_chain)),
+        *(override for override in command_line if not override.lstrip("+~").startswith(of_chain)),
         # A step that has a seed of its own keeps it, whatever the chain's is.
         *(override for override in own if override.startswith("seed=")),
         f"name={config.name}/{name}",

@@ -1,4 +1,4 @@
-"""Stage `plan`: what a training stage reads, takes and costs; weights are not even downloaded."""
+"""Stage `plan`: what a run or a workflow reads, takes and costs; no weights are downloaded."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Stage
-from tdro_lightning.console.output import tell
+from tdro_lightning.console.output import show_status, tell
 from tdro_lightning.files import write_json
 from tdro_lightning.stages import check_config, require
 from tdro_lightning.stages.chain import step_overrides
@@ -23,21 +23,24 @@ def _run(config: Config) -> None:
         DataError: a row, a weights file or a tokenizer that a run would refuse.
     """
     from tdro_lightning.console.libraries import quiet_libraries
-    from tdro_lightning.planning.plan import plan_training, total_of
+    from tdro_lightning.planning.workflow import PLANS
 
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # What cannot be counted ends in an error of ours.
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     output = Path(config.run_dir) / "plan.json"
+    stage = _own_stage()
     if config.chain is not None:
-        plans = _chain(config)
-        write_json(output, {"steps": plans, "total": total_of(plans)})
-    elif _own_stage() not in ("fit", "plan"):
+        write_json(output, _plan_chain(config))
+    elif stage in (*PLANS, "plan"):
+        plan = PLANS.get(stage, PLANS["fit"])(config)
+        tell(plan.text)
+        _tell_notes(plan.notes)
+        write_json(output, plan.content)
+    else:
         tell(f"{config.name}: its settings are right, and it trains nothing: no more to plan")
         return
-    else:
-        write_json(output, plan_training(config))
     tell(f"All numbers: {output}")
 
 
@@ -48,18 +51,44 @@ def _own_stage() -> str:
     return str(compose("config", others).stage)
 
 
-def _chain(config: Config) -> dict[str, Any]:
-    """The plans of a chain's training steps."""
-    from tdro_lightning.planning.plan import plan_training
+def _plan_chain(config: Config) -> dict[str, Any]:
+    """The plans of a chain's trainings and evaluations, and their total, which are printed."""
+    from tdro_lightning.planning.workflow import (
+        PLANS,
+        SHOWN,
+        plan_step,
+        total_line,
+        workflow_text,
+        workflow_total,
+    )
 
-    plans = {}
-    for name in require(config.chain).steps:
-        step = check_config(compose("config", step_overrides(config, name)))
-        if step.stage == "fit":
+    composed = {
+        name: check_config(compose("config", step_overrides(config, name)))
+        for name in require(config.chain).steps
+    }
+    planned = {name: step for name, step in composed.items() if step.stage in PLANS}
+    known: dict[str, Any] = {}
+    steps = {}
+    for number, (name, step) in enumerate(planned.items(), start=1):
+        show_status(f"plan {number} of {len(planned)}: {name}")
+        plan = plan_step(step, known)
+        steps[name] = (step, plan)
+        if len(planned) <= SHOWN:
             tell(f"== {step.name}: {step.description}\n")
-            plans[name] = plan_training(step)
+            tell(plan.text)
+            _tell_notes(plan.notes)
             tell("")
-    return plans
+    tell(workflow_text(steps))
+    if len(planned) > SHOWN:
+        _tell_notes(list(dict.fromkeys(note for _, plan in steps.values() for note in plan.notes)))
+    total = workflow_total(steps)
+    tell(total_line(total))
+    return {"steps": {name: plan.content for name, (_, plan) in steps.items()}, "total": total}
+
+
+def _tell_notes(notes: list[str]) -> None:
+    for note in notes:
+        tell(f"Not on this machine: {note}")
 
 
 STAGE = Stage(

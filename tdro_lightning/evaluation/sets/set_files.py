@@ -159,7 +159,7 @@ def lazy_sets(sources: Sequence[SetFiles]) -> SetLoaders:
 def _read_set(source: SetFiles, held: dict[Location, Corpus]) -> RetrievalSet:
     if source.corpus not in held:
         held.clear()
-        held[source.corpus] = _read_corpus(source)
+        held[source.corpus] = read_corpus(source)
     questions = _read_questions(source)
     with suggest_download(source.corpus):
         return build_retrieval_set(
@@ -173,7 +173,12 @@ def _read_set(source: SetFiles, held: dict[Location, Corpus]) -> RetrievalSet:
         )
 
 
-def _read_corpus(source: SetFiles) -> Corpus:
+def read_corpus(source: SetFiles) -> Corpus:
+    """The documents of a set.
+
+    Raises:
+        DataError: as in `dataset_folder`.
+    """
     with dataset_folder(source.corpus) as folder:
         if source.layout == "miracl":
             return miracl_corpus(folder)

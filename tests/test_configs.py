@@ -25,6 +25,7 @@ REQUIRED = {
     "finetune_top70": ["transfer.weights=weights.json"],
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
+    "evaluate_published": ["benchmark=beir15"],
     "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
     "export": ["export.encoder=encoder"],
@@ -51,15 +52,29 @@ def test_every_experiment_passes_the_checks(name: str) -> None:
     assert config.seed == 42
 
 
-@pytest.mark.parametrize("name", sorted(set(REQUIRED) - {"evaluate"}))
+@pytest.mark.parametrize("name", sorted(set(REQUIRED) - {"evaluate", "evaluate_published"}))
 def test_what_only_the_user_knows_must_be_given(name: str) -> None:
     with pytest.raises(ConfigError, match=r"is not set; give it|needs transfer\.weights="):
         composed(f"+experiment={name}")
 
 
-def test_an_evaluation_without_benchmark_is_refused() -> None:
+@pytest.mark.parametrize("name", ["evaluate", "evaluate_published"])
+def test_an_evaluation_without_benchmark_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="stage=evaluate needs a benchmark"):
-        composed("+experiment=evaluate")
+        composed(f"+experiment={name}")
+
+
+def test_published_models_are_read_as_the_paper_evaluates_them() -> None:
+    path = "tdro-llm/s2-tdro-Qwen1.5-0.5B-top70"
+    given = ["benchmark=beir15", f"+evaluate.encoders.top70={path}"]
+    config = composed("+experiment=evaluate_published", *given)
+    model, data = config.model, config.data
+    assert (model.pooling, model.dtype, model.bidirectional) == ("last", "bfloat16", None)
+    assert model.query_template == "Instruct: {task}\nQuery: {text}"
+    assert model.passage_template == "{text}"
+    assert (data.query_tokens, data.passage_tokens) == (128, 512)
+    assert config.evaluate is not None
+    assert config.evaluate.encoders == {"top70": path}
 
 
 FULL = [f"full/{name}" for name in options("model/full")]

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
+from tdro_lightning.models.adapter import save_backbone
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.head import Dense
 from tdro_lightning.models.model_files import ADAPTER
@@ -45,7 +46,7 @@ def write_adapter(
         base: name of the base model in the adapter's configuration; PEFT itself writes the path
             from which it was loaded, which means nothing on another machine.
     """
-    encoder.backbone.save_pretrained(str(folder))
+    save_backbone(encoder.backbone, folder)
     settings = {**read_json(folder / ADAPTER), "base_model_name_or_path": base}
     if isinstance(settings["target_modules"], list):  # of a set, in another order every time
         settings["target_modules"].sort()

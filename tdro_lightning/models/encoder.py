@@ -20,7 +20,12 @@ from tdro_lightning.console.output import note_warning
 from tdro_lightning.distributed.collectives import largest
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.files import write_json
-from tdro_lightning.models.adapter import AdapterInputs, use_adapter
+from tdro_lightning.models.adapter import (
+    AdapterInputs,
+    has_own_embeddings,
+    save_backbone,
+    use_adapter,
+)
 from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
@@ -229,14 +234,15 @@ class Encoder(nn.Module):
         """
         whole = None
         if self.sharded:
-            only_adapter = isinstance(self.backbone, PeftModel)
+            adapted = isinstance(self.backbone, PeftModel)
+            only_adapter = adapted and not has_own_embeddings(self.backbone)
             options = StateDictOptions(
                 full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_adapter
             )
             whole = get_model_state_dict(self.backbone, options=options)
         if rank() > 0:
             return
-        self.backbone.save_pretrained(str(folder), state_dict=whole)
+        save_backbone(self.backbone, folder, whole)
         save_head(self.head, folder)
         self.tokenizer.save(folder)
         self.describe(folder)

@@ -11,7 +11,14 @@ from peft import PeftModel
 from transformers import AutoModel, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError, InputError
-from tdro_lightning.models.adapter import Lora, add_adapter, attach_lora, load_adapter
+from tdro_lightning.models.adapter import (
+    Lora,
+    add_adapter,
+    attach_lora,
+    embedding_rows,
+    has_own_embeddings,
+    load_adapter,
+)
 from tdro_lightning.models.declared import describe_declared
 from tdro_lightning.models.encoder import DESCRIPTION, Encoder
 from tdro_lightning.models.head import Head
@@ -26,6 +33,7 @@ from tdro_lightning.models.model_files import (
 from tdro_lightning.models.reading import DAMAGED, Reading, read_description, read_folder
 from tdro_lightning.models.shapes import is_about_attention
 from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.models.towers import freeze_other_towers
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +138,8 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
         path: folder written by `Encoder.save`.
 
     Returns:
-        the encoder, or None where the folder is no adapter, or of another base model.
+        the encoder, or None where the folder is no adapter, or of another base model, or one of the
+        two has embeddings of its own.
     """
     adapter, described = Path(path) / ADAPTER, Path(path) / DESCRIPTION
     if not (adapter.is_file() and described.is_file() and isinstance(encoder.backbone, PeftModel)):
@@ -140,6 +149,9 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     if len(bases) > 1:
         return None
     refuse_model_code(path)
+    base: Any = encoder.backbone.get_base_model()
+    if has_own_embeddings(encoder.backbone) or embedding_rows(path, base) is not None:
+        return None
     reading = read_description(described)
     return Encoder(
         encoder.backbone,
@@ -252,4 +264,5 @@ def _load_backbone(
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # type: ignore[assignment]  # trained for another task, and no gradient would reach it
+    freeze_other_towers(backbone)
     return backbone if base is None else load_adapter(backbone, path)

@@ -183,8 +183,8 @@ def base_model(path: str) -> str | None:
         path: folder or hub name of the adapter; its base may be named relative to the folder.
 
     Raises:
-        ConfigError: the adapter names no base, or one that is an adapter, or its weights are not
-            there as safetensors.
+        ConfigError: the adapter names no base, or a folder that is not there, or an adapter, or its
+            weights are not there as safetensors.
     """
     described = model_file(path, ADAPTER)
     if described is None:
@@ -198,6 +198,11 @@ def base_model(path: str) -> str | None:
         )
     beside = described.parent / base
     base = str(beside.resolve()) if beside.is_dir() else base
+    if not Path(base).is_dir() and not may_be_hub_name(base):
+        raise ConfigError(
+            f"model.path={path}: its {ADAPTER} names the base model {base}, which is not there; "
+            "write its hub name or folder there"
+        )
     if model_file(base, ADAPTER) is not None:
         raise ConfigError(f"model.path={path}: its base model {base} is an adapter itself")
     return base

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json
-from tdro_lightning.models.model_files import TOKENIZER, TOKENIZER_CONFIG, model_file
+from tdro_lightning.models.model_files import (
+    ADAPTER,
+    CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    model_file,
+)
 from tdro_lightning.models.tokens import Tokens
 
 MOST_CUT = 0.05  # of the texts that may be as long as their limit without a warning
@@ -64,8 +70,13 @@ class TextTokenizer:
     @classmethod
     def load(cls, path: str, pooling: str, append_eos: bool = True) -> "TextTokenizer":
         """Load the tokenizer of a model folder or hub name."""
+        # An adapter has no config.json. transformers asks the hub for one all the same, and fails
+        # where the hub cannot be reached.
+        adapter = model_file(path, ADAPTER) and not model_file(path, CONFIG)
+        bare = adapter and not Path(path).is_dir()
+        settings = {"config": PreTrainedConfig()} if bare else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **settings)
         except ValueError:  # how some families report that there are no files to read
             raise ConfigError(f"model.path={path}: needs a tokenizer.json") from None
         except Exception as error:

@@ -208,9 +208,10 @@ def _retrievers(
             )
             for name, metrics in sets.items()
         }
-        encoder = Path(inputs.get(f"encoder {label}", {}).get("path", folder / "encoder"))
+        source = inputs.get(f"encoder {label}", {}).get("path")
+        encoder = Path(folder / "encoder" if source is None else source)
         kept = encoder if encoder.is_dir() else None
-        retrievers.append(RetrieverScores(label, scores, kept, encoder.parent))
+        retrievers.append(RetrieverScores(label, scores, kept, encoder.parent, source))
     return tuple(retrievers)
 
 

@@ -20,6 +20,7 @@ from tdro_lightning.report.collect import collect_runs
 from tdro_lightning.report.gains import compare_with_each, few_seeds_warning
 from tdro_lightning.report.layouts import layout_tables
 from tdro_lightning.report.notes import report_notes
+from tdro_lightning.report.published_models import published_tables
 from tdro_lightning.report.result_tables import MARKS, gain_tables, score_tables, seed_note
 from tdro_lightning.report.results import (
     BASELINES,
@@ -105,7 +106,8 @@ def _write_files(
         *domain_changes(runs, comparisons),
     ]
     gains = gain_tables(comparisons, TITLES[metric]) if metric else ()
-    layouts = layout_tables(results, baseline_pairs(results, baselines[0]))
+    published = published_tables(runs)
+    layouts = (*published, *layout_tables(results, baseline_pairs(results, baselines[0])))
     notes = report_notes(runs, results, comparisons, metric, baselines)
     swept = [
         sweep_section(n, one, runs, comparisons, metric, baselines, alarm)
@@ -131,6 +133,7 @@ def _write_files(
         main = (
             f"{table.title} × 100; ^ is the best trained value of a column\n\n"
             f"{terminal_table(table)}\n\n{_gains_text(gains, few_seeds_warning(comparisons))}"
+            + "".join(f"{one.title}\n\n{terminal_table(one)}\n\n" for one in published[:1])
             + "\n".join([*lines, plain_text(seed_note(by_run))])
         )
     return [text for _, text in swept], alarm_lines(changes, alarm), main, lines

@@ -1,8 +1,10 @@
 """The paper's printed tables, which are shipped beside this module, as rows of cells."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tdro_lightning.files import read_json
@@ -10,7 +12,43 @@ from tdro_lightning.report.tables import NOTHING, Cell
 
 FILE = Path(__file__).parent / "published" / "tdro.json"
 PAPER = "arXiv 2408.10613"
+ROWS = {  # the paper's name of a base model, by that of the hub
+    "Qwen1.5-0.5B": "Qwen-0.5B",
+    "Qwen1.5-1.8B": "Qwen-1.8B",
+    "Qwen1.5-4B": "Qwen-4B",
+    "Qwen1.5-7B": "Qwen-7B",
+    "Mistral-7B-v0.1": "Mistral-7B",
+    "Llama-3-8B": "Llama3-8B",
+    "Meta-Llama-3-8B": "Llama3-8B",
+}
+SECTIONS = {  # the heading of its rows in the tables, by what a model's name has around its base
+    ("s0-baseline", ""): "Uniform Sampling Baselines",
+    ("s2-tdro", "-top70"): "tDRO - Dataset Selection Top-70%",
+    ("s2-tdro", "-curr"): "tDRO - Sample Ratio Reweighting",
+}
+CACHED = "models--tdro-llm--"  # how the hub's cache begins the name of a repository's folder
 Row = tuple[Cell, ...]
+_NAME = re.compile(
+    rf"(?P<kind>s0-baseline|s2-tdro)-(?P<base>{'|'.join(map(re.escape, ROWS))})"
+    r"(?P<how>-top70|-curr)?"
+)
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published model's name on the hub, and where the paper's tables have it.
+
+    Attributes:
+        name: without the owner's.
+        base: its base model's name on the hub, without the owner's.
+        section: heading of its rows.
+        row: name of its row below that.
+    """
+
+    name: str
+    base: str
+    section: str
+    row: str
 
 
 @cache
@@ -18,6 +56,31 @@ def read_paper_tables() -> Mapping[str, Any]:
     """The content of the file: `tables` by number, `paper`, `note`."""
     content: Mapping[str, Any] = read_json(FILE)
     return content
+
+
+def published_model(source: str | None) -> PublishedModel | None:
+    """The published model that a hub name or a folder names; None where it names none.
+
+    Args:
+        source: of an evaluated encoder: its last part counts, and of a folder of the hub's cache
+            that of the repository.
+    """
+    parts = PurePath(source or "").parts
+    cached = (part.removeprefix(CACHED) for part in parts if part.startswith(CACHED))
+    for part in (*parts[-1:], *cached):
+        match = _NAME.fullmatch(part)
+        section = match and SECTIONS.get((match["kind"], match["how"] or ""))
+        if match and section:
+            return PublishedModel(part, match["base"], section, ROWS[match["base"]])
+    return None
+
+
+def printed_scores(number: str, model: PublishedModel) -> list[float]:
+    """The scores that a table prints of a published model, in the order of its columns."""
+    sections = read_paper_tables()["tables"][number]["sections"]
+    (rows,) = (section["rows"] for section in sections if section["heading"] == model.section)
+    (scores,) = (row["scores"] for row in rows if row["name"] == model.row)
+    return [float(score) for score in scores]
 
 
 def set_names(table: Mapping[str, Any], known: Sequence[str]) -> dict[str, tuple[str, ...]]:

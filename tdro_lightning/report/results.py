@@ -10,6 +10,7 @@ from typing import Self
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.evaluation.averages import mean_over_sets
 from tdro_lightning.report.identity import merge_scores
+from tdro_lightning.report.paper_tables import published_model
 from tdro_lightning.report.runs import RetrieverScores, Run
 
 BASELINES = ("uniform", "proportional")  # what to train without a choice, by size or without
@@ -34,7 +35,7 @@ class Result:
         name: the label, with the step, model or run where several results have that label.
         label: what the evaluation called it.
         run: name of the run, or of the runs, which is the same for all seeds.
-        model: what training began from, where the runs record it.
+        model: what training began from, where the runs record it; a published model's base.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Result:
     @classmethod
     def of_run(cls, run: Run, one: RetrieverScores) -> Self:
         """The result of one seed."""
-        return cls(one.label, one.label, run.name, run.model, {run.seed: one})
+        return cls(one.label, one.label, run.name, _model(run, one), {run.seed: one})
 
     @property
     def rank(self) -> int:
@@ -114,14 +115,16 @@ def results_over_seeds(runs: Sequence[Run]) -> tuple[Result, ...]:
     one seed with different evaluation sets. Where a seed has a duplicate set, the runs differ in
     something else, and each is a result of its own.
     """
-    entries: dict[tuple[str, str, str | None], list[tuple[Run, RetrieverScores]]] = defaultdict(
-        list
-    )
+    entries: dict[tuple[str | None, ...], list[tuple[Run, RetrieverScores]]] = defaultdict(list)
     for run in runs:
         for scores in run.retrievers:
-            entries[run.bare_name, scores.label, run.model].append((run, scores))
+            known = published_model(scores.source)  # several may have one label
+            model = run.model if known is None else known.name
+            entries[run.bare_name, scores.label, model].append((run, scores))
     results: list[Result] = []
-    for (name, label, model), own in entries.items():
+    for own in entries.values():
+        run, scores = own[0]
+        name, label, model = run.bare_name, scores.label, _model(run, scores)
         by_seed: dict[Seed, list[RetrieverScores]] = defaultdict(list)
         for run, scores in sorted(own, key=lambda entry: entry[0].seed or 0):
             by_seed[run.seed].append(scores)
@@ -131,6 +134,12 @@ def results_over_seeds(runs: Sequence[Run]) -> tuple[Result, ...]:
         else:
             results += [Result.of_run(run, one) for run, one in own]
     return _named_and_sorted(results, with_models=True)
+
+
+def _model(run: Run, one: RetrieverScores) -> str | None:
+    """What a retriever's training began from, by the run; of a published model, by its name."""
+    known = published_model(one.source)
+    return run.model if known is None else known.base
 
 
 def _named_and_sorted(results: Sequence[Result], *, with_models: bool) -> tuple[Result, ...]:

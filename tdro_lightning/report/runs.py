@@ -41,6 +41,7 @@ class RetrieverScores:
     sets: Mapping[str, SetScores]
     encoder: Path | None = field(default=None, compare=False)
     origin: Path | None = field(default=None, compare=False)
+    source: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

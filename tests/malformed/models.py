@@ -229,6 +229,7 @@ CASES = [
     Case("an adapter of another kind", adapter(lambda f: set_in(f / "adapter/adapter_config.json", peft_type="PROMPT_TUNING")), 2, "model.path=adapter: its adapter_config.json is of kind 'PROMPT_TUNING'; adapters are of kind LORA"),
     Case("an adapter of an adapter", adapter(lambda f: set_in(f / "model/adapter_config.json", peft_type="LORA")), 2, "model.path=adapter: its base model model is an adapter itself"),
     Case("an adapter that names no base", adapter(lambda f: set_in(f / "adapter/adapter_config.json", base_model_name_or_path=None)), 2, "model.path=adapter: its adapter_config.json names no base_model_name_or_path"),
+    Case("an adapter whose base is not there", adapter(lambda f: set_in(f / "adapter/adapter_config.json", base_model_name_or_path="/another/machine/model")), 2, "model.path=adapter: its adapter_config.json names the base model /another/machine/model, which is not there; ..."),
     Case("an adapter as a pickle", adapter(pickled_adapter), 2, "model.path=adapter: no adapter_model.safetensors in it; ..."),
     Case("an adapter whose base brings code", adapter(lambda f: code(f / "model")), 2, f"{BASE}: its config.json {CODE}"),
     Case("an adapter of another base", adapter(other_base), 2, "model.path=adapter: the adapter does not fit its base model model (...)"),

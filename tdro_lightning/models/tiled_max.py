@@ -68,7 +68,8 @@ def _apply(
     saturated: bool,
 ) -> Tensor:
     states = states.to(weight.dtype)
-    if torch.is_grad_enabled():
+    trained = any(value is not None and value.requires_grad for value in (states, weight, bias))
+    if trained and torch.is_grad_enabled():
         result: Tensor = _TiledMax.apply(states, weight, bias, mask, scale, tile, saturated)
         return result
     return _pool(states, weight, bias, mask, scale, tile, saturated, with_tokens=False)[0]

@@ -38,6 +38,15 @@ def largest(number: int) -> int:
     return int(value)
 
 
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of the tensors of like shape that the processes hand in, without gradient."""
+    if world_size() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, some together in each collective.
 

@@ -1,0 +1,204 @@
+"""The largest logit of each term over a text's tokens, without the logits of a batch.
+
+Logits are made for some terms at a time, a tile, and only the largest of each text and its token
+are kept. The backward pass needs no logits either: a term's gradient goes to one token.
+Legend: R texts, L tokens a text, H hidden size, V terms.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TILE = 1024  # by measurement: experiments/benchmarks
+ENTRIES = 2**18  # values of vectors whose gradient is sorted at a time, some 50 bytes each
+
+
+def largest_logits(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor,
+    scale: float = 1.0,
+    tile: int = TILE,
+) -> Tensor:
+    """The largest of each term's logits over a text's tokens, times a scale.
+
+    Where tokens tie, the first has the gradient.
+
+    Args:
+        states: [R, L, H] token states, brought to the weight's dtype.
+        weight: [V, H]; the logits, before the scale, are computed in its dtype.
+        bias: [V] in the same dtype, or None.
+        mask: [R, L] true where a token counts.
+        scale: above 0.
+        tile: terms whose logits are held at a time.
+
+    Returns:
+        [R, V] float32, or float64 for such weights; -inf for a text in which no token counts.
+    """
+    return _apply(states, weight, bias, mask, scale, tile, False)
+
+
+def sparse_vectors(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor,
+    scale: float = 1.0,
+    tile: int = TILE,
+) -> Tensor:
+    """log(1 + relu(x)) of what `largest_logits` returns, in one pass that keeps less.
+
+    Returns:
+        [R, V]; 0 for a text in which no token counts.
+    """
+    return _apply(states, weight, bias, mask, scale, tile, True)
+
+
+def _apply(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor,
+    scale: float,
+    tile: int,
+    saturated: bool,
+) -> Tensor:
+    states = states.to(weight.dtype)
+    trained = any(value is not None and value.requires_grad for value in (states, weight, bias))
+    if trained and torch.is_grad_enabled():
+        result: Tensor = _TiledMax.apply(states, weight, bias, mask, scale, tile, saturated)
+        return result
+    return _pool(states, weight, bias, mask, scale, tile, saturated, with_tokens=False)[0]
+
+
+class _TiledMax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor,
+        scale: float,
+        tile: int,
+        saturated: bool,
+    ) -> Tensor:
+        values, tokens = _pool(states, weight, bias, mask, scale, tile, saturated, True)
+        to_states, to_weight = ctx.needs_input_grad[:2]
+        # The states of a frozen head, and the weight that gets no gradient to them, may go.
+        ctx.save_for_backward(
+            values if saturated else None,
+            tokens,
+            states if to_weight else None,
+            weight if to_states else None,
+        )
+        ctx.shape, ctx.scale, ctx.tile, ctx.dtype = states.shape, scale, tile, weight.dtype
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, tokens, states, weight = ctx.saved_tensors
+        gradient = gradient * ctx.scale
+        if values is not None:  # the derivative of log(1 + x) is 1 / (1 + x), and that of relu 0
+            gradient.mul_(values.neg().exp_()).masked_fill_(~(values > 0), 0)
+        gradient.masked_fill_(tokens < 0, 0)  # texts in which no token counts
+        to_bias = gradient.sum(0).to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        gradient = gradient.to(ctx.dtype)
+        to_states = to_weight = None
+        if weight is not None:
+            to_states = _states_gradient(gradient, tokens, weight, ctx.shape)
+        if states is not None:
+            to_weight = _weight_gradient(gradient, tokens, states, ctx.tile)
+        return to_states, to_weight, to_bias, None, None, None, None
+
+
+def _pool(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor,
+    scale: float,
+    tile: int,
+    saturated: bool,
+    with_tokens: bool,
+) -> tuple[Tensor, Tensor]:
+    """The pooled values [R, V], and for the backward pass the tokens [R, V] int32 they are of.
+
+    The place of a token that does not count is taken by the text's first that does, so that
+    logits need no mask; a text without any has token -1.
+    """
+    rows, length, _ = states.shape
+    mask = mask.bool()
+    places = torch.arange(length, device=states.device).expand(rows, length)
+    places = torch.where(mask, places, mask.to(torch.int32).argmax(1, keepdim=True))
+    flat = states.gather(1, places[..., None].expand_as(states)).flatten(0, 1)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    values = states.new_empty(rows, len(weight), dtype=wide)
+    tokens = places.new_empty((rows, len(weight)) if with_tokens else (0, 0), dtype=torch.int32)
+    for start in range(0, len(weight), tile):
+        part = slice(start, start + tile)
+        logits = F.linear(flat, weight[part], None if bias is None else bias[part])
+        logits = logits.unflatten(0, (rows, length))
+        if with_tokens:
+            largest, at = logits.max(dim=1)
+            values[:, part], tokens[:, part] = largest, places.gather(1, at)
+        else:
+            values[:, part] = logits.amax(dim=1)
+    values.mul_(scale)
+    empty = ~mask.any(1, keepdim=True)
+    values.masked_fill_(empty, -torch.inf)
+    tokens.masked_fill_(empty if with_tokens else empty[:0], -1)
+    return (values.relu_().log1p_() if saturated else values), tokens
+
+
+def _states_gradient(gradient: Tensor, tokens: Tensor, weight: Tensor, shape: Any) -> Tensor:
+    """[R, L, H]: to each token the weights of the terms that are its own, times their gradient."""
+    rows, length, hidden = shape
+    result = weight.new_empty(rows, length, hidden)
+    block = max(1, ENTRIES // len(weight))
+    for start in range(0, rows, block):
+        part = slice(start, start + block)
+        row, term = gradient[part].nonzero(as_tuple=True)
+        token = row * length + tokens[part][row, term]
+        share = gradient[part][row, term]
+        del row
+        token, order = token.sort(stable=True)
+        bags = len(gradient[part]) * length
+        sums = _sum_rows(weight, term[order], share[order], token, bags)
+        result[part] = sums.view(-1, length, hidden)
+    return result
+
+
+def _weight_gradient(gradient: Tensor, tokens: Tensor, states: Tensor, tile: int) -> Tensor:
+    """[V, H]: to each term the states of the tokens that it has, times their gradient."""
+    length, flat = states.shape[1], states.flatten(0, 1)
+    result = states.new_empty(gradient.shape[1], states.shape[2])
+    for start in range(0, len(result), tile):
+        part = slice(start, start + tile)
+        term, row = gradient[:, part].T.nonzero(as_tuple=True)  # in the order of terms
+        token = row * length + tokens[:, part][row, term]
+        share = gradient[:, part][row, term]
+        result[part] = _sum_rows(flat, token, share, term, len(result[part]))
+    return result
+
+
+def _sum_rows(table: Tensor, chosen: Tensor, share: Tensor, bag: Tensor, bags: int) -> Tensor:
+    """Weighted sums of rows of a table [T, H], one for each bag.
+
+    Args:
+        table: [T, H].
+        chosen: [N] row of each summand.
+        share: [N] weight of each summand.
+        bag: [N] bag of each summand, ascending.
+        bags: number of bags.
+
+    Returns:
+        [bags, H]; zeros for a bag of nothing.
+    """
+    starts = torch.searchsorted(bag, torch.arange(bags, device=bag.device))
+    return F.embedding_bag(chosen, table, starts, mode="sum", per_sample_weights=share)

@@ -27,7 +27,7 @@ from tdro_lightning.search.sparse_files import (
     SparseShards,
     StoredRows,
     canonical,
-    stacked,
+    stack_rows,
 )
 
 KEPT_TEXTS = 1 << 15
@@ -69,7 +69,7 @@ class SparseScorer:
         if missing:
             embedded = self._embed(missing)
             self._latest |= {text: embedded[[row]] for row, text in enumerate(missing)}
-        embeddings = stacked([self._latest[text] for text in texts])
+        embeddings = stack_rows([self._latest[text] for text in texts])
         for text in list(islice(self._latest, max(len(self._latest) - self._kept, 0))):
             del self._latest[text]
         return embeddings
@@ -99,7 +99,7 @@ class InvertedIndex(SparseScorer):
         position: Callable[[str], int] | None,
     ) -> None:
         super().__init__(retriever.stored_embeddings)
-        self.documents, self._position = documents, position
+        self.documents, self._shape, self._position = documents, documents.shape, position
         limits = retriever.block_weights, retriever.block_documents
         self.blocks = blocks_of(documents, folder, *limits)
         for block in self.blocks[rank() :: world_size()]:
@@ -123,10 +123,9 @@ class InvertedIndex(SparseScorer):
         """
         rows = csr_array(queries, dtype=np.float32, copy=True)
         rows.sum_duplicates()
-        if rows.shape[1] != self.documents.shape[1]:
+        if rows.shape[1] != self._shape[1]:
             raise ValueError(
-                f"queries {rows.shape} and documents {self.documents.shape} must be [Q, V] and "
-                "[N, V]"
+                f"queries {rows.shape} and documents {self._shape} must be [Q, V] and [N, V]"
             )
         if depth < 1:
             raise ValueError(f"depth must be at least 1, is {depth}")
@@ -152,7 +151,7 @@ class InvertedIndex(SparseScorer):
             others = [text for text, stored in zip(texts, own, strict=True) if not stored]
             parts.append(super().embeddings(others))
         order = np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)])
-        return stacked(parts)[np.argsort(order)]
+        return stack_rows(parts)[np.argsort(order)]
 
 
 @dataclass(frozen=True)

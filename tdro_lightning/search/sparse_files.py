@@ -127,7 +127,7 @@ class SparseShards(Shards):
             self._read(shard).take(rows[places] - shard * self.shard_rows)
             for shard, places in zip(numbers, own, strict=True)
         ]
-        return stacked(parts)[np.argsort(np.concatenate(own))]
+        return stack_rows(parts)[np.argsort(np.concatenate(own))]
 
     def stored(self, rows: slice) -> StoredRows:
         """Rows of a slice of step 1 that holds at least one, as they lie in the files.
@@ -201,7 +201,7 @@ def canonical(
     return rows
 
 
-def stacked(parts: Sequence[csr_array]) -> csr_array:
+def stack_rows(parts: Sequence[csr_array]) -> csr_array:
     """Rows of several arrays below each other; `scipy.sparse.vstack` would forget their order."""
     counts = np.concatenate([np.diff(part.indptr) for part in parts])
     rows = csr_array(

@@ -60,7 +60,7 @@ def index_statistics(index: InvertedIndex, queries: csr_array | None = None) -> 
     for shard in range(documents.count):
         found += _frequencies(documents.stored(documents.span(shard)).terms, vocabulary)
     lengths = documents.lengths
-    alive = np.count_nonzero(found)
+    alive = int(np.count_nonzero(found))
     asked = None
     if queries is not None:
         asked = _frequencies(queries.indices[queries.data != 0], vocabulary) / queries.shape[0]

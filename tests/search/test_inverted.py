@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array, csr_matrix, vstack
+from scipy.sparse import csr_array
 
 from tdro_lightning.data.example import Passage, Row
-from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.evaluate import evaluate
@@ -21,68 +19,12 @@ from tdro_lightning.mining.miner import Miner
 from tdro_lightning.mining.pool import domain_pool
 from tdro_lightning.mining.rule import MiningRule
 from tdro_lightning.search.dense import DenseRetriever
-from tdro_lightning.search.inverted import InvertedIndex, SparseRetriever, SparseScorer
-from tdro_lightning.search.inverted_blocks import merge
-from tdro_lightning.search.sparse_statistics import index_statistics
-from tests.fixtures.evaluation import in_two_processes
+from tdro_lightning.search.inverted import SparseRetriever, SparseScorer
 from tests.made_up import WORDS
 from tests.mining.rankers import pool_ranker
+from tests.search.sparse_rows import Rows, brute_force, indexed, names, rational, real, retriever
 
 LARGE_VOCABULARY = 200_000  # more than 16 bits can number
-
-
-class Rows:
-    """An encoder whose texts are the numbers of a matrix's rows; it keeps what it was asked for."""
-
-    def __init__(self, rows: csr_array) -> None:
-        self.rows, self.asked = rows, list[str]()
-
-    def __call__(self, texts: Sequence[str], prompt: str | None = None) -> csr_array:
-        self.asked += texts
-        return self.rows[[int(text) for text in texts]]
-
-
-def names(rows: csr_array) -> list[str]:
-    return [str(row) for row in range(rows.shape[0])]
-
-
-def retriever(queries: csr_array, documents: csr_array, **options) -> SparseRetriever:
-    return SparseRetriever(Rows(queries), Rows(documents), "rows", **options)
-
-
-def indexed(folder: Path, documents: csr_array, **options) -> InvertedIndex:
-    return retriever(documents, documents, **options).index(names(documents), folder, "made")
-
-
-def brute_force(
-    queries: csr_array, documents: csr_array, depth: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Every product of two rows in float64, sorted; no document is -1 with score 0."""
-    scores = (queries.astype(np.float64) @ documents.astype(np.float64).T).toarray()
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-    left = ((0, 0), (0, depth - order.shape[1]))
-    best = np.take_along_axis(scores, order, axis=1)
-    return np.pad(best, left), np.pad(order, left, constant_values=-1)
-
-
-def rational(random: np.random.Generator, shape: tuple[int, int], terms: int) -> csr_array:
-    """Rows of some terms whose weights are quarters, so that float32 adds them without rounding."""
-    rows = np.repeat(np.arange(shape[0]), terms)
-    columns = random.integers(shape[1], size=len(rows))
-    weights = random.integers(1, 9, size=len(rows)) / 4
-    made = coo_array((weights.astype(np.float32), (rows, columns)), shape).tocsr()
-    made.sum_duplicates()
-    return made
-
-
-def real(random: np.random.Generator, count: int, terms: int, vocabulary: int = 500) -> csr_array:
-    """Rows of about so many terms, low numbers more often, with weights like log(1 + x)."""
-    rows = np.repeat(np.arange(count), terms)
-    columns = (vocabulary * random.random(len(rows)) ** 3).astype(int)
-    weights = np.log1p(random.exponential(size=len(rows))) + 1e-3
-    made = coo_array((weights.astype(np.float32), (rows, columns)), (count, vocabulary)).tocsr()
-    made.sum_duplicates()
-    return made
 
 
 @st.composite
@@ -141,26 +83,6 @@ def test_ties_go_to_the_lower_index(tmp_path: Path, depth: int, terms: int) -> N
         np.testing.assert_array_equal(scores, expected)
 
 
-def test_real_weights_give_the_same_bits_however_documents_are_divided(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    documents, queries = real(random, 6000, 60), real(random, 20, 15)
-    found = [
-        indexed(tmp_path / str(number), documents, **limits).search(queries, 50)
-        for number, limits in enumerate(
-            [{}, {"block_documents": 999}, {"block_weights": 20_000, "shard_texts": 100}]
-        )
-    ]
-    for other in found[1:]:
-        for ours, theirs in zip(found[0], other, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    exact = (queries.astype(np.float64) @ documents.astype(np.float64).T).toarray()
-    scores, indices = found[0]
-    np.testing.assert_allclose(scores, np.take_along_axis(exact, indices, axis=1), rtol=1e-6)
-    # Whatever is left out is not better than the last that was found.
-    np.put_along_axis(exact, indices, -1, axis=1)
-    assert (exact.max(axis=1) <= scores[:, -1] * (1 + 1e-6)).all()
-
-
 def test_a_query_alone_is_searched_as_among_others(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     documents, queries = real(random, 300, 20), real(random, 5, 9)
@@ -169,21 +91,6 @@ def test_a_query_alone_is_searched_as_among_others(tmp_path: Path) -> None:
     for row in range(5):
         for one, all_of_them in zip(index.search(queries[[row]], 10), together, strict=True):
             np.testing.assert_array_equal(one[0], all_of_them[row])
-
-
-@pytest.mark.parametrize("kind", [csr_array, csr_matrix])
-def test_terms_out_of_order_repeated_and_zero(tmp_path: Path, kind: type[csr_array]) -> None:
-    """Formats that scipy allows: the rows are (1, 5, 0) and (0, 2, 0)."""
-    rows = kind((np.array([5, 1, 2, 0]), np.array([1, 0, 1, 2]), np.array([0, 2, 4])), shape=(2, 3))
-    split = kind(
-        (np.array([5, 0.5, 0.5, 2]), np.array([1, 0, 0, 1]), np.array([0, 3, 4])), shape=(2, 3)
-    )
-    for number, documents in enumerate((rows, split)):
-        index = indexed(tmp_path / str(number), documents)
-        np.testing.assert_array_equal(index.documents[:].toarray(), [[1, 5, 0], [0, 2, 0]])
-        scores, _ = index.search(split, 2)
-        np.testing.assert_array_equal(scores, [[26, 10], [10, 4]])
-        assert index_statistics(index).postings == 3
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
@@ -217,81 +124,6 @@ def test_texts_are_embedded_once_until_they_are_forgotten() -> None:
     embed.asked.clear()
     scorer.embeddings(["1"])
     assert embed.asked == ["1"]
-
-
-def test_stored_weights_and_their_error_bounds(tmp_path: Path) -> None:
-    random = np.random.default_rng(5)
-    documents = real(random, 300, 40)
-    documents.data[::7] *= 1e-4  # of which some vanish in 8 bits
-    true = documents.toarray().astype(np.float64)
-    largest = true.max(axis=1, keepdims=True)
-    found, sizes = {}, {}
-    for weights in ("float32", "float16", "int8"):
-        index = indexed(tmp_path / weights, documents, weights=weights, shard_texts=77)
-        found[weights] = index.documents[:].toarray().astype(np.float64)
-        sizes[weights] = index_statistics(index).bytes
-        taken = index.documents.take(np.array([250, 3, 3, 90])).toarray()
-        np.testing.assert_array_equal(taken, found[weights][[250, 3, 3, 90]])
-        # Rounding happens once: what is searched is what is stored.
-        queries = real(random, 4, 10)
-        stored = csr_array(found[weights])
-        scores, indices = index.search(queries, 300)
-        exact = (queries.astype(np.float64) @ stored.T).toarray()
-        np.testing.assert_allclose(scores, np.take_along_axis(exact, indices, axis=1), rtol=1e-6)
-    np.testing.assert_array_equal(found["float32"], true)
-    np.testing.assert_array_equal(found["float16"], true.astype(np.float16))
-    assert (np.abs(found["int8"] - true) <= largest / 255).all()
-    steps = 2.0 ** np.ceil(np.log2(largest / 255))
-    assert (np.abs(found["int8"] - true) <= steps / 2).all()
-    np.testing.assert_array_equal(found["int8"], steps * np.rint(true / steps))
-    assert np.count_nonzero(found["int8"]) < documents.nnz
-    assert sizes["int8"] < sizes["float16"] < sizes["float32"]
-
-
-@pytest.mark.parametrize("largest", [255.0, 256.0, 1.0, 3e38, 1e-3, 1e-38, 2e-45, 4.2e-43])
-def test_8_bits_hold_weights_of_any_size(tmp_path: Path, largest: float) -> None:
-    weights = np.array([[largest, largest / 2, largest / 4, 0]], dtype=np.float32)
-    documents = csr_array(np.concatenate([weights, 0 * weights]))
-    found = indexed(tmp_path, documents, weights="int8").documents[:].toarray()
-    assert np.isfinite(found).all()
-    bound = max(np.float64(weights.max()) / 255, 0.7e-45)
-    assert np.abs(found[0].astype(np.float64) - weights[0]).max() <= bound
-    assert not found[1].any()
-
-
-def test_a_weight_that_float16_cannot_hold(tmp_path: Path) -> None:
-    documents = csr_array(np.array([[1, 7e4]], dtype=np.float32))
-    with pytest.raises(DataError, match="weight 70000 is too large for float16; store weights in"):
-        indexed(tmp_path, documents, weights="float16")
-
-
-def largest_terms(rows: csr_array, terms: int) -> NDArray[np.float32]:
-    """The same by sorting each row by itself."""
-    kept = rows.toarray()
-    for row in kept:
-        row[np.argsort(-row, kind="stable")[terms:]] = 0
-    return kept
-
-
-@pytest.mark.parametrize("terms", [1, 3, 8, 1000])
-def test_the_largest_terms_are_kept(tmp_path: Path, terms: int) -> None:
-    """With ties, and with rows that have fewer terms or none."""
-    random = np.random.default_rng(6)
-    documents = rational(random, (80, 40), 9)
-    documents = vstack([documents, csr_array((3, 40)), rational(random, (30, 40), 2)], "csr")
-    queries = vstack([csr_array((1, 40)), rational(random, (6, 40), 12)], "csr")
-    sparse = retriever(queries, documents, document_terms=terms, query_terms=terms, shard_texts=30)
-    index = sparse.index(names(documents), tmp_path, "made")
-    encoded = sparse.encode_queries(names(queries), None, tmp_path)
-    kept = largest_terms(documents, terms)
-    np.testing.assert_array_equal(index.documents[:].toarray(), kept)
-    asked = largest_terms(queries, terms)
-    np.testing.assert_array_equal(encoded[:].toarray(), asked)
-    assert (asked.any(axis=1) == queries.toarray().any(axis=1)).all()
-    found = index.search(encoded.take(np.arange(7)), 20)
-    expected = brute_force(csr_array(asked), csr_array(kept), 20)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_fingerprints_and_files_of_other_options(tmp_path: Path) -> None:
@@ -331,19 +163,6 @@ def test_options_outside_their_bounds(options: dict, message: str) -> None:
         retriever(csr_array((1, 2)), csr_array((1, 2)), **options)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_weights_that_cannot_be_searched(tmp_path: Path, value: float) -> None:
-    """Found before terms are cut, which would drop them."""
-    rows = csr_array(np.ones((4, 3), dtype=np.float32))
-    rows.data[[4, 8]] = value
-    sparse = retriever(rows, rows, document_terms=1, query_terms=1)
-    message = "2 of 4 {} embeddings hold NaN, infinity or a weight below 0, first that of '1'"
-    with pytest.raises(DataError, match=message.format("document")):
-        sparse.index(names(rows), tmp_path, "made")
-    with pytest.raises(DataError, match=message.format("query")):
-        sparse.encode_queries(names(rows), None, tmp_path)
-
-
 def test_queries_that_do_not_fit(tmp_path: Path) -> None:
     index = indexed(tmp_path, csr_array(np.ones((2, 3))))
     with pytest.raises(ValueError, match=r"queries \(1, 4\) and documents \(2, 3\) must be"):
@@ -352,127 +171,6 @@ def test_queries_that_do_not_fit(tmp_path: Path) -> None:
         index.search(csr_array((1, 3)), 0)
     with pytest.raises(DataError, match="a query embedding holds NaN or infinity"):
         index.search(csr_array(np.full((1, 3), np.nan)), 1)
-
-
-def test_merging_keeps_the_best_of_both() -> None:
-    random = np.random.default_rng(8)
-    for depth in (1, 5, 300):
-        scores = random.integers(0, 40, 5000).astype(np.float32)
-        best = np.full(depth, -np.inf, dtype=np.float32)
-        indices = np.full(depth, -1)
-        for first in range(0, 5000, 1250):
-            merge(scores[first : first + 1250], first, best, indices)
-        expected = np.argsort(-scores, kind="stable")[:depth]
-        np.testing.assert_array_equal(indices, expected)
-        np.testing.assert_array_equal(best, scores[expected])
-
-
-class Fails(Rows):
-    """Fails at one of its calls, as a process that is killed would."""
-
-    def __init__(self, rows: csr_array, at: int) -> None:
-        super().__init__(rows)
-        self.left = at
-
-    def __call__(self, texts: Sequence[str], prompt: str | None = None) -> csr_array:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return super().__call__(texts)
-
-
-def test_a_run_takes_up_what_an_earlier_one_finished(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    documents = real(np.random.default_rng(9), 30, 8)
-    options = {"shard_texts": 8, "block_documents": 10}
-    killed = SparseRetriever(Rows(documents), Fails(documents, 2), "rows", **options)
-    with pytest.raises(KeyboardInterrupt):
-        killed.index(names(documents), tmp_path, "made")
-    embed = Rows(documents)
-    sparse = SparseRetriever(embed, embed, "rows", **options)
-    index = sparse.index(names(documents), tmp_path, "made")
-    assert embed.asked == names(documents)[16:]
-    expected = index.search(documents, 5)
-    whole = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    assert sorted(p.name for p in index.blocks[0].path.parent.iterdir()) == [
-        f"00000{i}.{kind}" for i in range(3) for kind in ("csc", "json")
-    ]
-    embed.asked.clear()
-    shards = sorted(index.documents.folder.glob("*.csr"))
-    assert len(shards) == 4
-    shards[0].unlink()
-    shards[3].write_bytes(shards[3].read_bytes()[:-1] + b"!")
-    index.blocks[0].path.write_bytes(b"")
-    index.blocks[1].path.with_suffix(".json").unlink()
-    index.blocks[2].path.unlink()
-    caplog.clear()
-    again = sparse.index(names(documents), tmp_path, "made")
-    assert embed.asked == [*names(documents)[:8], *names(documents)[24:]]
-    assert caplog.messages[0] == f"{shards[0]}: no such file or folder; made again"
-    for path, fault in (
-        (shards[3], "is not as it was written"),
-        (index.blocks[0].path, "is not as it was written"),
-        (index.blocks[1].path, "has no checksum"),
-        (index.blocks[2].path, "no such file or folder"),
-    ):
-        assert f"{path}: {fault}; made again" in caplog.messages
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == whole
-    for ours, theirs in zip(again.search(documents, 5), expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_damage_after_indexing_ends_the_search(tmp_path: Path) -> None:
-    documents = real(np.random.default_rng(10), 30, 8)
-    index = indexed(tmp_path, documents, block_documents=10)
-    path = index.blocks[1].path
-    path.write_bytes(path.read_bytes()[:-4] + b"1234")
-    with pytest.raises(DataError, match=r"000001\.csc: is not as it was written"):
-        index.search(documents, 5)
-    path.unlink()
-    with pytest.raises(DataError, match=r"000001\.csc: no such file"):
-        index.search(documents, 5)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(DataError, match=r"000001\.csc: this index has no checksum; run the"):
-        index.search(documents, 5)
-
-
-def test_an_encoder_that_changes_its_vocabulary_is_refused(tmp_path: Path) -> None:
-    def embed(texts: Sequence[str], prompt: str | None = None) -> csr_array:
-        return csr_array(np.ones((len(texts), 2 + int(texts[0]))))
-
-    sparse = SparseRetriever(embed, embed, "grows", shard_texts=2)
-    with pytest.raises(DataError, match=r"embeddings of different vocabularies \[2, 4\]"):
-        sparse.index(["0", "1", "2"], tmp_path, "made")
-
-
-SHARED = real(np.random.default_rng(11), 40, 9)
-
-
-def work(folder: Path) -> None:
-    embed = Rows(SHARED)
-    sparse = SparseRetriever(embed, embed, "rows", shard_texts=8, block_documents=16)
-    index = sparse.index(names(SHARED), folder / "shared", "made")
-    (folder / f"asked-{rank()}").write_text(",".join(embed.asked[::8]))
-    scores, indices = index.search(SHARED, 7)
-    np.savez(folder / f"found-{rank()}.npz", scores=scores, indices=indices)
-
-
-def test_two_processes_share_the_work(tmp_path: Path) -> None:
-    in_two_processes(work, tmp_path)
-    assert (tmp_path / "asked-0").read_text() == "0,16,32"
-    assert (tmp_path / "asked-1").read_text() == "8,24"
-    alone = indexed(tmp_path / "alone", SHARED, shard_texts=8, block_documents=16)
-    expected = alone.search(SHARED, 7)
-    for number in range(2):
-        found = np.load(tmp_path / f"found-{number}.npz")
-        np.testing.assert_array_equal(found["scores"], expected[0])
-        np.testing.assert_array_equal(found["indices"], expected[1])
-    files = [
-        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        for folder in (tmp_path / "alone", tmp_path / "shared")
-    ]
-    assert files[0] == files[1]
 
 
 VOCABULARY = {word: number for number, word in enumerate(sorted(WORDS))}
@@ -490,6 +188,8 @@ def word_weights(texts: Sequence[str], prompt: str | None = None) -> csr_array:
 
 
 SPARSE = SparseRetriever(word_weights, word_weights, "words", shard_texts=32, block_documents=25)
+
+
 DENSE = DenseRetriever(
     lambda texts, prompt: word_weights(texts).toarray(),
     lambda texts: word_weights(texts).toarray(),
@@ -549,49 +249,6 @@ def test_mining_gives_the_negatives_of_the_dense_vectors(tmp_path: Path, taught:
         return mined, counts
 
     assert mine(SPARSE, tmp_path / "s") == mine(DENSE, tmp_path / "d")
-
-
-def test_statistics(tmp_path: Path) -> None:
-    """Counted by hand: rows (a b), (b), (), (b d) of five terms, asked for by (a) and (b d)."""
-    documents = csr_array(
-        np.array([[1, 2, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 3, 0, 1, 0]])
-    )
-    queries = csr_array(np.array([[1, 0, 0, 0, 0], [0, 2, 0, 2, 0]]))
-    index = indexed(tmp_path, documents, shard_texts=3, block_documents=2)
-    found = index_statistics(index, queries)
-    assert (found.documents, found.vocabulary, found.postings) == (4, 5, 5)
-    assert (found.document_terms, found.query_terms) == (5 / 4, 3 / 2)
-    assert found.document_terms_quantiles[0.5] == 1.5
-    assert (found.document_terms_quantiles[0.0], found.document_terms_quantiles[1.0]) == (0, 2)
-    assert (found.posting_length, found.dead_terms, found.constant_terms) == (5 / 3, 2, 0)
-    assert found.flops == 0.5 * 0.25 + 0.5 * 0.75 + 0.5 * 0.25
-    files = list(tmp_path.rglob("*.csc"))
-    assert found.bytes == sum(p.stat().st_size for p in files)
-    alone = index_statistics(indexed(tmp_path / "one", documents[[0, 3]]))
-    assert (alone.query_terms, alone.flops, alone.constant_terms) == (None, None, 1)
-    nothing = index_statistics(indexed(tmp_path / "none", csr_array((2, 3))))
-    assert (nothing.postings, nothing.posting_length, nothing.dead_terms) == (0, 0, 3)
-
-
-def test_flops_is_the_mean_of_shared_terms(tmp_path: Path) -> None:
-    random = np.random.default_rng(12)
-    documents, queries = real(random, 90, 12), real(random, 30, 5)
-    shared = ((queries > 0).astype(int) @ (documents > 0).astype(int).T).toarray()
-    found = index_statistics(indexed(tmp_path, documents), queries)
-    assert found.flops == pytest.approx(shared.mean())
-
-
-def test_the_forecast_is_of_the_size_of_the_files(tmp_path: Path) -> None:
-    documents = real(np.random.default_rng(13), 64, 12)
-    forecasts: list[int] = []
-
-    def announce(name: str, forecast) -> None:
-        forecasts.append(forecast.bytes)
-        assert "64 texts in 500 dimensions (int8)" in str(forecast)
-
-    index = indexed(tmp_path, documents, weights="int8", shard_texts=16, announce=announce)
-    size = sum(p.stat().st_size for p in index.documents.folder.glob("*.csr"))
-    assert forecasts == [pytest.approx(size, rel=0.1)]
 
 
 @pytest.mark.nightly

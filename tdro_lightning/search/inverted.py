@@ -59,7 +59,7 @@ class SparseScorer:
             return np.zeros(0, dtype=np.float32)
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         embeddings = self.embeddings(list(rows))[[rows[text] for text in texts]]
-        products = csr_array(queries).multiply(embeddings).tocsr()
+        products = csr_array(queries, dtype=np.float32).multiply(embeddings).tocsr()
         # A product with ones adds in the order of the terms; `sum` might add in pairs.
         return products @ np.ones(products.shape[1], dtype=np.float32)
 

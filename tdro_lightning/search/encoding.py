@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 logger = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
+AnyShards = TypeVar("AnyShards", bound="Shards")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,17 @@ class Shards:
     rows: int
     shard_rows: int
     dtype: str = "float32"
+    suffix: ClassVar[str] = ".npy"
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and dimension."""
         return self.rows, self._read(0).shape[1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row, to forecast that of all."""
+        return self.shape[1] * (2 if self.dtype == "float16" else 4)
 
     @property
     def count(self) -> int:
@@ -107,14 +114,14 @@ class Shards:
             ValueError: there are not as many embeddings as the file has rows.
         """
         path, rows = self._file(shard), self.span(shard)
-        if embeddings.ndim != 2 or len(embeddings) != rows.stop - rows.start:
+        if embeddings.ndim != 2 or embeddings.shape[0] != rows.stop - rows.start:
             raise ValueError(f"{rows.stop - rows.start} texts have embeddings {embeddings.shape}")
         with whole_file(path) as stream:
-            np.save(stream, embeddings.astype(self.dtype, copy=False))
+            self._save(stream, embeddings)
         write_receipt(self._receipt(shard), self._made_from(shard), [path])
 
     def _file(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.npy"
+        return self.folder / f"{shard:06d}{self.suffix}"
 
     def _receipt(self, shard: int) -> Path:
         return self._file(shard).with_suffix(".json")
@@ -122,12 +129,18 @@ class Shards:
     def _made_from(self, shard: int) -> dict[str, Any]:
         return {"embeddings": self.folder.name, "shard": shard}
 
-    def _read(self, shard: int) -> NDArray[np.floating[Any]]:
+    def _save(self, stream: BinaryIO, embeddings: NDArray[np.floating[Any]]) -> None:
+        np.save(stream, embeddings.astype(self.dtype, copy=False))
+
+    def _open(self, path: Path) -> NDArray[np.floating[Any]]:
+        return np.lib.format.open_memmap(path, mode="r")
+
+    def _read(self, shard: int) -> Any:
         """A file as a memory map, once its checksum is found to be right."""
         path = self._file(shard)
         if read_receipt(self._receipt(shard), self._made_from(shard)) is None:
             raise DataError(f"{path}: these embeddings have no checksum; run the command again")
-        return np.lib.format.open_memmap(path, mode="r")
+        return self._open(path)
 
 
 @dataclass(frozen=True)
@@ -180,7 +193,7 @@ class Forecast:
         )
 
     def _size(self, rows: int) -> int:
-        return rows * self.shards.shape[1] * (2 if self.shards.dtype == "float16" else 4)
+        return rows * self.shards.row_bytes
 
 
 def encode(
@@ -222,15 +235,41 @@ def encode(
         DataError: the disk is too small.
         RuntimeError: the processes were given different texts or different encoders.
     """
+    dtype = "float16" if len(texts) >= half_from else "float32"
+    return encode_as(
+        Shards, dtype, texts, embed, folder, encoder, prompt, shard_texts, announce, what
+    )
+
+
+def encode_as(
+    kind: type[AnyShards],
+    dtype: str,
+    texts: Sequence[str],
+    embed: Embed,
+    folder: Path,
+    encoder: str,
+    prompt: str | None = None,
+    shard_texts: int = SHARD_TEXTS,
+    announce: Callable[[Forecast], None] | None = None,
+    what: str = "texts",
+) -> AnyShards:
+    """Embed texts as in `encode`, into files of one kind.
+
+    Args:
+        kind: of the files; `embed` returns what these write.
+        dtype: in which values are stored.
+        texts, embed, folder, prompt, shard_texts, announce, what: as in `encode`.
+        encoder: as there; it also says which kind the files are of.
+    """
     manifest = {
         "texts": len(texts),
         "shard_texts": shard_texts,
         "texts_sha256": _digest(texts),
         "prompt": prompt,
         "encoder": encoder,
-        "dtype": "float16" if len(texts) >= half_from else "float32",
+        "dtype": dtype,
     }
-    shards = _open_shards(folder, manifest)
+    shards = _open_shards(kind, folder, manifest)
     own = [s for s in range(rank(), shards.count, world_size()) if not shards.has(s)]
     began = time.monotonic()
     _encode(texts, embed, shards, own[:1], what)
@@ -240,13 +279,13 @@ def encode(
     return shards
 
 
-def _open_shards(folder: Path, manifest: dict[str, Any]) -> Shards:
+def _open_shards(kind: type[AnyShards], folder: Path, manifest: dict[str, Any]) -> AnyShards:
     """The shards of a manifest, the same on all processes, in a folder named by its digest."""
     barrier()  # a digest may take minutes, and `largest` waits less long
     if largest(int(from_first(manifest) != manifest)):
         raise RuntimeError("the processes were given different texts or different encoders")
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
-    shards = Shards(folder / key, manifest["texts"], manifest["shard_texts"], manifest["dtype"])
+    shards = kind(folder / key, manifest["texts"], manifest["shard_texts"], manifest["dtype"])
     if rank() == 0:
         write_json(shards.folder / MANIFEST, manifest)
     barrier()

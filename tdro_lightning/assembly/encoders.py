@@ -1,6 +1,7 @@
 """Encoders as the configuration wants them."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from tdro_lightning.config.schema import Config
@@ -8,6 +9,7 @@ from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
 from tdro_lightning.models.reading import Reading, read_folder
 from tdro_lightning.training.strategies import checkpoint_activations
@@ -27,6 +29,7 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         ConfigError: no such model, or one that cannot be pooled as asked.
     """
     lora = config.model.lora if trained else None
+    wants_sparse = config.model.head == "sparse"
     encoder = load_encoder(
         path,
         pooling=config.model.pooling,
@@ -41,7 +44,11 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         passage_template=config.model.passage_template,
         bidirectional=config.model.bidirectional,
         dimensions=config.model.dimensions,
+        sparse=SparseShape(**asdict(config.model.sparse)) if wants_sparse else None,
     )
+    if encoder.sparse != wants_sparse:
+        kinds = ("sparse", "dense") if encoder.sparse else ("dense", "sparse")
+        tell(f"  {path}: its folder has a {kinds[0]} head, which holds; not model.head={kinds[1]}")
     for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
         section, _, name = key.partition(".")
         asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
@@ -92,10 +99,12 @@ def configured_reference(config: Config, path: str, proxy: Encoder) -> Encoder:
             e.query_tokens,
             e.passage_tokens,
             (e.templates.query, e.templates.passage),
+            e.head.describe(),
         )
         for e in (proxy, reference)
     ]
-    titles = ("vocabulary", "pooling", "data.query_tokens", "data.passage_tokens", "template")
+    limits = ("data.query_tokens", "data.passage_tokens")
+    titles = ("vocabulary", "pooling", *limits, "template", "head")
     for title, ours, theirs in zip(titles, *sides, strict=True):
         if ours != theirs:
             shown = "" if title == "vocabulary" else f" ({ours} and {theirs})"

@@ -14,6 +14,7 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
 from tdro_lightning.search.dense import DenseRetriever
 from tdro_lightning.search.encoding import Forecast
+from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.retriever import Retriever
 
 WORTH_PRINTING = 60  # seconds of encoding
@@ -22,20 +23,36 @@ TITLES = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}  # of main metrics
 logger = logging.getLogger(__name__)
 
 
+def encoder_retriever(encoder: Encoder) -> DenseRetriever | SparseRetriever:
+    """An encoder as a retriever, on the process's GPU where there is one."""
+    return sparse_retriever(encoder) if encoder.sparse else dense_retriever(encoder)
+
+
+def sparse_retriever(encoder: Encoder) -> SparseRetriever:
+    """An encoder of sparse vectors as a retriever; they are searched on the CPU."""
+    fingerprint = encoder_fingerprint(encoder)
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    return SparseRetriever(
+        encoder.embed_queries, encoder.embed_passages, fingerprint, announce=print_forecast
+    )
+
+
 def dense_retriever(
     encoder: Encoder, kind: type[DenseRetriever] = DenseRetriever
 ) -> DenseRetriever:
-    """An encoder as a retriever, on the process's GPU where there is one."""
+    """An encoder of dense vectors as a retriever, on the process's GPU where there is one."""
     fingerprint = encoder_fingerprint(encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)
     return kind(encoder.embed_queries, encoder.embed_passages, fingerprint, device, print_forecast)
 
 
-def dense_retrievers(label: str, encoder: Encoder) -> dict[str, Retriever]:
+def encoder_retrievers(label: str, encoder: Encoder) -> dict[str, Retriever]:
     """An encoder as a retriever by its label, and one for each of its prefixes, `LABEL (64)`."""
-    whole = dense_retriever(encoder)
+    whole = encoder_retriever(encoder)
     found: dict[str, Retriever] = {label: whole}
+    if isinstance(whole, SparseRetriever):
+        return found
     for size in encoder.head.prefixes:
         if size < encoder.dimensions:
             found[f"{label} ({size})"] = whole.truncated(size)

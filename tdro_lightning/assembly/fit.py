@@ -16,7 +16,7 @@ from torch.utils.data._utils import signal_handling
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
 from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
-from tdro_lightning.assembly.evaluate import dense_retrievers, evaluate_and_print
+from tdro_lightning.assembly.evaluate import encoder_retrievers, evaluate_and_print
 from tdro_lightning.assembly.mixture import (
     configured_mixture,
     mixture_label,
@@ -145,7 +145,7 @@ def fit_retriever(
     barrier()
     if sets is not None:
         del module, encoder  # the evaluation needs their room, and no shards
-        retrievers = dense_retrievers(
+        retrievers = encoder_retrievers(
             mixture_label(config), configured_encoder(config, str(folder))
         )
         evaluate_and_print(retrievers, sets, Path(config.run_dir))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.assembly.evaluate import dense_retriever
+from tdro_lightning.assembly.evaluate import dense_retriever, encoder_retriever
 from tdro_lightning.config.constraints import mining_rule
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.console.libraries import quiet_libraries
@@ -38,11 +38,13 @@ from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.preparation import mining_table
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.search.bm25 import BM25Retriever
-from tdro_lightning.search.dense import DenseRetriever, DenseScorer
+from tdro_lightning.search.dense import DenseRetriever
+from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.ivf import IVFRetriever
 from tdro_lightning.search.retriever import Index, Retriever
 
 FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
+EncoderRetriever = DenseRetriever | SparseRetriever
 WORK = "unfinished"  # embeddings and parts of what is not finished
 
 
@@ -60,7 +62,7 @@ class Tools:
 
     settings: MineConfig
     retriever: Retriever
-    teacher: DenseRetriever | CrossEncoder | None
+    teacher: EncoderRetriever | CrossEncoder | None
     corpus: str | None
     work: Path
 
@@ -98,17 +100,25 @@ def mine(config: Config, settings: MineConfig) -> None:
 def _tools(config: Config, settings: MineConfig, work: Path) -> Tools:
     retriever: Retriever = BM25Retriever()
     if settings.encoder is not None:
-        kind = IVFRetriever if settings.index == "ivf" else DenseRetriever
-        retriever = dense_retriever(configured_encoder(config, settings.encoder), kind)
+        encoder = configured_encoder(config, settings.encoder)
+        if settings.index == "ivf":
+            if encoder.sparse:
+                raise ConfigError(
+                    f"mine.index=ivf is for dense vectors, and mine.encoder={settings.encoder} "
+                    "makes sparse ones; use mine.index=exact"
+                )
+            retriever = dense_retriever(encoder, IVFRetriever)
+        else:
+            retriever = encoder_retriever(encoder)
     corpus = None if settings.corpus is None else fingerprint(Path(settings.corpus))
     return Tools(settings, retriever, _teacher(config, settings.teacher), corpus, work)
 
 
-def _teacher(config: Config, path: str | None) -> DenseRetriever | CrossEncoder | None:
+def _teacher(config: Config, path: str | None) -> EncoderRetriever | CrossEncoder | None:
     if path is None:
         return None
     if not is_cross_encoder(path):
-        return dense_retriever(configured_encoder(config, path))
+        return encoder_retriever(configured_encoder(config, path))
     return load_cross_encoder(
         path,
         max_tokens=config.data.query_tokens + config.data.passage_tokens,
@@ -148,7 +158,7 @@ def _made_from(config: Config, name: str, path: Path, tools: Tools) -> dict[str,
     Raises:
         ConfigError: an encoder needs the domain's prompt, and the catalogue does not have it.
     """
-    prompted = any(isinstance(t, DenseRetriever) for t in (tools.retriever, tools.teacher))
+    prompted = any(isinstance(t, EncoderRetriever) for t in (tools.retriever, tools.teacher))
     return {
         "rows": fingerprint(path),
         "corpus": tools.corpus,
@@ -205,7 +215,5 @@ def _scorer(
         return None
     if isinstance(teacher, CrossEncoder):
         return PairScorer(teacher, np.array(queries, dtype=object))
-    documents = (
-        DenseScorer(teacher.embed_documents) if tools.corpus else index_pool(teacher, pool, folder)
-    )
+    documents = teacher.scorer() if tools.corpus else index_pool(teacher, pool, folder)
     return PairScorer(documents, teacher.encode_queries(queries, prompt, folder))

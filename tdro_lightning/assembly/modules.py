@@ -10,6 +10,7 @@ from tdro_lightning.data.domains import Domain
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.reference_cache import ReferenceLosses
+from tdro_lightning.losses.sparsity import Sparsity
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.optim import Optimisation
@@ -62,8 +63,12 @@ def tdro_module(
 
 
 def optimisation(config: Config) -> Optimisation:
-    """How the encoder trains."""
-    return Optimisation(steps=config.trainer.steps, **asdict(config.optimiser))
+    """How the encoder trains; factors of a regulariser rise over a share of the steps."""
+    steps, given = config.trainer.steps, config.module.sparsity
+    sparsity = given and Sparsity(
+        given.kind, given.queries, given.passages, round(given.ramp * steps)
+    )
+    return Optimisation(steps=steps, **asdict(config.optimiser), sparsity=sparsity)
 
 
 def data_module(

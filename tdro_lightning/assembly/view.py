@@ -10,7 +10,7 @@ from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import domain_file
 from tdro_lightning.data.validation import Findings
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.inspection.matches import DenseMatcher, LexicalMatcher, Matcher
 from tdro_lightning.inspection.sample import Drawing
 from tdro_lightning.inspection.view import domain_view
@@ -35,7 +35,13 @@ def view_domains(
     retriever = None
     if settings.encoder is not None:
         quiet_libraries()
-        retriever = dense_retriever(configured_encoder(config, settings.encoder))
+        encoder = configured_encoder(config, settings.encoder)
+        if encoder.sparse:
+            raise ConfigError(
+                f"validate.encoder={settings.encoder} makes sparse vectors; take an encoder of "
+                "dense ones, or null for BM25"
+            )
+        retriever = dense_retriever(encoder)
     drawing = Drawing(settings.rows, config.data.batch_size, config.data.negatives, config.seed)
     domains = {}
     for name, found in findings.items():

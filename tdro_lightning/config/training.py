@@ -1,7 +1,7 @@
 """Sections of the configuration that a training run is made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,15 @@ class TinyModelConfig:
 
 
 @dataclass
+class SparseHeadConfig:
+    """How a language model's logits become sparse vectors, with model.head=sparse."""
+
+    scale: str = key("one", choices=("one", "quarter"))
+    pooled: str = key("all", choices=("all", "no_special"))
+    trained: bool = False
+
+
+@dataclass
 class ModelConfig:
     """Which encoder."""
 
@@ -47,6 +56,8 @@ class ModelConfig:
     pooling: str = key(choices=table_names("models/pooling.py", "POOLINGS"))
     dtype: str = key(choices=("float32", "bfloat16"))
     attention: str = key(choices=("auto", "flash_attention_2", "sdpa", "eager"))
+    head: str = key("dense", choices=("dense", "sparse"))
+    sparse: SparseHeadConfig = field(default_factory=SparseHeadConfig)
     bidirectional: bool | None = None
     dimensions: list[int] | None = key(None, at_least=1, at_most=1_000_000)
     query_template: str | None = None
@@ -62,6 +73,8 @@ class ModelConfig:
             template = getattr(self, f"{name}_template")
             if template is not None and (fault := template_fault(template, allowed)):
                 wrong.append(f"{place}{name}_template={template!r} {fault}")
+        if self.head == "sparse" and self.dimensions is not None:
+            wrong.append(f"{place}dimensions is for dense vectors, and {place}head=sparse")
         return wrong
 
 
@@ -134,6 +147,16 @@ class DataConfig:
 
 
 @dataclass
+class SparsityConfig:
+    """What keeps sparse vectors sparse: a regulariser, its factors, and the share of their rise."""
+
+    kind: str = key("flops", choices=table_names("losses/sparsity.py", "REGULARISERS"))
+    queries: float = key(0.05, at_least=0, at_most=1e6)
+    passages: float = key(0.04, at_least=0, at_most=1e6)
+    ramp: float = key(0.33, at_least=0, at_most=1)
+
+
+@dataclass
 class TDROConfig:
     """The tDRO stage."""
 
@@ -147,6 +170,7 @@ class TDROConfig:
     smoothing: float = key(at_least=0, below=1)
     ema: float = key(above=0, at_most=1)
     reference_cache: str | None = None
+    sparsity: SparsityConfig | None = None
 
 
 @dataclass
@@ -157,6 +181,7 @@ class FinetuneConfig:
     temperature: float = key(above=0, at_most=1000)
     loss: str = key(choices=table_names("losses/contrastive.py", "LOSSES"))
     mask_duplicates: bool = MISSING
+    sparsity: SparsityConfig | None = None
 
 
 MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}

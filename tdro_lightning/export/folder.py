@@ -16,7 +16,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.files import read_json, write_json
 from tdro_lightning.models.adapter import save_backbone
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.head import Dense
+from tdro_lightning.models.head import Dense, Head
 from tdro_lightning.models.model_files import ADAPTER
 from tdro_lightning.models.templates import TEXT, Templates
 
@@ -87,16 +87,28 @@ def require_exportable(encoder: Encoder) -> None:
                 f"the template {template!r} cannot be exported, since sentence-transformers knows "
                 f"prompts before a text only; it must end with {TEXT}"
             )
-    if encoder.head.dimensions is not None:
+    dimensions = _dense_head(encoder).dimensions
+    if dimensions is not None:
         raise ConfigError(
-            f"an encoder of {encoder.head.dimensions} dimensions cannot be exported; export the "
+            f"an encoder of {dimensions} dimensions cannot be exported; export the "
             "whole one, and read it with truncate_dim"
         )
 
 
+def _dense_head(encoder: Encoder) -> Head:
+    """The head of an encoder of dense vectors.
+
+    Raises:
+        ConfigError: its vectors are sparse.
+    """
+    if not isinstance(encoder.head, Head):
+        raise ConfigError("an encoder of sparse vectors cannot be exported yet")
+    return encoder.head
+
+
 def is_plain(encoder: Encoder) -> bool:
     """Whether a line of code makes unit vectors of the token states."""
-    head = encoder.head
+    head = _dense_head(encoder)
     return encoder.pooling in PLAIN_POOLINGS and not head.layers and head.normalized
 
 
@@ -123,9 +135,10 @@ def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | 
     """Write everything but the weights."""
     # There is one limit for all texts, so it is that of the documents; the card names the other.
     _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
-    dense = encoder.head.layers
+    head = _dense_head(encoder)
+    dense = head.layers
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense)]
-    kinds += ["Normalize"] if encoder.head.normalized else []
+    kinds += ["Normalize"] if head.normalized else []
     paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], start=1))]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -149,7 +162,7 @@ def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | 
             "include_prompt": True,
         },
     )
-    if encoder.head.normalized:
+    if head.normalized:
         write_json(folder / paths[-1] / "config.json", {})
     write_json(
         folder / "config_sentence_transformers.json",
@@ -158,7 +171,7 @@ def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | 
             "__version__": {"sentence_transformers": FORMAT},
             "prompts": prompt_prefixes(encoder.templates, prompts),
             "default_prompt_name": None,
-            "similarity_fn_name": "cosine" if encoder.head.normalized else "dot",
+            "similarity_fn_name": "cosine" if head.normalized else "dot",
         },
     )
     encoder.describe(folder)

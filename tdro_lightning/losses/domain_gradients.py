@@ -23,6 +23,7 @@ from tdro_lightning.models.tokens import Tokens, padded_tokens
 
 Losses = Callable[[Tensor, int], Tensor]  # vectors of R rows' texts, queries first, and R; to [R]
 Backward = Callable[[Tensor], None]
+Penalise = Callable[[Tensor, int], None]  # adds to the gradient of such vectors
 
 
 class TwoPasses:
@@ -34,6 +35,7 @@ class TwoPasses:
         losses: the loss of each row.
         seed: integers that the dropout of this batch depends on.
         backward: runs the backward pass of a scalar.
+        penalise: adds the gradient of what depends on all rows; None adds nothing.
 
     Attributes:
         losses: [B], without gradient.
@@ -46,7 +48,9 @@ class TwoPasses:
         losses: Losses,
         seed: tuple[int, ...],
         backward: Backward,
+        penalise: Penalise | None = None,
     ) -> None:
+        self._penalise = penalise
         self._cache = CachedEmbeddings(encoder, batch.texts, seed)
         self._graph = losses(self._cache.vectors, len(batch))
         self._backward = backward
@@ -55,6 +59,8 @@ class TwoPasses:
     def backward(self, coefficients: Tensor) -> None:
         """Give the parameters the gradient of the losses' sum weighted by coefficients [B]."""
         self._backward((coefficients * self._graph).sum())
+        if self._penalise is not None:
+            self._penalise(self._cache.vectors, len(self.losses))
         self._cache.backward(self._backward)
 
 
@@ -121,12 +127,20 @@ class OnePass:
 
 
 def row_gradients(
-    encoder: Encoder, batch: Batch, losses: Losses, seed: tuple[int, ...], backward: Backward
+    encoder: Encoder,
+    batch: Batch,
+    losses: Losses,
+    seed: tuple[int, ...],
+    backward: Backward,
+    penalise: Penalise | None = None,
 ) -> TwoPasses | OnePass:
-    """Run a batch in the way that costs less arithmetic, by `one_pass_groups`."""
-    groups = one_pass_groups(encoder, batch)
+    """Run a batch in the way that costs less arithmetic, by `one_pass_groups`.
+
+    What depends on all rows is known only when all have been run, so it needs two passes.
+    """
+    groups = None if penalise is not None else one_pass_groups(encoder, batch)
     if groups is None:
-        return TwoPasses(encoder, batch, losses, seed, backward)
+        return TwoPasses(encoder, batch, losses, seed, backward, penalise)
     return OnePass(encoder, batch, groups, losses, seed, backward)
 
 

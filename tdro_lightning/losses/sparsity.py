@@ -126,6 +126,49 @@ def frequency_weight(share: Tensor, middle: float = 0.1, steepness: float = 10.0
     return 1 / (1 + (share**exponent - 1).clamp(min=0) ** steepness)
 
 
+@dataclass(frozen=True)
+class Sparsity:
+    """What keeps the vectors of a training sparse, beside its loss.
+
+    Args:
+        kind: of `REGULARISERS`.
+        queries, passages: factors of the regularisers of both sides.
+        ramp_steps: optimiser steps in which the factors rise, see `ramp`.
+    """
+
+    kind: str
+    queries: float
+    passages: float
+    ramp_steps: int
+
+    def penalise(self, vectors: Tensor, count: int, step: int) -> dict[str, float]:
+        """Add the gradient of both sides' penalties to the gradient of the vectors.
+
+        Called by all processes together, between the loss's backward pass and the encoder's.
+
+        Args:
+            vectors: [B + P, V] of this process, the queries first, with a gradient.
+            count: number of queries, B.
+            step: optimiser step, from 0.
+
+        Returns:
+            what is logged: each side's penalty without its factor, and active terms a text.
+        """
+        assert vectors.grad is not None, "run the loss's backward pass first"
+        factor, logged = ramp(step, self.ramp_steps), {}
+        sides = {
+            "queries": (slice(count), self.queries),
+            "passages": (slice(count, None), self.passages),
+        }
+        for side, (rows, weight) in sides.items():
+            columns = ColumnSums.of(vectors[rows]).over_processes()
+            penalty = REGULARISERS[self.kind](columns)
+            vectors.grad[rows] += (weight * factor * penalty.gradient).to(vectors.dtype)
+            logged[f"sparsity/{self.kind}/{side}"] = float(penalty.value)
+            logged[f"sparsity/terms/{side}"] = float(columns.active.sum() / columns.texts)
+        return logged
+
+
 def ramp(step: int, steps: int) -> float:
     """The factor of a regulariser at an optimiser step: min(1, step / steps) squared.
 

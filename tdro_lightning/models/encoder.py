@@ -6,11 +6,12 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
+from scipy.sparse import vstack
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
@@ -30,6 +31,7 @@ from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import POOLINGS, last_positions
+from tdro_lightning.models.sparse_head import SparseHead, to_csr
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
 FEWEST = 50  # texts from which on a share of them means something
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
+
+Vectors = Any  # [N, D] without gradient: an array in float32, or of sparse vectors a CSR matrix
 
 
 class Encoder(nn.Module):
@@ -56,7 +60,8 @@ class Encoder(nn.Module):
         adapter: the backbone's adapter that this encoder uses, where the backbone is another
             encoder's; None where it is its own.
         templates: what stands around queries and passages.
-        head: from pooled vectors to embeddings; None scales them to unit length.
+        head: from pooled vectors to embeddings, where None scales them to unit length; or a sparse
+            one, from the states of all tokens to a weight for each term.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Encoder(nn.Module):
         kept_tokens: int = 0,
         adapter: str | None = None,
         templates: Templates = PAPER,
-        head: Head | None = None,
+        head: Head | SparseHead | None = None,
     ) -> None:
         super().__init__()
         if adapter is None:
@@ -88,7 +93,8 @@ class Encoder(nn.Module):
         self.head = Head() if head is None else head
         self._adapter_inputs = AdapterInputs(backbone)
         self._warned: set[str] = set()  # keys of limits that cut many texts, said once each
-        self._last_layer = last_layer(backbone) if pooling == "last" else None
+        lean = pooling == "last" and not self.sparse
+        self._last_layer = last_layer(backbone) if lean else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
         # The config overrules the layers: it makes a decoder attend in both directions.
         self.causal = (
@@ -107,6 +113,11 @@ class Encoder(nn.Module):
         with use_adapter(self.backbone, self.adapter):
             vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[places]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether vectors are sparse: a weight for each term of the vocabulary."""
+        return isinstance(self.head, SparseHead)
 
     @property
     def dimensions(self) -> int:
@@ -186,21 +197,24 @@ class Encoder(nn.Module):
         with lean:
             states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
+            if isinstance(self.head, SparseHead):
+                special = torch.tensor(self.tokenizer.tokenizer.all_special_ids)
+                return self.head(states, self.head.counted(ids, mask, special))
             vectors: Tensor = self.head(POOLINGS[self.pooling](states, mask))
             return vectors
 
-    def embed_queries(self, texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
+    def embed_queries(self, texts: Sequence[str], prompt: str | None) -> Vectors:
         """Vectors [N, D] of queries under one prompt, without gradient."""
         prompted = [self.templates.format_query(text, prompt) for text in texts]
         return self._embed_texts(prompted, self.query_tokens, "data.query_tokens")
 
-    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """Vectors [N, D] of passages, without gradient."""
         prompted = [self.templates.format_passage(text) for text in texts]
         return self._embed_texts(prompted, self.passage_tokens, "data.passage_tokens")
 
     @torch.inference_mode()
-    def _embed_texts(self, texts: Sequence[str], max_tokens: int, key: str) -> NDArray[np.float32]:
+    def _embed_texts(self, texts: Sequence[str], max_tokens: int, key: str) -> Vectors:
         was_training = self.training
         self.eval()
         device = next(self.backbone.parameters()).device
@@ -210,7 +224,7 @@ class Encoder(nn.Module):
             chosen = [texts[i] for i in by_length[start : start + ENCODE_BLOCK]]
             tokens = self.tokenizer(chosen, max_tokens)
             full += int((tokens.lengths == max_tokens).sum())
-            blocks.append(self(tokens.to(device)).float().cpu())
+            blocks.append(self._embed_block(tokens.to(device)))
         self.train(was_training)
         if full:
             logger.info(
@@ -220,8 +234,18 @@ class Encoder(nn.Module):
         if key not in self._warned and len(texts) >= FEWEST and full > MOST_CUT * len(texts):
             self._warned.add(key)
             note_warning(cut_warning(key, max_tokens, full / len(texts)))
-        order = torch.tensor(by_length).argsort()
-        return torch.cat(blocks)[order].numpy()
+        order = np.argsort(by_length)
+        stacked = vstack(blocks, format="csr") if self.sparse else np.concatenate(blocks)
+        return stacked[order]
+
+    def _embed_block(self, tokens: Tokens) -> Vectors:
+        """Vectors of some texts; of sparse ones only those of a chunk are held whole."""
+        if not self.sparse:
+            return self(tokens).float().cpu().numpy()
+        chunks, places = self.chunks_of(tokens)
+        with use_adapter(self.backbone, self.adapter):
+            rows = [to_csr(self.embed_rows(tokens, chunk).float()) for chunk in chunks]
+        return vstack(rows, format="csr")[places.cpu().numpy()]
 
     def freeze(self) -> "Encoder":
         """Put the encoder in eval mode without gradients, as the reference needs it."""
@@ -243,7 +267,8 @@ class Encoder(nn.Module):
         if rank() > 0:
             return
         save_backbone(self.backbone, folder, whole)
-        save_head(self.head, folder)
+        if not self.sparse or self.head.trained or not isinstance(self.backbone, PeftModel):
+            save_head(self.head, folder)  # else it is the base model's
         self.tokenizer.save(folder)
         self.describe(folder)
 

@@ -117,13 +117,11 @@ class Head(nn.Module):
         self.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
 
 
-def save_head(head: Head, folder: Path) -> None:
+def save_head(head: nn.Module, folder: Path) -> None:
     """Write a head's weights to an encoder's folder; no file where it has none."""
     (folder / WEIGHTS).unlink(missing_ok=True)
-    if head.dense:
-        values = {
-            name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()
-        }
+    values = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    if values:
         save_file(values, folder / WEIGHTS)
 
 

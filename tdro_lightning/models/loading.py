@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,14 @@ from tdro_lightning.models.adapter import (
 )
 from tdro_lightning.models.declared import describe_declared
 from tdro_lightning.models.encoder import DESCRIPTION, Encoder
-from tdro_lightning.models.head import Head
+from tdro_lightning.models.head import WEIGHTS, Head
+from tdro_lightning.models.language_model import (
+    KINDS,
+    SparseShape,
+    language_model_kind,
+    sparse_head,
+    take_head_weights,
+)
 from tdro_lightning.models.model_files import (
     ADAPTER,
     attend_in_both_directions,
@@ -32,6 +40,7 @@ from tdro_lightning.models.model_files import (
 )
 from tdro_lightning.models.reading import DAMAGED, Reading, read_description, read_folder
 from tdro_lightning.models.shapes import is_about_attention
+from tdro_lightning.models.sparse_head import SparseHead
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.models.towers import freeze_other_towers
 
@@ -56,6 +65,7 @@ def load_encoder(
     passage_template: str | None = None,
     bidirectional: bool | None = None,
     dimensions: Sequence[int] | None = None,
+    sparse: SparseShape | None = None,
 ) -> Encoder:
     """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
 
@@ -77,6 +87,8 @@ def load_encoder(
         bidirectional: whether a decoder's tokens see those behind them; None leaves its config.
         dimensions: numbers of first values of a vector that are vectors of their own; None takes
             those that the encoder was trained with.
+        sparse: the sparse head that the language model's becomes, where the folder says nothing;
+            None makes dense vectors.
 
     Raises:
         ConfigError: no such model, one that brings code, weights missing from it, a tokenizer
@@ -90,11 +102,13 @@ def load_encoder(
     logger.info("loading %s", path)
     try:
         refuse_model_code(path)
-        asked = Reading(pooling, query_tokens, passage_tokens)
+        asked = Reading(pooling, query_tokens, passage_tokens, sparse=sparse)
         reading = read_folder(path, asked).with_templates(query_template, passage_template)
         tokenizer = TextTokenizer.load(path, reading.pooling, reading.append_eos)
         limits = (reading.query_tokens, reading.passage_tokens)
-        backbone = _load_backbone(path, getattr(torch, dtype), attention, limits, bidirectional)
+        backbone, head = _load_backbone(
+            path, getattr(torch, dtype), attention, limits, bidirectional, reading.sparse
+        )
         _require_fitting_head(reading.head, backbone, path)
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
@@ -114,7 +128,7 @@ def load_encoder(
         chunk_tokens,
         kept_tokens,
         templates=reading.templates,
-        head=reading.head,
+        head=reading.head if head is None else head,
     )
     if dimensions is not None:
         encoder.head.prefixes = _fitting_prefixes(dimensions, encoder, path)
@@ -153,6 +167,11 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     if has_own_embeddings(encoder.backbone) or embedding_rows(path, base) is not None:
         return None
     reading = read_description(described)
+    head: Head | SparseHead = reading.head
+    if reading.sparse is not None:
+        if reading.sparse.trained or not isinstance(encoder.head, SparseHead):
+            return None
+        head = encoder.head
     return Encoder(
         encoder.backbone,
         TextTokenizer.load(path, reading.pooling, reading.append_eos),
@@ -162,7 +181,7 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
         encoder.chunk_tokens,
         adapter=add_adapter(encoder.backbone, path),
         templates=reading.templates,
-        head=reading.head,
+        head=head,
     )
 
 
@@ -224,8 +243,12 @@ def _load_backbone(
     attention: Attention,
     limits: tuple[int, int],
     bidirectional: bool | None,
-) -> PreTrainedModel | PeftModel:
-    """The model, with its adapter where the path is one, for texts of so many tokens."""
+    sparse: SparseShape | None,
+) -> tuple[PreTrainedModel | PeftModel, SparseHead | None]:
+    """The model for texts of so many tokens, and its sparse head where one is wanted.
+
+    Where the path is an adapter's, the model has it.
+    """
     base = base_model(path)
     if base is not None:
         refuse_model_code(base)
@@ -234,9 +257,13 @@ def _load_backbone(
     require_positions(config, path, *limits)
     if bidirectional is not None:
         attend_in_both_directions(config, bidirectional)
+    kind: Any = AutoModel
+    if sparse is not None:
+        name = sparse.language_model or language_model_kind(config, path)
+        sparse, kind = replace(sparse, language_model=name), KINDS[name]
 
     def loaded(kernels: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        found: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
+        found: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             base or path,
             config=config,
             dtype=dtype,
@@ -248,14 +275,21 @@ def _load_backbone(
         return found
 
     try:
-        backbone, report = loaded(kernels)
+        model, report = loaded(kernels)
     except ValueError as error:
         if attention != "auto" or not is_about_attention(error):
             raise
         logger.info("%s has no attention %s; eager is used", base or path, kernels)
         config._attn_implementation = "eager"
-        backbone, report = loaded("eager")
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        model, report = loaded("eager")
+    backbone: Any = model if sparse is None else model.base_model
+    beside = sparse is not None and (Path(path) / WEIGHTS).is_file()  # the head's weights
+    own = f"{model.base_model_prefix}."
+    missing = sorted(
+        key
+        for key in report["missing_keys"]
+        if not key.startswith("pooler.") and (key.startswith(own) or not beside)
+    )
     if missing:
         raise ConfigError(
             f"model.path={base or path}: {len(missing)} weights are missing from it, "
@@ -263,6 +297,10 @@ def _load_backbone(
         )
     backbone.config.use_cache = False
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # type: ignore[assignment]  # trained for another task, and no gradient would reach it
+        backbone.pooler = None  # trained for another task, and no gradient would reach it
     freeze_other_towers(backbone)
-    return backbone if base is None else load_adapter(backbone, path)
+    head = None
+    if sparse is not None:
+        head = sparse_head(model, sparse)
+        take_head_weights(head, Path(path))
+    return backbone if base is None else load_adapter(backbone, path), head

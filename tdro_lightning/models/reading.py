@@ -7,11 +7,12 @@ from typing import Self
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from tdro_lightning.errors import DataError
+from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import read_json
 from tdro_lightning.models.declared import Declared, read_declared
 from tdro_lightning.models.encoder import DESCRIPTION
 from tdro_lightning.models.head import Head, load_head
+from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.model_files import require_deciding_files
 from tdro_lightning.models.pooling import POOLINGS
 from tdro_lightning.models.templates import PAPER, Templates
@@ -33,6 +34,7 @@ class Reading:
         head: from pooled vectors to embeddings.
         append_eos: as in `TextTokenizer`; False where the folder is of a trained encoder.
         declared: the `modules.json` that it comes from.
+        sparse: the sparse head that is made of the language model's; None makes dense vectors.
     """
 
     pooling: str
@@ -42,6 +44,7 @@ class Reading:
     head: Head = field(default_factory=Head)
     append_eos: bool = True
     declared: Declared | None = None
+    sparse: SparseShape | None = None
 
     def with_templates(self, query: str | None, passage: str | None) -> Self:
         """The same with other templates, where some are given."""
@@ -70,6 +73,11 @@ def read_folder(path: str, asked: Reading) -> Reading:
     declared = read_declared(path)
     if declared is None:
         return asked
+    if asked.sparse is not None:
+        raise ConfigError(
+            f"model.head=sparse needs a language model, and model.path={path} is an embedding "
+            "model with a modules.json; take the model that it was made of, or model.head=dense"
+        )
     most = declared.tokens or max(asked.query_tokens, asked.passage_tokens)
     return Reading(
         declared.pooling,
@@ -106,8 +114,14 @@ def read_description(path: Path) -> Reading:
         require_deciding_files(path.parent, described["sha256"])
     try:  # an encoder of an earlier version has the paper's templates, and no head of its own
         templates = Templates(**described.get("templates", {}))
-        head = load_head(described["head"], path.parent) if "head" in described else Head()
+        sparse, head = None, Head()
+        if described.get("head", {}).get("kind") == "sparse":
+            sparse = SparseShape(**{k: v for k, v in described["head"].items() if k != "kind"})
+        elif "head" in described:
+            head = load_head(described["head"], path.parent)
         head.prefixes = tuple(map(int, described.get("prefixes", ())))
     except DAMAGED as error:
         raise DataError(f"{path}: its templates or head cannot be read ({error})") from None
-    return Reading(pooling, query_tokens, passage_tokens, templates, head, append_eos=False)
+    return Reading(
+        pooling, query_tokens, passage_tokens, templates, head, append_eos=False, sparse=sparse
+    )

@@ -5,6 +5,7 @@ tokens. The logits of a batch, [R, L, V], are never held: see `tiled_max`. Legen
 L tokens a text, H hidden size, V terms.
 """
 
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +48,8 @@ class SparseHead(nn.Module):
     embedding: Any
     output: Any
     bias: Tensor | None
+    shape: Any  # what it was made of, for an encoder's folder: `language_model.SparseShape`
+    prefixes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -162,6 +165,14 @@ class SparseHead(nn.Module):
     def terms(self) -> int:
         """Values of a vector, V."""
         return len((self.embedding if self.tied else self.output).weight)
+
+    def size(self, hidden: int) -> int:
+        """Values of an embedding, whatever the hidden size is."""
+        return self.terms
+
+    def describe(self) -> dict[str, Any]:
+        """What a folder says of it; its weights are the language model's, or lie beside."""
+        return {"kind": "sparse", **asdict(self.shape)}
 
     @property
     def parts(self) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ from typing import Any
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config, FinetuneConfig
 from tdro_lightning.console.durations import format_duration
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.planning.cost import cost_lines, estimate_cost, passage_seconds
@@ -137,6 +138,11 @@ def plan_evaluation(config: Config) -> RunPlan:
 
 
 def _planned_model(config: Config) -> tuple[Encoder, Model]:
+    if config.model.head == "sparse":
+        raise ConfigError(
+            "stage=plan does not count model.head=sparse yet; with model.head=dense it counts all "
+            "but the head"
+        )
     backbone = random_model(config.model, "meta")
     data = config.data
     require_positions(backbone.config, config.model.path, data.query_tokens, data.passage_tokens)

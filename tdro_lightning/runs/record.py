@@ -45,7 +45,12 @@ WITHOUT_EFFECT = {  # on results
 }
 ADDED = {  # keys that a version has added, with what earlier versions did
     "data.small_domains": "smaller_batch",
+    "model.head": "dense",
+    "model.sparse.scale": "one",
+    "model.sparse.pooled": "all",
+    "model.sparse.trained": False,
     "module.loss": "infonce",
+    "module.sparsity": None,
     "module.mask_duplicates": False,
     "transfer.alpha": 0.5,
     "transfer.cap": 10_000,

@@ -135,6 +135,10 @@ class DenseRetriever:
             fingerprint=hashlib.sha256(f"{self.fingerprint} first {size}".encode()).hexdigest(),
         )
 
+    def scorer(self) -> DenseScorer:
+        """Scores of texts that are embedded when they are asked for."""
+        return DenseScorer(self.embed_documents)
+
     def encode_queries(
         self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
     ) -> Shards:

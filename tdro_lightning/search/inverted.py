@@ -200,6 +200,10 @@ class SparseRetriever:
         options = f"{self.weights} {self.document_terms} {self.query_terms}"
         return hashlib.sha256(f"{self.encoder} sparse {options}".encode()).hexdigest()
 
+    def scorer(self) -> SparseScorer:
+        """Scores of texts that are embedded when they are asked for."""
+        return SparseScorer(self.stored_embeddings)
+
     def encode_queries(
         self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
     ) -> SparseShards:

@@ -20,7 +20,7 @@ def _run(config: Config) -> None:
         ConfigError: `evaluate.embeddings` is a file.
     """
     from tdro_lightning.assembly.encoders import configured_encoder
-    from tdro_lightning.assembly.evaluate import dense_retrievers, evaluate_and_print
+    from tdro_lightning.assembly.evaluate import encoder_retrievers, evaluate_and_print
     from tdro_lightning.search.bm25 import BM25Retriever
 
     quiet_libraries()
@@ -31,7 +31,7 @@ def _run(config: Config) -> None:
     sets = benchmark_sets(require(config.benchmark))
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
     for label, path in settings.encoders.items():
-        retrievers |= dense_retrievers(label, configured_encoder(config, path))
+        retrievers |= encoder_retrievers(label, configured_encoder(config, path))
     evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
 
 

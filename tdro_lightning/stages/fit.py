@@ -57,6 +57,8 @@ def _rules(config: Config) -> list[str]:
             "validation.metric=ndcg@10"
         )
     module = config.module
+    if module.sparsity is not None and config.model.head != "sparse":
+        wrong.append("module.sparsity is for sparse vectors; it needs model.head=sparse")
     if isinstance(module, FinetuneConfig):
         wrong += mixture_rules(config)
     if not isinstance(module, TDROConfig):

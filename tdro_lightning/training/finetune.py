@@ -75,11 +75,13 @@ class FinetuneModule(EncoderModule):
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
+        penalties = self.optimisation.penalise(cache.vectors, len(batch), step)
         cache.backward(self.manual_backward)
         loss = float(gather_rows(losses.detach()).mean())
         self.watches.look_at_loss([loss], len(passages), step)
         updated = self.optimisation.update(self.optimizers(), self.encoder.parameters(), step)
-        log_now(self, {"loss": loss, f"loss/{self.names[domain]}": loss} | updated, step)
+        logged = {"loss": loss, f"loss/{self.names[domain]}": loss}
+        log_now(self, logged | penalties | updated, step)
         self.log_dict({"loss": loss} | updated, logger=False)
 
     def _keys(self, batch: Batch) -> Tensor | None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tdro_lightning.distributed.collectives import sum_gradients
+from tdro_lightning.losses.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Optimisation:
         min_lr_ratio: learning rate at the last step, as a share of `lr`.
         weight_decay: decay of matrices; vectors (norms, biases) are not decayed.
         clip_norm: gradients are scaled down to this L2 norm.
+        sparsity: what keeps sparse vectors sparse; None adds nothing to the loss.
     """
 
     steps: int
@@ -31,6 +33,7 @@ class Optimisation:
     min_lr_ratio: float
     weight_decay: float
     clip_norm: float
+    sparsity: Sparsity | None = None
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step (from 0): linear warm-up, then cosine to the minimum ratio.
@@ -51,6 +54,10 @@ class Optimisation:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, fused=True)
+
+    def penalise(self, vectors: Tensor, count: int, step: int) -> dict[str, float]:
+        """Add the gradient of what keeps vectors sparse to theirs; see `Sparsity.penalise`."""
+        return {} if self.sparsity is None else self.sparsity.penalise(vectors, count, step)
 
     def update(
         self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int

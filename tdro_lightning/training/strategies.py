@@ -145,17 +145,18 @@ class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
         """Shard an encoder's backbone in place, a group a layer.
 
         Raises:
-            ConfigError: it has dense layers that train, or that would lie elsewhere than the rest.
+            ConfigError: it has a head that trains, or that would lie elsewhere than the rest.
         """
         backbone = encoder.backbone
         if isinstance(backbone, FSDPModule):
             return
         trains = any(p.requires_grad for p in encoder.head.parameters())
-        if trains or (encoder.head.layers and isinstance(self.offload, CPUOffloadPolicy)):
+        held = encoder.sparse or encoder.head.dense
+        if trains or (held and isinstance(self.offload, CPUOffloadPolicy)):
             raise ConfigError(
-                "strategy=fsdp does not shard the dense layers that this model has behind its "
-                "pooling: use strategy=ddp, or train an adapter (model.lora) without "
-                "strategy.cpu_offload"
+                "strategy=fsdp does not shard the head of this model, dense layers behind its "
+                "pooling or a sparse head: use strategy=ddp, or train an adapter (model.lora) "
+                "without model.sparse.trained and strategy.cpu_offload"
             )
         # Autocast would cast what has been gathered in float32; gathering in bf16 is half the work.
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None

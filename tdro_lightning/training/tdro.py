@@ -68,13 +68,18 @@ class TDROModule(EncoderModule):
         reference = self.reference_losses(batch)
         step = self.global_step  # the update increases it
         seed = (self.seed, step, rank())
-        proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward)
+        penalise = self.penalise if self.optimisation.sparsity else None
+        proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward, penalise)
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
         proxy.backward(self.update_weights(proxy.losses, reference, batch))
         updated = self.optimisation.update(self.optimizers(), self.proxy.parameters(), step)
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
+
+    def penalise(self, vectors: Tensor, count: int) -> None:
+        """Add the gradient of what keeps vectors sparse, outside of the measurement."""
+        log_now(self, self.optimisation.penalise(vectors, count, self.global_step))
 
     def losses(self, vectors: Tensor, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""

@@ -1,0 +1,147 @@
+"""Sparse retrieval as a user runs it: fine-tuning, tDRO, evaluation and mining by commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tdro_lightning.models.language_model import SparseShape
+from tdro_lightning.models.loading import load_encoder
+from tests.command import Ended, assert_one_message, run
+from tests.made_up import write_domain_option, write_domains
+from tests.models.test_sparse_encoder import write_llama
+
+SMALL = (
+    *(
+        "--config-dir=conf",
+        "domains=made",
+        "model=tiny",
+        "model.path=model",
+        "logger.wandb=disabled",
+    ),
+    *("data.batch_size=6", "data.query_tokens=40", "data.passage_tokens=24", "data.negatives=2"),
+    *("data.workers=0", "trainer.steps=3", "trainer.precision=32-true", "seed=1"),
+)
+SET = (
+    *("+benchmark.layout=beir", "+benchmark.root=sets", "+benchmark.depth=10"),
+    *("+benchmark.sets.town.folder=town", "+benchmark.sets.town.prompt='Find it'"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Domains, a set and a language model."""
+    folder = tmp_path_factory.mktemp("sparse")
+    catalogue = write_domains(folder / "rows")
+    write_domain_option(folder, catalogue)
+    write_llama(folder / "model", tied=True)
+    lines = [json.loads(line) for line in (folder / "rows/easy.jsonl").read_text().splitlines()]
+    texts = [row["positive_passages"][0]["text"] for row in lines]
+    town = folder / "sets/town"
+    (town / "qrels").mkdir(parents=True)
+    with (town / "corpus.jsonl").open("w") as stream:
+        for i, text in enumerate(texts):
+            stream.write(json.dumps({"_id": f"d{i}", "title": "", "text": text}) + "\n")
+    with (town / "queries.jsonl").open("w") as stream:
+        for i, row in enumerate(lines[:8]):
+            stream.write(json.dumps({"_id": f"q{i}", "text": row["query"]}) + "\n")
+    rows = "".join(f"q{i}\td{i}\t1\n" for i in range(8))
+    (town / "qrels/test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    return folder
+
+
+def commanded(capfd: pytest.CaptureFixture[str], place: Path, *arguments: str) -> Ended:
+    ended = run(capfd, place, *SMALL, *arguments)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def test_from_a_reference_to_weights_evaluation_and_mining(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage by its command; nDCG@10 against products of the saved encoder's vectors."""
+    commanded(capfd, place, "+experiment=finetune_sparse", *SET, "run_dir=tuned")
+    result = json.loads((place / "tuned/metrics.json").read_text())["retrievers"]["uniform"]
+    encoder = load_encoder(
+        str(place / "tuned/encoder"), pooling="last", query_tokens=40, passage_tokens=24
+    )
+    town = place / "sets/town"
+    documents = [json.loads(line)["text"] for line in (town / "corpus.jsonl").open()]
+    queries = [json.loads(line)["text"] for line in (town / "queries.jsonl").open()]
+    q = encoder.embed_queries(queries, "Find it").toarray().astype(np.float64)
+    d = encoder.embed_passages(documents).toarray().astype(np.float64)
+    ranks = [int((row > row[i]).sum()) for i, row in enumerate(q @ d.T)]
+    expected = np.mean([1 / np.log2(2 + rank) if rank < 10 else 0 for rank in ranks])
+    assert result["sets"]["town"]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
+    history = (place / "tuned/history.csv").read_text()
+    for name in ("flops/queries", "flops/passages", "terms/queries", "terms/passages"):
+        assert f",sparsity/{name}," in history
+
+    tdro = ("+experiment=tdro_qwen05b", "model.head=sparse", "model.sparse.scale=quarter")
+    reference = "module.reference=tuned/encoder"
+    commanded(capfd, place, *tdro, "module.temperature=1", reference, "run_dir=tdro")
+    weights = json.loads((place / "tdro/weights.json").read_text())["domain_weights"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert len(set(weights.values())) == 3
+
+    ended = commanded(
+        capfd, place, "+experiment=evaluate", *SET, "+evaluate.encoders.again=tuned/encoder",
+        "run_dir=evaluated",
+    )  # fmt: skip
+    assert "its folder has a sparse head, which holds" in ended.out
+    retrievers = json.loads((place / "evaluated/metrics.json").read_text())["retrievers"]
+    assert retrievers["again"]["sets"] == result["sets"]
+    assert set(retrievers) == {"again", "bm25"}
+
+    mine = ("+experiment=mine_dense", "mine.encoder=tuned/encoder", "mine.input=rows")
+    mine = (
+        *mine,
+        "mine.negatives=2",
+        "mine.depth=8",
+        "mine.skip=0",
+        "mine.ratio=null",
+        "mine.margin=null",
+        "mine.max_score=null",
+    )
+    commanded(capfd, place, *mine, "run_dir=mined")
+    assert sorted(path.name for path in (place / "mined/train").iterdir()) == [
+        f"{name}.jsonl.gz" for name in ("easy", "hard", "middle")
+    ]
+    ended = run(capfd, place, *SMALL, *mine, "mine.index=ivf", "run_dir=ivf")
+    assert ended.code == 2
+    assert_one_message(ended, "mine.index=ivf is for dense vectors, and mine.encoder=tuned/encoder")
+
+
+TUNE = "+experiment=finetune_sparse"
+WRONG = {
+    "no sparse head": ((TUNE, "model.head=dense"), 2, "module.sparsity is for sparse vectors"),
+    "prefixes": ((TUNE, "model.dimensions=[8]"), 2, "model.dimensions is for dense vectors"),
+    "a regulariser of no name": ((TUNE, "module.sparsity.kind=l0"), 2, "kind='l0' must be one of"),
+    "a plan": ((TUNE, "stage=plan"), 2, "stage=plan does not count model.head=sparse yet"),
+    "a dense reference": (
+        ("+experiment=tdro_qwen05b", "model.head=sparse", "module.reference=dense/encoder"),
+        2,
+        "module.reference: its head differs from the proxy's",
+    ),
+    "an export": (
+        ("+experiment=export", "export.encoder=sparse/encoder"),
+        2,
+        "an encoder of sparse vectors cannot be exported yet",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_does_not_fit_is_refused_by_one_message(
+    place: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    overrides, code, message = WRONG[kind]
+    for name, head in (("dense", None), ("sparse", SparseShape())):
+        if not (place / name).exists():
+            limits = {"query_tokens": 40, "passage_tokens": 24}
+            encoder = load_encoder(str(place / "model"), pooling="mean", sparse=head, **limits)
+            encoder.save(place / name / "encoder")
+    ended = run(capfd, place, *SMALL, *overrides, "run_dir=wrong")
+    assert ended.code == code
+    assert_one_message(ended, message)

@@ -1,0 +1,112 @@
+"""Training with sparse vectors: loss and FLOPS against autograd over the whole batch in float64."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tdro_lightning.data.domains import load_domains
+from tdro_lightning.losses.sparsity import REGULARISERS, ColumnSums, Sparsity, ramp
+from tdro_lightning.models.language_model import SparseShape
+from tdro_lightning.training.optim import Optimisation
+from tests.fixtures.training import NAMES, OPTIMISATION, Parts
+from tests.made_up import write_domains
+from tests.models.test_sparse_encoder import write_llama
+
+SPARSITY = Sparsity("flops", 0.3, 0.2, ramp_steps=0)
+
+
+@pytest.fixture(scope="module")
+def sparse_parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """Three domains, and language models with a tied head."""
+    folder = tmp_path_factory.mktemp("sparse")
+    domains = load_domains(write_domains(folder), root=str(folder), hub=None, only=None)
+    proxy, reference = (write_llama(folder / name, True) for name in ("proxy", "reference"))
+    return Parts(domains, proxy, reference)
+
+
+def note_gradients(module: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The gradients of the encoder's parameters at the update, by name."""
+    taken: dict[str, Any] = {}
+    update = Optimisation.update
+
+    def note(self: Optimisation, *given: Any) -> dict[str, float]:
+        taken.update(
+            {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+        )
+        return update(self, *given)
+
+    monkeypatch.setattr(Optimisation, "update", note)
+    return taken
+
+
+def flops(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors.mean(0).square().sum()
+
+
+@pytest.mark.parametrize(
+    "chunks", [{"kept_tokens": 10**6}, {"chunk_tokens": 100, "kept_tokens": 0}]
+)
+def test_fine_tuning_adds_flops_of_both_sides(
+    sparse_parts: Parts, fit: Any, monkeypatch: pytest.MonkeyPatch, chunks: dict[str, int]
+) -> None:
+    own = {"dtype": "float64", "sparse": SparseShape(), "temperature": 1.0, **chunks}
+    module = sparse_parts.finetune(optimisation=replace(OPTIMISATION, sparsity=SPARSITY), **own)
+    taken = note_gradients(module, module.encoder, monkeypatch)
+    fit(module, sparse_parts.homogeneous(module.encoder), steps=1)
+    twin = sparse_parts.finetune(**own)
+    batch = next(iter(sparse_parts.homogeneous(twin.encoder).train_dataloader()))
+    q, p = twin.encoder(batch.queries), twin.encoder(batch.passages)
+    assert q.dtype == torch.float64
+    positive = torch.arange(len(q)) * 2
+    loss = F.cross_entropy(q @ p.T, positive) + 0.3 * flops(q) + 0.2 * flops(p)
+    loss.backward()
+    expected = {n: v.grad for n, v in twin.encoder.named_parameters() if v.grad is not None}
+    assert taken.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(taken[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_tdro_adds_flops_outside_of_the_measurement(
+    sparse_parts: Parts, fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain weights are those of a run without, and the gradient has the penalty beside."""
+    own = {"dtype": "float64", "sparse": SparseShape(), "temperature": 1.0, "chunk_tokens": 200}
+    weights = []
+    for sparsity in (None, SPARSITY):
+        module = sparse_parts.tdro(optimisation=replace(OPTIMISATION, sparsity=sparsity), **own)
+        taken = note_gradients(module, module.proxy, monkeypatch)
+        fit(module, sparse_parts.heterogeneous(module.proxy), steps=1)
+        weights.append(module.weights.log_weights.exp())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-12, atol=0)
+    assert not torch.allclose(weights[0], torch.full_like(weights[0], 1 / 3), atol=1e-4)
+
+    twin = sparse_parts.tdro(**own)
+    batch = next(iter(sparse_parts.heterogeneous(twin.proxy).train_dataloader()))
+    q, p = twin.proxy(batch.queries), twin.proxy(batch.passages)
+    scores = torch.einsum("bd,bnd->bn", q, p.view(len(q), 4, -1))
+    losses = F.cross_entropy(scores, torch.zeros(len(q), dtype=torch.long), reduction="none")
+    means = torch.stack([losses[batch.domain == i].mean() for i in range(len(NAMES))])
+    loss = (weights[1] * means).sum() + 0.3 * flops(q) + 0.2 * flops(p)
+    loss.backward()
+    for name, value in twin.proxy.named_parameters():
+        if value.grad is not None:
+            torch.testing.assert_close(taken[name], value.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", REGULARISERS)
+def test_the_factors_rise_with_the_square_of_the_step(kind: str) -> None:
+    random = torch.Generator().manual_seed(1)
+    vectors = torch.rand(9, 20, generator=random, dtype=torch.float64)
+    for step in (0, 3, 10, 50):
+        leaf = vectors.clone().requires_grad_()
+        leaf.grad = torch.zeros_like(leaf)
+        logged = Sparsity(kind, 2.0, 0.5, ramp_steps=10).penalise(leaf, 4, step)
+        for rows, weight in ((slice(4), 2.0), (slice(4, None), 0.5)):
+            penalty = REGULARISERS[kind](ColumnSums.of(vectors[rows]))
+            expected = weight * ramp(step, 10) * penalty.gradient
+            torch.testing.assert_close(leaf.grad[rows], expected.expand_as(leaf.grad[rows]))
+        assert logged["sparsity/terms/queries"] == 20
+        assert logged[f"sparsity/{kind}/passages"] == pytest.approx(float(penalty.value))

@@ -303,5 +303,5 @@ def test_dense_layers_that_train_are_not_sharded(tmp_path: Path) -> None:
     encoder.head = Head([DenseShape(16, 4)])
     plan = strategy("fsdp", None)
     assert isinstance(plan, FullyShardedParallel)
-    with pytest.raises(ConfigError, match="strategy=fsdp does not shard the dense layers"):
+    with pytest.raises(ConfigError, match="strategy=fsdp does not shard the head"):
         plan.shard(encoder)

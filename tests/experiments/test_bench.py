@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from tdro_lightning.models.shapes import from_architecture
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "benchmarks"
 SMALL = """\
@@ -56,6 +59,16 @@ def measure(script: ModuleType, tmp_path: Path) -> Callable[..., dict[str, Any]]
         return script.main([*models, *sizes, *arguments])
 
     return run
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_shape_has_dropout(file: Path) -> None:
+    """Contenders compute the same without; with it, two runs of one step differ by per cents."""
+    architecture = OmegaConf.to_container(OmegaConf.load(file))["architecture"]
+    config = from_architecture(architecture, "meta", torch.float32).config.to_dict()
+    shares = {key: value for key, value in config.items() if "drop" in key and value is not None}
+    assert shares
+    assert not any(shares.values()), shares
 
 
 @pytest.mark.nightly

@@ -24,6 +24,7 @@ from tdro_lightning.export.lineage import (
 )
 from tdro_lightning.export.mteb_results import prompt_name, write_mteb_results
 from tdro_lightning.export.proof import ReaderCheck, check_readers, embed_sample
+from tdro_lightning.export.sparse_folder import write_language_model
 from tdro_lightning.files import whole_folder, write_text
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.model_files import base_model
@@ -105,17 +106,23 @@ def _write_models(
     require_exportable(encoder)
     sample = embed_sample(encoder, prompts["query"])
     base, adapter = base_model(settings.encoder), None
-    if base is not None:
+    apart = base is not None and not encoder.sparse  # an adapter's folder has no sparse head
+    if base is not None and apart:
         adapter = folder / ADAPTER_FOLDER
         base_name = portable_base(base, output / ADAPTER_FOLDER, settings.base)
         write_adapter(encoder, adapter, prompts, base_name)
-    write_merged(encoder, folder, prompts)
+    if encoder.sparse:
+        write_language_model(encoder, base or settings.encoder, folder, prompts)
+    else:
+        write_merged(encoder, folder, prompts)
     del encoder  # the fresh process needs its room
     from_hub = None if base is None or Path(base).is_dir() else base
     model = ModelDescription(
         title=training.name if training else Path(settings.encoder).name,
         base=settings.base or from_hub or (training.base if training else None),
-        adapter_base=None if base is None else portable_base(base, output, settings.base),
+        adapter_base=None
+        if base is None or not apart
+        else portable_base(base, output, settings.base),
         prompts=prompts,
         sample=sample,
         training=training,

@@ -52,11 +52,13 @@ class ModelDescription:
 def model_card(model: ModelDescription, checks: Sequence[ReaderCheck]) -> str:
     """The card in Markdown, with the header that the hub reads."""
     sample, training, scores = model.sample, model.training, model.scores
+    kinds = ["sparse-encoder", "sparse"] if sample.sparse else ["feature-extraction"]
+    kinds += [] if sample.sparse else ["dense-retrieval"]
     header = ModelCardData(
         base_model=model.base,
         library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "tdro"],
+        pipeline_tag="feature-extraction" if sample.sparse else "sentence-similarity",
+        tags=["sentence-transformers", *kinds, "tdro"],
         model_name=model.title,
         eval_results=_eval_results(scores) if scores else None,
     )
@@ -72,6 +74,8 @@ def model_card(model: ModelDescription, checks: Sequence[ReaderCheck]) -> str:
         adapter_base=model.adapter_base,
         pooling=sample.pooling,
         plain=sample.plain,
+        sparse=sample.sparse,
+        reader="SparseEncoder" if sample.sparse else "SentenceTransformer",
         width=sample.vectors["queries"].shape[1],
         query_tokens=sample.query_tokens,
         passage_tokens=sample.passage_tokens,

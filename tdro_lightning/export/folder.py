@@ -76,7 +76,7 @@ def require_exportable(encoder: Encoder) -> None:
         ConfigError: names it, and what there is.
     """
     known = list(POOLING_MODES.values())
-    if encoder.pooling not in known:
+    if encoder.pooling not in known and not encoder.sparse:
         raise ConfigError(
             f"model.pooling={encoder.pooling}: cannot be exported, since sentence-transformers has "
             f"only {' and '.join(known)} of this package's"
@@ -87,7 +87,7 @@ def require_exportable(encoder: Encoder) -> None:
                 f"the template {template!r} cannot be exported, since sentence-transformers knows "
                 f"prompts before a text only; it must end with {TEXT}"
             )
-    dimensions = _dense_head(encoder).dimensions
+    dimensions = None if encoder.sparse else _dense_head(encoder).dimensions
     if dimensions is not None:
         raise ConfigError(
             f"an encoder of {dimensions} dimensions cannot be exported; export the "
@@ -96,18 +96,14 @@ def require_exportable(encoder: Encoder) -> None:
 
 
 def _dense_head(encoder: Encoder) -> Head:
-    """The head of an encoder of dense vectors.
-
-    Raises:
-        ConfigError: its vectors are sparse.
-    """
-    if not isinstance(encoder.head, Head):
-        raise ConfigError("an encoder of sparse vectors cannot be exported yet")
+    assert isinstance(encoder.head, Head), "`sparse_folder` writes the others"
     return encoder.head
 
 
 def is_plain(encoder: Encoder) -> bool:
     """Whether a line of code makes unit vectors of the token states."""
+    if encoder.sparse:
+        return False
     head = _dense_head(encoder)
     return encoder.pooling in PLAIN_POOLINGS and not head.layers and head.normalized
 
@@ -134,7 +130,7 @@ def prompt_prefixes(templates: Templates, prompts: Mapping[str, str | None]) -> 
 def _write_settings(encoder: Encoder, folder: Path, prompts: Mapping[str, str | None]) -> None:
     """Write everything but the weights."""
     # There is one limit for all texts, so it is that of the documents; the card names the other.
-    _write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
+    write_tokenizer(encoder.tokenizer.tokenizer, folder, encoder.passage_tokens)
     head = _dense_head(encoder)
     dense = head.layers
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense)]
@@ -193,7 +189,7 @@ def _write_dense(layer: Dense, folder: Path) -> None:
     save_file(values, folder / "model.safetensors")
 
 
-def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, limit: int) -> None:
     """Write the tokenizer as it is, so that no class of a family puts its own EOS rule in."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

@@ -32,11 +32,12 @@ TEXTS = (
 class Sample:
     """Texts under one prompt, the encoder's own embeddings of them, [N, D] each, and its settings.
 
-    It is plain where a line of code makes vectors of the token states.
+    It is plain where a line of code makes vectors of the token states; sparse ones never are.
     """
 
     pooling: str
     plain: bool
+    sparse: bool
     query_tokens: int
     passage_tokens: int
     templates: Templates
@@ -64,10 +65,13 @@ def embed_sample(encoder: Encoder, prompt: str | None) -> Sample:
         "queries": encoder.embed_queries(queries, prompt),
         "documents": encoder.embed_passages(documents),
     }
+    if encoder.sparse:
+        vectors = {name: rows.toarray() for name, rows in vectors.items()}
     limits = encoder.query_tokens, encoder.passage_tokens
     return Sample(
         encoder.pooling,
         is_plain(encoder),
+        encoder.sparse,
         *limits,
         encoder.templates,
         prompt,
@@ -106,6 +110,7 @@ def check_readers(
             "base": base,
             "pooling": ours.pooling,
             "plain": ours.plain,
+            "sparse": ours.sparse,
             "query_tokens": ours.query_tokens,
             "passage_tokens": ours.passage_tokens,
             "prompt": ours.templates.format_query("", ours.prompt),
@@ -147,4 +152,5 @@ def _check(way: str, ours: Sample, theirs: dict[str, NDArray[np.float32]]) -> Re
 def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(1) / lengths)
+    empty = ~a.any(1) & ~b.any(1)  # sparse vectors of texts without a term
+    return np.where(empty, 1.0, (a * b).sum(1) / np.where(empty, 1.0, lengths))

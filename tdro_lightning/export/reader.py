@@ -3,8 +3,9 @@
 It imports nothing of this project, so that the vectors come from the folder's files alone.
 
 REQUEST is a JSON file: `folder`, `adapter` and `base` (or null), `pooling`, `plain` (whether
-transformers alone is enough), `query_tokens`, `passage_tokens`, `prompt` and `document_prompt`
-(what stands before a text), `queries` and `documents`.
+transformers alone is enough), `sparse` (whether vectors are sparse), `query_tokens`,
+`passage_tokens`, `prompt` and `document_prompt` (what stands before a text), `queries` and
+`documents`.
 ANSWER is a file of arrays [N, D], named `WAY/queries` and `WAY/documents`.
 """
 
@@ -22,14 +23,18 @@ BATCH = 8  # texts of unlike length, so that there is padding
 
 def encode_with_sentence_transformers(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """Encode with the folder's own prompts, in batches and one by one."""
-    from sentence_transformers import SentenceTransformer, __version__
+    from sentence_transformers import SentenceTransformer, SparseEncoder, __version__
 
-    model = SentenceTransformer(request["folder"], device="cpu")
+    model: Any = (SparseEncoder if request["sparse"] else SentenceTransformer)(
+        request["folder"], device="cpu"
+    )
     way = f"sentence-transformers {__version__}"
     arrays = {f"{way}/documents": model.encode_document(request["documents"], batch_size=BATCH)}
     model.max_seq_length = request["query_tokens"]
     arrays[f"{way}/queries"] = model.encode_query(request["queries"], batch_size=BATCH)
     arrays[f"{way}, one by one/queries"] = model.encode(request["queries"], "query", batch_size=1)
+    if request["sparse"]:
+        return {name: rows.to_dense().numpy() for name, rows in arrays.items()}
     return arrays
 
 

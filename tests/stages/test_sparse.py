@@ -108,6 +108,13 @@ def test_from_a_reference_to_weights_evaluation_and_mining(
     assert sorted(path.name for path in (place / "mined/train").iterdir()) == [
         f"{name}.jsonl.gz" for name in ("easy", "hard", "middle")
     ]
+    export = ("+experiment=export", "export.encoder=tuned/encoder", "run_dir=exported")
+    ended = commanded(capfd, place, *export)
+    assert "sentence-transformers" in ended.out
+    card = (place / "exported/export/README.md").read_text()
+    assert "model = SparseEncoder(" in card
+    assert "a weight for each of 300 terms" in card
+
     ended = run(capfd, place, *SMALL, *mine, "mine.index=ivf", "run_dir=ivf")
     assert ended.code == 2
     assert_one_message(ended, "mine.index=ivf is for dense vectors, and mine.encoder=tuned/encoder")
@@ -123,11 +130,6 @@ WRONG = {
         ("+experiment=tdro_qwen05b", "model.head=sparse", "module.reference=dense/encoder"),
         2,
         "module.reference: its head differs from the proxy's",
-    ),
-    "an export": (
-        ("+experiment=export", "export.encoder=sparse/encoder"),
-        2,
-        "an encoder of sparse vectors cannot be exported yet",
     ),
 }
 

@@ -37,7 +37,6 @@ class Sample:
 
     pooling: str
     plain: bool
-    sparse: bool
     query_tokens: int
     passage_tokens: int
     templates: Templates
@@ -45,6 +44,7 @@ class Sample:
     queries: list[str]
     documents: list[str]
     vectors: dict[str, NDArray[np.float32]]
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def embed_sample(encoder: Encoder, prompt: str | None) -> Sample:
     return Sample(
         encoder.pooling,
         is_plain(encoder),
-        encoder.sparse,
         *limits,
         encoder.templates,
         prompt,
         queries,
         documents,
         vectors,
+        encoder.sparse,
     )
 
 

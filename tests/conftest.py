@@ -10,7 +10,8 @@ import torch
 import transformers
 
 pytest_plugins = [
-    f"tests.fixtures.{name}" for name in ("models", "domains", "evaluation", "training", "commands")
+    f"tests.fixtures.{name}"
+    for name in ("models", "domains", "evaluation", "training", "commands", "plans")
 ]
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork data workers
 transformers.utils.logging.disable_progress_bar()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from rounds import growth
 from torch import Tensor
 
-from tdro_lightning.models.tiled_max import TILE, largest_logits, sparse_vectors
+from tdro_lightning.models.tiled_max import TILE, sparse_vectors
 from tdro_lightning.report.tables import Column, Table, cells, terminal_table
 
 ACTIVE = 400  # terms of a text that a trained model keeps
@@ -76,7 +76,8 @@ class Inputs:
         self.gradient = torch.randn(options.texts, options.terms)
         shift = 10.0  # above every logit
         if case == "trained":
-            largest = largest_logits(self.states.detach(), self.weight, None, self.mask)
+            given = (self.states.detach(), self.weight, None, self.mask)
+            largest = sparse_vectors(*given).expm1()  # of the terms that are active
             shift = -float(largest.topk(ACTIVE).values[:, -1].median())
         self.bias = torch.full((options.terms,), shift)
 

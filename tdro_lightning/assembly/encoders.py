@@ -9,9 +9,9 @@ from tdro_lightning.console.output import tell
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
 from tdro_lightning.models.reading import Reading, read_folder
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.strategies import checkpoint_activations
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,14 @@ from tdro_lightning.search.encoding import Forecast
 from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.retriever import Retriever
 
+EncoderRetriever = DenseRetriever | SparseRetriever
 WORTH_PRINTING = 60  # seconds of encoding
 TITLES = {"ndcg@10": "nDCG@10", "accuracy@10": "Accuracy@10"}  # of main metrics
 
 logger = logging.getLogger(__name__)
 
 
-def encoder_retriever(encoder: Encoder) -> DenseRetriever | SparseRetriever:
+def encoder_retriever(encoder: Encoder) -> EncoderRetriever:
     """An encoder as a retriever, on the process's GPU where there is one."""
     return sparse_retriever(encoder) if encoder.sparse else dense_retriever(encoder)
 
@@ -51,11 +52,9 @@ def encoder_retrievers(label: str, encoder: Encoder) -> dict[str, Retriever]:
     """An encoder as a retriever by its label, and one for each of its prefixes, `LABEL (64)`."""
     whole = encoder_retriever(encoder)
     found: dict[str, Retriever] = {label: whole}
-    if isinstance(whole, SparseRetriever):
-        return found
-    for size in encoder.head.prefixes:
-        if size < encoder.dimensions:
-            found[f"{label} ({size})"] = whole.truncated(size)
+    if isinstance(whole, DenseRetriever):
+        shorter = (size for size in encoder.head.prefixes if size < encoder.dimensions)
+        found |= {f"{label} ({size})": whole.truncated(size) for size in shorter}
     return found
 
 

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.assembly.evaluate import dense_retriever, encoder_retriever
+from tdro_lightning.assembly.evaluate import (
+    EncoderRetriever,
+    dense_retriever,
+    encoder_retriever,
+)
 from tdro_lightning.config.constraints import mining_rule
 from tdro_lightning.config.schema import Config, MineConfig
 from tdro_lightning.console.libraries import quiet_libraries
@@ -38,13 +42,10 @@ from tdro_lightning.records.receipts import finished_result, write_receipt
 from tdro_lightning.report.preparation import mining_table
 from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.search.bm25 import BM25Retriever
-from tdro_lightning.search.dense import DenseRetriever
-from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.ivf import IVFRetriever
 from tdro_lightning.search.retriever import Index, Retriever
 
 FORMAT = 1  # another number where equal settings mine other rows: a release alone redoes nothing
-EncoderRetriever = DenseRetriever | SparseRetriever
 WORK = "unfinished"  # embeddings and parts of what is not finished
 
 

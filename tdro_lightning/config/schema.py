@@ -216,9 +216,9 @@ def expand_steps(chain: ChainConfig) -> dict[str, list[str]]:
     With `for_each: {share: {"50": [], "60": [seed=1]}}`, a step `top{share}` becomes `top50` and
     `top60`. In the list of such a step, `{share}` is the label too, and an element
     `{share.overrides}` becomes the overrides of the label. A step that names several entries is
-    repeated for all pairs of their labels. Neighbouring steps of the same entries are repeated
-    together, so that all steps of the first label come first. A later step of the same name
-    replaces an earlier one.
+    repeated for every combination of their labels. Neighbouring steps of the same entries are
+    repeated together, so that all steps of the first label come first. A later step of the same
+    name replaces an earlier one.
     """
     steps: dict[str, list[str]] = {}
     for entries, group in itertools.groupby(chain.steps, lambda name: _entries(chain, name)):

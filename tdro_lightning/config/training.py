@@ -43,8 +43,8 @@ class TinyModelConfig:
 class SparseHeadConfig:
     """How a language model's logits become sparse vectors, with model.head=sparse."""
 
-    scale: str = key("one", choices=("one", "quarter"))
-    pooled: str = key("all", choices=("all", "no_special"))
+    scale: str = key("one", choices=table_names("models/sparse_head.py", "SCALES"))
+    pooled: str = key("all", choices=table_names("models/sparse_head.py", "POOLED"))
     trained: bool = False
 
 

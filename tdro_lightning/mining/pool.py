@@ -19,9 +19,8 @@ from tdro_lightning.data.tables import cached_table, text_columns
 from tdro_lightning.errors import DataError
 from tdro_lightning.evaluation.sets.beir import read_documents
 from tdro_lightning.models.cross_encoder import CrossEncoder
-from tdro_lightning.search.dense import DenseScorer
-from tdro_lightning.search.inverted import SparseScorer
 from tdro_lightning.search.retriever import Hits, Index, Queries, Retriever
+from tdro_lightning.search.scorer import TextScorer
 
 
 class Places:
@@ -141,7 +140,7 @@ class PairScorer:
         queries: of all rows, as the model takes them.
     """
 
-    model: Index | DenseScorer | SparseScorer | CrossEncoder
+    model: Index | TextScorer | CrossEncoder
     queries: Queries
 
     def score(self, rows: Sequence[int], texts: Sequence[str]) -> NDArray[np.float32]:

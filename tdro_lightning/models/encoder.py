@@ -93,6 +93,9 @@ class Encoder(nn.Module):
         self.head = Head() if head is None else head
         self._adapter_inputs = AdapterInputs(backbone)
         self._warned: set[str] = set()  # keys of limits that cut many texts, said once each
+        # An encoder of a plan has no tokenizer, and no sparse head.
+        special = tokenizer.tokenizer.all_special_ids if self.sparse else []
+        self._special = torch.tensor(special, dtype=torch.long)
         lean = pooling == "last" and not self.sparse
         self._last_layer = last_layer(backbone) if lean else None
         attentions = [m for m in backbone.modules() if hasattr(m, "is_causal")]
@@ -198,8 +201,7 @@ class Encoder(nn.Module):
             states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             if isinstance(self.head, SparseHead):
-                special = torch.tensor(self.tokenizer.tokenizer.all_special_ids)
-                return self.head(states, self.head.counted(ids, mask, special))
+                return self.head(states, self.head.counted(ids, mask, self._special))
             vectors: Tensor = self.head(POOLINGS[self.pooling](states, mask))
             return vectors
 

@@ -1,6 +1,5 @@
 """Which language model a folder is, and the sparse head that its own head makes."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +12,10 @@ from transformers.models.auto.modeling_auto import (
 
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.head import WEIGHTS
-from tdro_lightning.models.sparse_head import SparseHead, quarter_scale
+from tdro_lightning.models.sparse_head import SCALES, SparseHead, SparseShape
 
 # Kinds of language models, by what their heads predict: a masked token, or the next one.
 KINDS: dict[str, Any] = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
-SCALES = ("one", "quarter")
-
-
-@dataclass(frozen=True)
-class SparseShape:
-    """A sparse head without its weights.
-
-    Args:
-        scale: what logits are multiplied by: `one`, or `quarter` for `quarter_scale`.
-        pooled: of `sparse_head.POOLED`.
-        trained: whether the head learns.
-        language_model: of `KINDS`; None takes what the model's configuration says.
-    """
-
-    scale: str = "one"
-    pooled: str = "all"
-    trained: bool = False
-    language_model: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ValueError(f"scale={self.scale!r} must be one of {', '.join(SCALES)}")
-        if self.language_model not in (None, *KINDS):
-            raise ValueError(f"language_model={self.language_model!r} is of no known kind")
 
 
 def language_model_kind(config: PreTrainedConfig, path: str) -> str:
@@ -71,7 +46,7 @@ def sparse_head(model: Any, shape: SparseShape) -> SparseHead:
         ConfigError: it has no head that can be used.
     """
     hidden = model.config.get_text_config().hidden_size
-    scale = quarter_scale(hidden) if shape.scale == "quarter" else 1.0
+    scale = SCALES[shape.scale](hidden)
     head = SparseHead.of(model, scale=scale, pooled=shape.pooled, trained=shape.trained)
     head.shape = shape
     return head

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError, InputError
 from tdro_lightning.models.adapter import (
@@ -25,7 +25,6 @@ from tdro_lightning.models.encoder import DESCRIPTION, Encoder
 from tdro_lightning.models.head import WEIGHTS, Head
 from tdro_lightning.models.language_model import (
     KINDS,
-    SparseShape,
     language_model_kind,
     sparse_head,
     take_head_weights,
@@ -40,7 +39,7 @@ from tdro_lightning.models.model_files import (
 )
 from tdro_lightning.models.reading import DAMAGED, Reading, read_description, read_folder
 from tdro_lightning.models.shapes import is_about_attention
-from tdro_lightning.models.sparse_head import SparseHead
+from tdro_lightning.models.sparse_head import SparseHead, SparseShape
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.models.towers import freeze_other_towers
 
@@ -252,8 +251,7 @@ def _load_backbone(
     base = base_model(path)
     if base is not None:
         refuse_model_code(base)
-    kernels = select_attention(attention)
-    config = own_config(base or path, kernels)
+    config = own_config(base or path, select_attention(attention))
     require_positions(config, path, *limits)
     if bidirectional is not None:
         attend_in_both_directions(config, bidirectional)
@@ -262,34 +260,11 @@ def _load_backbone(
         name = sparse.language_model or language_model_kind(config, path)
         sparse, kind = replace(sparse, language_model=name), KINDS[name]
 
-    def loaded(kernels: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        found: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
-            base or path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=kernels,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        return found
-
-    try:
-        model, report = loaded(kernels)
-    except ValueError as error:
-        if attention != "auto" or not is_about_attention(error):
-            raise
-        logger.info("%s has no attention %s; eager is used", base or path, kernels)
-        config._attn_implementation = "eager"
-        model, report = loaded("eager")
+    model, missing = _read_model(kind, base or path, config, dtype, attention)
     backbone: Any = model if sparse is None else model.base_model
     beside = sparse is not None and (Path(path) / WEIGHTS).is_file()  # the head's weights
-    own = f"{model.base_model_prefix}."
-    missing = sorted(
-        key
-        for key in report["missing_keys"]
-        if not key.startswith("pooler.") and (key.startswith(own) or not beside)
-    )
+    if beside:
+        missing = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if missing:
         raise ConfigError(
             f"model.path={base or path}: {len(missing)} weights are missing from it, "
@@ -304,3 +279,39 @@ def _load_backbone(
         head = sparse_head(model, sparse)
         take_head_weights(head, Path(path))
     return backbone if base is None else load_adapter(backbone, path), head
+
+
+def _read_model(
+    kind: Any, source: str, config: PreTrainedConfig, dtype: torch.dtype, attention: Attention
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model with the weights of a folder or hub name, and the names of those that it lacks.
+
+    Args:
+        kind: one of transformers' auto classes.
+        source: folder or hub name.
+        config: its own, with the attention kernels; eager ones where the model has not these.
+        dtype: of the weights.
+        attention: as demanded; only `auto` may become eager.
+    """
+
+    def read(kernels: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        found: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            attn_implementation=kernels,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        return found
+
+    try:
+        model, report = read(str(config._attn_implementation))
+    except ValueError as error:
+        if attention != "auto" or not is_about_attention(error):
+            raise
+        logger.info("%s has no attention %s; eager is used", source, config._attn_implementation)
+        config._attn_implementation = "eager"
+        model, report = read("eager")
+    return model, sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))

@@ -5,7 +5,8 @@ tokens. The logits of a batch, [R, L, V], are never held: see `tiled_max`. Legen
 L tokens a text, H hidden size, V terms.
 """
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +28,55 @@ TRANSFORMS: dict[str, tuple[str | type[nn.Module], ...]] = {
     "vocab_projector": ("vocab_transform", "activation", "vocab_layer_norm"),  # DistilBERT
     "decoder": ("head",),  # ModernBERT
 }
-POOLED = ("all", "no_special")
+
+
+def quarter_scale(hidden: int) -> float:
+    """H ** -0.25, by which Lion-SP multiplies logits (Zeng et al. 2025, arXiv 2502.15526)."""
+    return float(hidden**-0.25)
+
+
+def all_tokens(ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
+    """All tokens of a text."""
+    return mask.bool()
+
+
+def text_tokens(ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
+    """Those that are not special."""
+    return mask.bool() & ~torch.isin(ids, special.to(ids))
+
+
+# What logits are multiplied by, from the hidden size H.
+SCALES: dict[str, Callable[[int], float]] = {"one": lambda hidden: 1.0, "quarter": quarter_scale}
+
+# Which tokens count, from ids [R, L], mask [R, L] and ids of special tokens [S], to [R, L].
+POOLED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "all": all_tokens,
+    "no_special": text_tokens,
+}
+
+
+@dataclass(frozen=True)
+class SparseShape:
+    """A sparse head without its weights.
+
+    Args:
+        scale: of `SCALES`.
+        pooled: of `POOLED`.
+        trained: whether the head learns.
+        language_model: kind of the language model whose head it was; None takes what the model's
+            configuration says.
+    """
+
+    scale: str = "one"
+    pooled: str = "all"
+    trained: bool = False
+    language_model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ValueError(f"scale={self.scale!r} must be one of {', '.join(SCALES)}")
+        if self.pooled not in POOLED:
+            raise ValueError(f"pooled={self.pooled!r} must be one of {', '.join(POOLED)}")
 
 
 class SparseHead(nn.Module):
@@ -48,7 +97,7 @@ class SparseHead(nn.Module):
     embedding: Any
     output: Any
     bias: Tensor | None
-    shape: Any  # what it was made of, for an encoder's folder: `language_model.SparseShape`
+    shape: SparseShape  # what it was made of, for an encoder's folder
     prefixes: tuple[int, ...] = ()
 
     def __init__(
@@ -157,9 +206,7 @@ class SparseHead(nn.Module):
         Returns:
             [R, L] true where a token stands and counts.
         """
-        if self.pooled == "all":
-            return mask.bool()
-        return mask.bool() & ~torch.isin(ids, special.to(ids))
+        return POOLED[self.pooled](ids, mask, special)
 
     @property
     def terms(self) -> int:
@@ -180,11 +227,6 @@ class SparseHead(nn.Module):
         weight = (self.embedding if self.tied else self.output).weight
         bias = self.bias if self.tied else getattr(self.output, "bias", None)
         return _whole(weight), None if bias is None else _whole(bias)
-
-
-def quarter_scale(hidden: int) -> float:
-    """H ** -0.25, by which Lion-SP multiplies logits (Zeng et al. 2025, arXiv 2502.15526)."""
-    return float(hidden**-0.25)
 
 
 def to_csr(vectors: Tensor) -> csr_matrix:

@@ -16,7 +16,7 @@ TILE = 1024  # by measurement: experiments/benchmarks
 ENTRIES = 2**18  # values of vectors whose gradient is sorted at a time, some 50 bytes each
 
 
-def largest_logits(
+def sparse_vectors(
     states: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -24,7 +24,7 @@ def largest_logits(
     scale: float = 1.0,
     tile: int = TILE,
 ) -> Tensor:
-    """The largest of each term's logits over a text's tokens, times a scale.
+    """log(1 + relu(scale * z)), z the largest of each term's logits over a text's tokens.
 
     Where tokens tie, the first has the gradient.
 
@@ -37,42 +37,14 @@ def largest_logits(
         tile: terms whose logits are held at a time.
 
     Returns:
-        [R, V] float32, or float64 for such weights; -inf for a text in which no token counts.
+        [R, V] float32, or float64 for such weights; 0 for a text in which no token counts.
     """
-    return _apply(states, weight, bias, mask, scale, tile, False)
-
-
-def sparse_vectors(
-    states: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor,
-    scale: float = 1.0,
-    tile: int = TILE,
-) -> Tensor:
-    """log(1 + relu(x)) of what `largest_logits` returns, in one pass that keeps less.
-
-    Returns:
-        [R, V]; 0 for a text in which no token counts.
-    """
-    return _apply(states, weight, bias, mask, scale, tile, True)
-
-
-def _apply(
-    states: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor,
-    scale: float,
-    tile: int,
-    saturated: bool,
-) -> Tensor:
     states = states.to(weight.dtype)
     trained = any(value is not None and value.requires_grad for value in (states, weight, bias))
     if trained and torch.is_grad_enabled():
-        result: Tensor = _TiledMax.apply(states, weight, bias, mask, scale, tile, saturated)
+        result: Tensor = _TiledMax.apply(states, weight, bias, mask, scale, tile)
         return result
-    return _pool(states, weight, bias, mask, scale, tile, saturated, with_tokens=False)[0]
+    return _pool(states, weight, bias, mask, scale, tile, with_tokens=False)[0]
 
 
 class _TiledMax(torch.autograd.Function):
@@ -85,13 +57,12 @@ class _TiledMax(torch.autograd.Function):
         mask: Tensor,
         scale: float,
         tile: int,
-        saturated: bool,
     ) -> Tensor:
-        values, tokens = _pool(states, weight, bias, mask, scale, tile, saturated, True)
+        values, tokens = _pool(states, weight, bias, mask, scale, tile, with_tokens=True)
         to_states, to_weight = ctx.needs_input_grad[:2]
         # The states of a frozen head, and the weight that gets no gradient to them, may go.
         ctx.save_for_backward(
-            values if saturated else None,
+            values,
             tokens,
             states if to_weight else None,
             weight if to_states else None,
@@ -103,10 +74,8 @@ class _TiledMax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, tokens, states, weight = ctx.saved_tensors
-        gradient = gradient * ctx.scale
-        if values is not None:  # the derivative of log(1 + x) is 1 / (1 + x), and that of relu 0
-            gradient.mul_(values.neg().exp_()).masked_fill_(~(values > 0), 0)
-        gradient.masked_fill_(tokens < 0, 0)  # texts in which no token counts
+        # The derivative of log(1 + x) is 1 / (1 + x), and that of relu 0 where it is not active.
+        gradient = (gradient * ctx.scale).mul_(values.neg().exp_()).masked_fill_(~(values > 0), 0)
         to_bias = gradient.sum(0).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         gradient = gradient.to(ctx.dtype)
         to_states = to_weight = None
@@ -114,7 +83,7 @@ class _TiledMax(torch.autograd.Function):
             to_states = _states_gradient(gradient, tokens, weight, ctx.shape)
         if states is not None:
             to_weight = _weight_gradient(gradient, tokens, states, ctx.tile)
-        return to_states, to_weight, to_bias, None, None, None, None
+        return to_states, to_weight, to_bias, None, None, None
 
 
 def _pool(
@@ -124,13 +93,13 @@ def _pool(
     mask: Tensor,
     scale: float,
     tile: int,
-    saturated: bool,
+    *,
     with_tokens: bool,
 ) -> tuple[Tensor, Tensor]:
     """The pooled values [R, V], and for the backward pass the tokens [R, V] int32 they are of.
 
     The place of a token that does not count is taken by the text's first that does, so that
-    logits need no mask; a text without any has token -1.
+    logits need no mask; a text without any has zeros, which have no gradient.
     """
     rows, length, _ = states.shape
     mask = mask.bool()
@@ -150,10 +119,8 @@ def _pool(
         else:
             values[:, part] = logits.amax(dim=1)
     values.mul_(scale)
-    empty = ~mask.any(1, keepdim=True)
-    values.masked_fill_(empty, -torch.inf)
-    tokens.masked_fill_(empty if with_tokens else empty[:0], -1)
-    return (values.relu_().log1p_() if saturated else values), tokens
+    values.masked_fill_(~mask.any(1, keepdim=True), 0)
+    return values.relu_().log1p_(), tokens
 
 
 def _states_gradient(gradient: Tensor, tokens: Tensor, weight: Tensor, shape: Any) -> Tensor:

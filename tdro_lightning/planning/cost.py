@@ -11,7 +11,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.planning.model import kept_tokens, resized_model, with_lora
 from tdro_lightning.training.roofline import GPUS, Kernel, Rates, passes, seconds
 
-# Of a data sheet's FLOPs and bandwidth; assumed: no GPU has been measured yet.
+# Of a data sheet's FLOPs and bandwidth; assumed. What was measured: experiments/gpu.
 REACHED_FLOPS, REACHED_MEMORY = 0.6, 0.9
 
 

@@ -12,6 +12,8 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.planning.cost import cost_lines, estimate_cost, passage_seconds
 from tdro_lightning.planning.data import (
+    DomainShare,
+    LocalData,
     data_table,
     domain_shares,
     find_local_data,
@@ -87,23 +89,12 @@ def plan_training(config: Config) -> RunPlan:
             *([] if evaluation is None else [evaluation_lines(config, evaluation)]),
         ]
     )
-    limit = config.data.passage_tokens
     content = {
         "model": config.model.path,
         "module": config.module.kind,
         "shape": asdict(model),
         "notes": notes,
-        "domains": {
-            part.name: {
-                "rows": part.rows,
-                "passages": part.passages,
-                "drawn": part.drawn,
-                "epochs": part.epochs,
-                "probability": part.probability,
-                "passage_lengths": histogram(part.texts, limit) if local.domains else None,
-            }
-            for part in domains
-        },
+        "domains": {one.name: _share_values(one, local, config) for one in domains},
         "steps": config.trainer.steps,
         "cases": [case_values(case) for case in memory],
         "memory_bytes": _configured_case(config, memory).memory.total,
@@ -115,6 +106,19 @@ def plan_training(config: Config) -> RunPlan:
         "evaluation": None if evaluation is None else asdict(evaluation),
     }
     return RunPlan(text, notes, content)
+
+
+def _share_values(share: DomainShare, local: LocalData, config: Config) -> dict[str, Any]:
+    """A domain's share of a run as plain values."""
+    lengths = histogram(share.texts, config.data.passage_tokens) if local.domains else None
+    return {
+        "rows": share.rows,
+        "passages": share.passages,
+        "drawn": share.drawn,
+        "epochs": share.epochs,
+        "probability": share.probability,
+        "passage_lengths": lengths,
+    }
 
 
 def plan_evaluation(config: Config) -> RunPlan:

@@ -98,8 +98,9 @@ def workflow_text(steps: Mapping[str, tuple[Config, RunPlan]]) -> str:
     """The table with what its columns are."""
     return (
         terminal_table(workflow_table(steps))
-        + "\n\nEstimated, not measured. A GPU's memory is that of the configured strategy.\n"
-        "Disk is kept for encoders and checkpoints, and taken for a time by embeddings."
+        + "\n\nEstimated, not measured. A GPU's memory is that of the configured strategy,\n"
+        "and of an evaluation the model's alone. Disk is kept for encoders and\n"
+        "checkpoints, and taken for a time by embeddings."
     )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, Forecast, Shards, encode
 from tdro_lightning.search.retriever import Hits
+from tdro_lightning.search.scorer import TextScorer
 
-KEPT_TEXTS = 1 << 15  # half a gigabyte of vectors of 4096 values
 QUERIES_AT_ONCE = 1024
 FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents are among the best
 
@@ -25,39 +24,18 @@ FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents 
 Rows = Shards | NDArray[np.floating[Any]]
 
 
-class DenseScorer:
-    """Inner products with texts that are embedded when they are scored.
+class DenseScorer(TextScorer):
+    """Inner products of dense embeddings with texts that are embedded when they are scored."""
 
-    Args:
-        embed: texts to embeddings [N, D].
-        kept: number of the latest embeddings that are kept, for texts that queries share.
-    """
+    def stack(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Embeddings one below the other."""
+        return np.concatenate(parts)
 
-    def __init__(
-        self, embed: Callable[[Sequence[str]], NDArray[np.float32]], kept: int = KEPT_TEXTS
-    ) -> None:
-        self._embed, self._kept = embed, kept
-        self._latest: dict[str, NDArray[np.float32]] = {}
-
-    def score(self, queries: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Scores [P] of pairs, from embeddings [P, D] of the queries."""
-        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        embeddings = self.embeddings(list(rows))[[rows[text] for text in texts]]
+    def products(
+        self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Inner products [P] of the rows of two [P, D]."""
         return np.einsum("pd,pd->p", queries, embeddings)
-
-    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings [N, D] of N different texts."""
-        missing = [text for text in texts if text not in self._latest]
-        if missing:
-            self._latest |= zip(missing, map(np.copy, self._embed(missing)), strict=True)
-        embeddings = np.stack([self._latest[text] for text in texts])
-        for text in list(islice(self._latest, max(len(self._latest) - self._kept, 0))):
-            del self._latest[text]
-        return embeddings
-
-    def forget(self) -> None:
-        """Keep no embedding: those that are computed again may differ in their last bits."""
-        self._latest.clear()
 
 
 class DenseIndex(DenseScorer):
@@ -69,6 +47,8 @@ class DenseIndex(DenseScorer):
         folder, position: as in `Retriever.index`.
     """
 
+    documents: Shards
+
     def __init__(
         self,
         retriever: "DenseRetriever",
@@ -76,26 +56,12 @@ class DenseIndex(DenseScorer):
         folder: Path,
         position: Callable[[str], int] | None,
     ) -> None:
-        super().__init__(retriever.embed_documents)
-        self.documents, self._device, self._position = documents, retriever.device, position
+        super().__init__(retriever.embed_documents, documents, position)
+        self._device = retriever.device
 
     def search(self, queries: NDArray[np.float32], depth: int) -> Hits:
         """The documents of largest inner product with embeddings [Q, D] of queries."""
         return exact_search(queries, self.documents, depth, device=self._device)
-
-    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings [N, D] of N different texts, read where documents have them."""
-        if self._position is None:
-            return super().embeddings(texts)
-        positions = np.array([self._position(text) for text in texts])
-        embeddings = np.empty((len(texts), self.documents.shape[1]), dtype=np.float32)
-        stored = positions >= 0
-        embeddings[stored] = self.documents.take(positions[stored])
-        if not stored.all():
-            embeddings[~stored] = super().embeddings(
-                [text for text, own in zip(texts, stored, strict=True) if not own]
-            )
-        return embeddings
 
 
 @dataclass(frozen=True)

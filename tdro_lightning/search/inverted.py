@@ -9,7 +9,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.search.encoding import SHARD_TEXTS, Forecast, encode_as
 from tdro_lightning.search.inverted_blocks import blocks_of
 from tdro_lightning.search.retriever import Hits
+from tdro_lightning.search.scorer import TextScorer
 from tdro_lightning.search.sparse_files import (
     STORED,
     SparseShards,
@@ -30,7 +30,6 @@ from tdro_lightning.search.sparse_files import (
     stack_rows,
 )
 
-KEPT_TEXTS = 1 << 15
 BLOCK_WEIGHTS = 1 << 25  # in one block: while it is made, 0.8 GB of memory
 BLOCK_DOCUMENTS = 1 << 20  # in one block: 4 MB of scores
 
@@ -39,44 +38,21 @@ logger = logging.getLogger(__name__)
 Weights = Literal["float32", "float16", "int8"]
 
 
-class SparseScorer:
-    """Inner products with texts that are embedded when they are scored.
+class SparseScorer(TextScorer):
+    """Inner products of sparse embeddings with texts that are embedded when they are scored.
 
     A pair has the score that a search finds, to the last bit, if the text has the same embedding.
-
-    Args:
-        embed: texts to embeddings [N, V], as they would be stored.
-        kept: number of the latest embeddings that are kept, for texts that queries share.
     """
 
-    def __init__(self, embed: Callable[[Sequence[str]], csr_array], kept: int = KEPT_TEXTS) -> None:
-        self._embed, self._kept = embed, kept
-        self._latest: dict[str, csr_array] = {}
+    def stack(self, parts: Sequence[csr_array]) -> csr_array:
+        """Embeddings one below the other."""
+        return stack_rows(parts)
 
-    def score(self, queries: csr_array, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Scores [P] of pairs, from embeddings [P, V] of the queries."""
-        if not texts:
-            return np.zeros(0, dtype=np.float32)
-        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        embeddings = self.embeddings(list(rows))[[rows[text] for text in texts]]
+    def products(self, queries: csr_array, embeddings: csr_array) -> NDArray[np.float32]:
+        """Inner products [P] of the rows of two [P, V]."""
         products = csr_array(queries, dtype=np.float32).multiply(embeddings).tocsr()
         # A product with ones adds in the order of the terms; `sum` might add in pairs.
         return products @ np.ones(products.shape[1], dtype=np.float32)
-
-    def embeddings(self, texts: Sequence[str]) -> csr_array:
-        """Embeddings [N, V] of N different texts."""
-        missing = [text for text in texts if text not in self._latest]
-        if missing:
-            embedded = self._embed(missing)
-            self._latest |= {text: embedded[[row]] for row, text in enumerate(missing)}
-        embeddings = stack_rows([self._latest[text] for text in texts])
-        for text in list(islice(self._latest, max(len(self._latest) - self._kept, 0))):
-            del self._latest[text]
-        return embeddings
-
-    def forget(self) -> None:
-        """Keep no embedding: those that are computed again may differ in their last bits."""
-        self._latest.clear()
 
 
 class InvertedIndex(SparseScorer):
@@ -98,8 +74,8 @@ class InvertedIndex(SparseScorer):
         folder: Path,
         position: Callable[[str], int] | None,
     ) -> None:
-        super().__init__(retriever.stored_embeddings)
-        self.documents, self._shape, self._position = documents, documents.shape, position
+        super().__init__(retriever.stored_embeddings, documents, position)
+        self._shape = documents.shape
         limits = retriever.block_weights, retriever.block_documents
         self.blocks = blocks_of(documents, folder, *limits)
         for block in self.blocks[rank() :: world_size()]:
@@ -139,19 +115,6 @@ class InvertedIndex(SparseScorer):
             block.search(rows, scores, indices)
         scores[indices < 0] = 0
         return scores, indices
-
-    def embeddings(self, texts: Sequence[str]) -> csr_array:
-        """Embeddings [N, V] of N different texts, read where documents have them."""
-        if self._position is None:
-            return super().embeddings(texts)
-        positions = np.array([self._position(text) for text in texts])
-        own = positions >= 0
-        parts = [self.documents.take(positions[own])]
-        if not own.all():
-            others = [text for text, stored in zip(texts, own, strict=True) if not stored]
-            parts.append(super().embeddings(others))
-        order = np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)])
-        return stack_rows(parts)[np.argsort(order)]
 
 
 @dataclass(frozen=True)

@@ -122,31 +122,19 @@ def test_embeddings_of_an_adapter_are_kept(bases: dict[str, Path], tmp_path: Pat
         )
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["not listed", "in modules_to_save"])
 def test_embeddings_without_a_further_row_are_kept_too(
-    bases: dict[str, Path], tmp_path: Path
+    bases: dict[str, Path], tmp_path: Path, listed: bool
 ) -> None:
+    """Also where the adapter lists them, as PEFT writes it for `modules_to_save`."""
     name = "Qwen1.5-0.5B"
     folder = write_adapter(BASES[name], bases[name], tmp_path / "a", embeddings=True)
     weights = load_file(folder / WEIGHTS)
     save_file({**weights, EMBEDDINGS: weights[EMBEDDINGS][:-1].contiguous()}, folder / WEIGHTS)
-    encoder = loaded(folder)
-    expected = vectors(BASES[name], bases[name], folder, TEXTS, PASSAGE, batched=True)
-    np.testing.assert_allclose(encoder.embed_passages(TEXTS), expected, atol=1e-5)
-    encoder.save(tmp_path / "saved")
-    np.testing.assert_allclose(
-        loaded(tmp_path / "saved").embed_passages(TEXTS), expected, atol=1e-5
-    )
-
-
-def test_embeddings_that_the_adapter_lists_itself(bases: dict[str, Path], tmp_path: Path) -> None:
-    """As PEFT writes them for `modules_to_save`: read as before, and trained on."""
-    name = "Qwen1.5-0.5B"
-    folder = write_adapter(BASES[name], bases[name], tmp_path / "a", embeddings=True)
-    weights = load_file(folder / WEIGHTS)
-    save_file({**weights, EMBEDDINGS: weights[EMBEDDINGS][:-1].contiguous()}, folder / WEIGHTS)
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    settings["modules_to_save"] = ["embed_tokens"]
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    if listed:
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        settings["modules_to_save"] = ["embed_tokens"]
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
     encoder = loaded(folder)
     expected = vectors(BASES[name], bases[name], folder, TEXTS, PASSAGE, batched=True)
     np.testing.assert_allclose(encoder.embed_passages(TEXTS), expected, atol=1e-5)

@@ -20,9 +20,8 @@ from transformers import (
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
-from tdro_lightning.models.sparse_head import SparseHead
+from tdro_lightning.models.sparse_head import SparseHead, SparseShape
 from tests.fixtures.models import bert_tokenizer
 from tests.made_up import tiny_model
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tdro_lightning.models import tiled_max
-from tdro_lightning.models.tiled_max import largest_logits, sparse_vectors
+from tdro_lightning.models.tiled_max import sparse_vectors
 
 Parts = tuple[Tensor, Tensor, Tensor | None, Tensor]
 
@@ -74,10 +74,8 @@ def test_values_equal_those_of_all_logits(tile: int, bias: bool) -> None:
     for tracked in (True, False):
         with torch.set_grad_enabled(tracked):
             given = leaves(parts, True, True, bias)
-            found = largest_logits(*given, 0.3, tile)
-            sparse = sparse_vectors(*given, 0.3, tile)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
-        torch.testing.assert_close(sparse, saturated(expected), rtol=0, atol=1e-13)
+            found = sparse_vectors(*given, 0.3, tile)
+        torch.testing.assert_close(found, saturated(expected), rtol=0, atol=1e-13)
         assert found.requires_grad == tracked
 
 
@@ -93,15 +91,14 @@ def test_gradients_equal_those_of_all_logits(
     for block in (2**22, 2048):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiled_max, "ENTRIES", block)
-            for pool, after in ((largest_logits, lambda x: x), (sparse_vectors, saturated)):
-                ours, theirs = (leaves(parts, *map(bool, trained)) for _ in range(2))
-                found = gradients(pool(*ours, 0.3, 300), ours)
-                expected = gradients(after(naive(*theirs, 0.3)), theirs)
-                for one, other in zip(found, expected, strict=True):
-                    assert (one is None) == (other is None)
-                    if one is not None:
-                        assert one.dtype == dtype
-                        torch.testing.assert_close(one, other, rtol=0, atol=atol)
+            ours, theirs = (leaves(parts, *map(bool, trained)) for _ in range(2))
+            found = gradients(sparse_vectors(*ours, 0.3, 300), ours)
+            expected = gradients(saturated(naive(*theirs, 0.3)), theirs)
+            for one, other in zip(found, expected, strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    assert one.dtype == dtype
+                    torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
 def test_gradients_equal_differences() -> None:
@@ -172,10 +169,8 @@ def test_a_text_without_counted_tokens_is_empty() -> None:
     ours = leaves(parts, True, True, True)
     sparse = sparse_vectors(*ours, 1.0, 100)
     assert not sparse[1].any()
-    assert torch.isneginf(largest_logits(*ours, 1.0, 100)[1]).all()
-    for pooled in (sparse, largest_logits(*ours, 1.0, 100)):
-        found = torch.autograd.grad(pooled[1].sum(), [ours[0], ours[1]])
-        assert all(not value.any() for value in found)
+    found = torch.autograd.grad(sparse[1].sum(), [ours[0], ours[1]])
+    assert all(not value.any() for value in found)
     assert sparse_vectors(parts[0][:0], *parts[1:3], parts[3][:0]).shape == (0, 1003)
 
 

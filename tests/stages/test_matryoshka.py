@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from tdro_lightning.assembly.evaluate import dense_retrievers
+from tdro_lightning.assembly.evaluate import encoder_retrievers
 from tdro_lightning.export.folder import write_merged
 from tdro_lightning.losses.contrastive import all_passage_losses, sum_over_prefixes
 from tdro_lightning.models.loading import load_encoder
@@ -70,7 +70,7 @@ def test_each_dimension_is_trained_evaluated_and_exported(command: Command, fold
         str(folder / "plain/encoder"), pooling="mean", query_tokens=1, passage_tokens=1
     )
     assert abs(plain.embed_passages(TEXTS) - encoder.embed_passages(TEXTS)).max() > 1e-3
-    retrievers = dense_retrievers("one", encoder)
+    retrievers = encoder_retrievers("one", encoder)
     made = [one.embed_documents(TEXTS) for one in retrievers.values()]  # type: ignore[attr-defined]
     ours = dict(zip(SIZES, made, strict=True))
     write_merged(encoder, folder / "export", {"query": None})
@@ -92,7 +92,7 @@ def test_a_truncated_retriever_has_files_of_its_own(folder: Path, size: int) -> 
     encoder = load_encoder(
         str(folder / "model"), pooling="mean", query_tokens=16, passage_tokens=16, dimensions=[4]
     )
-    whole, narrow = dense_retrievers("one", encoder).values()
+    whole, narrow = encoder_retrievers("one", encoder).values()
     assert whole.fingerprint != narrow.fingerprint  # type: ignore[attr-defined]
     chosen = {16: whole, 4: narrow}[size]
     lengths = np.linalg.norm(chosen.embed_queries(TEXTS, "Find it"), axis=1)  # type: ignore[attr-defined]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tests.command import Ended, assert_one_message, run
 from tests.made_up import write_domain_option, write_domains
 from tests.models.test_sparse_encoder import write_llama

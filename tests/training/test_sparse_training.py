@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.losses.sparsity import REGULARISERS, ColumnSums, Sparsity, ramp
-from tdro_lightning.models.language_model import SparseShape
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.optim import Optimisation
 from tests.fixtures.training import NAMES, OPTIMISATION, Parts
 from tests.made_up import write_domains

@@ -18,7 +18,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.export.folder import FORMAT, prompt_prefixes, write_tokenizer
 from tdro_lightning.files import write_json
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.language_model import KINDS, sparse_head
+from tdro_lightning.models.language_model import KINDS, language_model_kind, sparse_head
 from tdro_lightning.models.sparse_head import SparseHead
 
 MODULES = {  # of sentence-transformers, by the kind of language model
@@ -57,7 +57,7 @@ def write_language_model(
         )
     if isinstance(encoder.backbone, PeftModel):
         encoder.backbone = encoder.backbone.merge_and_unload(safe_merge=True)
-    kind = head.shape.language_model
+    kind = head.shape.language_model or language_model_kind(encoder.backbone.config, source)
     model = KINDS[kind].from_pretrained(
         source,
         config=copy.deepcopy(encoder.backbone.config),

@@ -12,8 +12,8 @@ from tdro_lightning.export.proof import check_readers, embed_sample
 from tdro_lightning.export.sparse_folder import write_language_model
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.language_model import SparseShape
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tests.models.test_sparse_encoder import KINDS, TEXTS, loaded
 
 PROMPTS = {"query": "Find it"}

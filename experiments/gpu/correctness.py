@@ -13,6 +13,7 @@ from tdro_lightning.data.collator import Batch
 from tdro_lightning.losses import domain_gradients as gradients
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import whole
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.training.tdro import TDROModule
 
@@ -182,7 +183,7 @@ def _replayed(probe: Probe, precision: str) -> dict[str, Any]:
         with torch.autocast(probe.device, torch.bfloat16, enabled=mixed):
             cache = CachedEmbeddings(made, Tokens(ids, lengths).to(probe.device), (3, 1, 0))
             coefficients = torch.arange(40, device=probe.device)
-            (cache.vectors[:, 0] * coefficients).sum().backward()
+            (whole(cache.vectors)[:, 0] * coefficients).sum().backward()
             cache.backward()
         taken = (p.grad.flatten().float() for p in made.parameters() if p.grad is not None)
         found.append(torch.cat(list(taken)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from variants import TINY, Variant, made_encoder
 
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
+from tdro_lightning.models.sparse_rows import whole
 from tdro_lightning.models.tokens import Tokens, padded_tokens
 
 QUERIES = 128
@@ -63,7 +64,7 @@ def _measured(probe: Probe, variant: Variant) -> dict[str, Any]:
     def cached() -> None:
         with torch.autocast(probe.device, torch.bfloat16):
             made = CachedEmbeddings(encoder, tokens, (1, 2, 3))
-            made.vectors.sum().backward()
+            whole(made.vectors).sum().backward()
             made.backward()
         encoder.zero_grad(set_to_none=True)
 

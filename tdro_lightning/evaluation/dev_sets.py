@@ -5,23 +5,27 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import fmean
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.data.example import Passage, Row, passage_text
-from tdro_lightning.distributed.collectives import gather_rows
 from tdro_lightning.distributed.processes import from_first, is_first_process, rank, world_size
 from tdro_lightning.errors import DataError, NonFiniteError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.evaluate import score_set
-from tdro_lightning.losses.contrastive import hard_negative_losses
+from tdro_lightning.losses.contrastive import Vectors, hard_negative_losses
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import SparseRows, gather_vectors, whole
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.search.dense import exact_search
+from tdro_lightning.search.retriever import Hits
 
 NDCG, LOSS = "ndcg@10", "loss"
+AT_ONCE = 256  # sparse queries compared with all documents at a time
 DEPTH = 10  # documents ranked for each query
 MOST_DOCUMENTS = 50_000  # of a folder; all of them are embedded at every validation
 
@@ -164,7 +168,7 @@ class DevSets:
             NonFiniteError: an embedding holds NaN or infinity.
         """
         vectors = embed_together(encoder, self._tokens, device)
-        broken = int((~vectors.isfinite()).any(dim=1).sum())
+        broken = int((~_finite(vectors)).sum())
         if broken:
             raise NonFiniteError(
                 f"{broken} of {len(vectors)} embeddings of the dev set hold NaN or infinity: the "
@@ -174,7 +178,7 @@ class DevSets:
         # One process decides: on another processor a last digit may differ.
         return from_first(self._scores(vectors) if is_first_process() else {})
 
-    def _scores(self, vectors: Tensor) -> dict[str, float]:
+    def _scores(self, vectors: Vectors) -> dict[str, float]:
         parts = vectors.tensor_split(self._ends)
         found: dict[str, list[float]] = {NDCG: [], LOSS: []}
         by_domain: dict[str, float] = {}
@@ -182,7 +186,7 @@ class DevSets:
             queries, documents = parts[number], parts[len(self.sets) + number]
             measured = {NDCG: _mean_ndcg(one.dataset, queries, documents)}
             if len(one.rows):
-                passages = documents[one.rows[:, 1:]]
+                passages = documents[one.rows[:, 1:].flatten()]
                 losses = hard_negative_losses(queries[one.rows[:, 0]], passages, self.temperature)
                 measured[LOSS] = float(losses.double().mean())
             for metric, value in measured.items():
@@ -192,7 +196,7 @@ class DevSets:
         return {metric: fmean(values) for metric, values in found.items() if values} | by_domain
 
 
-def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> Tensor:
+def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> Vectors:
     """Vectors [N, D] of N texts, on every process; each of them runs its share, equal texts once.
 
     A forward pass of a sharded encoder is a collective, so all processes run equally many texts:
@@ -202,7 +206,9 @@ def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> Te
     share = -(-len(rows) // world_size())
     numbers = torch.arange(share) * world_size() + rank()
     own = tokens.chosen(rows[numbers % len(rows)])
-    everyone = gather_rows(encoder(own.to(device)))
+    everyone = gather_vectors(encoder.without_gradient(own.to(device)), encoder.sparse)
+    if encoder.sparse and isinstance(everyone, Tensor):
+        everyone = SparseRows.of(everyone)
     # Text i was run by process i % W, as its text i // W.
     return everyone[places % world_size() * share + places // world_size()]
 
@@ -214,7 +220,32 @@ def _passages(row: Row, negatives: int) -> list[Passage]:
     return [row["positive_passages"][0], *chosen]
 
 
-def _mean_ndcg(dataset: RetrievalSet, queries: Tensor, documents: Tensor) -> float:
-    vectors = queries.cpu().numpy(), documents.cpu().numpy()
-    scores = score_set(lambda depth: exact_search(*vectors, depth), dataset)
+def _search_sparse(queries: csr_matrix, documents: csr_matrix, depth: int) -> Hits:
+    """As `exact_search`, of sparse embeddings in memory; those without a value may be compared."""
+    found = min(depth, documents.shape[0])
+    scores = np.zeros((queries.shape[0], depth), dtype=np.float32)
+    indices = np.full(scores.shape, -1, dtype=np.int64)
+    for start in range(0, queries.shape[0], AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        every = (queries[rows] @ documents.T).toarray()
+        indices[rows, :found] = (-every).argsort(axis=1, kind="stable")[:, :found]
+        scores[rows, :found] = np.take_along_axis(every, indices[rows, :found], axis=1)
+    return scores, indices
+
+
+def _finite(vectors: Vectors) -> Tensor:
+    """[N] whether all values of a vector are finite."""
+    if isinstance(vectors, SparseRows):
+        ones = torch.ones(vectors.width, dtype=torch.float64, device=vectors.device)
+        return vectors.products(ones).isfinite()
+    return vectors.isfinite().all(dim=1)
+
+
+def _mean_ndcg(dataset: RetrievalSet, queries: Vectors, documents: Vectors) -> float:
+    def search(depth: int) -> Hits:
+        if isinstance(queries, SparseRows) and isinstance(documents, SparseRows):
+            return _search_sparse(queries.csr(), documents.csr(), depth)
+        return exact_search(whole(queries).cpu().numpy(), whole(documents).cpu().numpy(), depth)
+
+    scores = score_set(search, dataset)
     return fmean(metrics[NDCG] for metrics in scores.values())

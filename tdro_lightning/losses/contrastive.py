@@ -6,6 +6,7 @@ query, P passages of the global batch, D width.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +15,30 @@ from torch import Tensor
 from tdro_lightning.distributed.collectives import gather_rows
 from tdro_lightning.distributed.processes import rank, world_size
 from tdro_lightning.errors import NonFiniteError
+from tdro_lightning.models.sparse_rows import SparseRows, all_products, own_products, whole
+
+Vectors = Tensor | SparseRows  # of one row each; sparse ones in whichever form
 
 
-def hard_negative_losses(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
+def hard_negative_losses(queries: Vectors, passages: Vectors, temperature: float) -> Tensor:
     """InfoNCE of each query against its own passages only (Eq. 2).
 
     Args:
         queries: [B, D] unit vectors.
-        passages: [B, N, D] unit vectors, the positive first.
+        passages: [B * N, D] or [B, N, D] unit vectors, the positive of a query first.
         temperature: softmax temperature.
 
     Returns:
         [B] losses.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        queries, passages = _wide(queries), _wide(passages)
-        scores = torch.einsum("bd,bnd->bn", queries, passages) / temperature
+        scores = own_products(_wide(queries), _wide(passages)) / temperature
         return F.cross_entropy(scores, scores.new_zeros(len(scores)).long(), reduction="none")
 
 
 def all_passage_losses(
-    queries: Tensor,
-    passages: Tensor,
+    queries: Vectors,
+    passages: Vectors,
     positive: Tensor,
     temperature: float,
     keys: Tensor | None = None,
@@ -56,7 +59,7 @@ def all_passage_losses(
         [B] losses.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        scores = _wide(queries) @ _wide(passages).T / temperature
+        scores = all_products(_wide(queries), _wide(passages)) / temperature
         if keys is not None:
             same = keys == keys[positive, None]
             same[torch.arange(len(positive)), positive] = False
@@ -64,7 +67,7 @@ def all_passage_losses(
         return F.cross_entropy(scores, positive, reduction="none")
 
 
-Loss = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
+Loss = Callable[[Vectors, Vectors, Tensor, float, Tensor | None], Tensor]
 
 # Losses [B] of fine-tuning, with the arguments of `all_passage_losses`.
 LOSSES: dict[str, Loss] = {
@@ -75,8 +78,8 @@ LOSSES: dict[str, Loss] = {
 def sum_over_prefixes(
     loss: Loss,
     dimensions: Sequence[int],
-    queries: Tensor,
-    passages: Tensor,
+    queries: Vectors,
+    passages: Vectors,
     positive: Tensor,
     temperature: float,
     keys: Tensor | None = None,
@@ -94,8 +97,9 @@ def sum_over_prefixes(
     """
     if not dimensions:
         return loss(queries, passages, positive, temperature, keys)
+    q, p = whole(queries), whole(passages)
     parts = [
-        loss(_unit(queries[:, :size]), _unit(passages[:, :size]), positive, temperature, keys)
+        loss(_unit(q[:, :size]), _unit(p[:, :size]), positive, temperature, keys)
         for size in dimensions
     ]
     return torch.stack(parts).sum(0)
@@ -140,5 +144,7 @@ def _unit(vectors: Tensor) -> Tensor:
     return F.normalize(_wide(vectors), dim=-1)
 
 
-def _wide(values: Tensor) -> Tensor:
+def _wide(values: Any) -> Any:
+    if isinstance(values, SparseRows):  # float32 at least
+        return values
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import SparseRows, compact, stack, sum_copies, whole
 from tdro_lightning.models.tokens import Tokens
 
 
@@ -29,6 +30,7 @@ class CachedEmbeddings:
 
     Attributes:
         vectors: [N, D] unit vectors, a leaf of the graph: a loss on them fills `vectors.grad`.
+            Sparse vectors are kept as their nonzero values where that takes less memory.
     """
 
     def __init__(self, encoder: Encoder, tokens: Tokens, seed: tuple[int, ...]) -> None:
@@ -36,13 +38,14 @@ class CachedEmbeddings:
         self._chunks, self._places = encoder.chunks_of(tokens)
         kept = encoder.kept_chunks(tokens.lengths, self._chunks)
         self._graphs: list[Tensor | None] = []
-        values = []
+        values: list[Tensor | SparseRows] = []
         for number in range(len(self._chunks)):
             with torch.set_grad_enabled(number < kept):
                 vectors = self._embed(number)
             self._graphs.append(vectors if number < kept else None)
-            values.append(vectors.detach())
-        self.vectors = torch.cat(values)[self._places].requires_grad_()
+            values.append(compact(vectors) if encoder.sparse else vectors.detach())
+        distinct = stack(values) if encoder.sparse else torch.cat(values)  # type: ignore[arg-type]
+        self.vectors = distinct[self._places].requires_grad_()
 
     def backward(self, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
         """Add the gradient of `vectors` to the gradients of the encoder's parameters.
@@ -52,19 +55,16 @@ class CachedEmbeddings:
         """
         gradient = self.vectors.grad
         assert gradient is not None, "run the loss's backward pass first"
-        # Of equal texts, which ran once, the gradients are summed: in their order, on a GPU too.
-        counts = self._places.bincount().to(gradient.device)
-        summed = torch.segment_reduce(
-            gradient[self._places.argsort(stable=True)], "sum", lengths=counts
-        )
-        shares = summed.split([len(rows) for rows in self._chunks])
+        sizes = [len(rows) for rows in self._chunks]
+        # Of equal texts, which ran once, the gradients are summed.
+        shares = sum_copies(gradient, self._places, sum(sizes)).split(sizes)
         for number, share in enumerate(shares):
             self._encoder.reduce_gradients(last=number == len(shares) - 1)
             vectors = self._graphs[number]
             self._graphs[number] = None  # lets its activations go with its backward pass
             if vectors is None:
                 vectors = self._embed(number)
-            backward((vectors * share).sum())
+            backward((vectors * whole(share)).sum())
 
     def _embed(self, number: int) -> Tensor:
         with seed_generators(*self._seed, number):

@@ -7,14 +7,15 @@ passages have sums of their own. Legend: B texts of the global batch, V terms, x
 least 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from tdro_lightning.distributed.collectives import sum_over_processes
+from tdro_lightning.models.sparse_rows import SparseRows
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,15 @@ class ColumnSums:
     texts: Tensor
 
     @classmethod
-    def of(cls, vectors: Tensor) -> Self:
+    def of(cls, vectors: Tensor | SparseRows) -> Self:
         """Those of vectors [R, V] of this process, without gradient; R may be 0."""
         vectors = vectors.detach()
-        return cls(
-            vectors.sum(0, dtype=torch.float64),
-            (vectors > 0).sum(0).to(torch.float64),
-            torch.tensor(float(len(vectors)), dtype=torch.float64, device=vectors.device),
-        )
+        if isinstance(vectors, SparseRows):
+            sums, active = vectors.sums()
+        else:
+            sums = vectors.sum(0, dtype=torch.float64)
+            active = (vectors > 0).sum(0).to(torch.float64)
+        return cls(sums, active, sums.new_tensor(float(len(vectors))))
 
     def __add__(self, other: "ColumnSums") -> "ColumnSums":
         return ColumnSums(
@@ -141,7 +143,14 @@ class Sparsity:
     passages: float
     ramp_steps: int
 
-    def penalise(self, vectors: Tensor, count: int, step: int) -> dict[str, float]:
+    def penalise(
+        self,
+        vectors: Tensor | SparseRows,
+        count: int,
+        step: int,
+        domain: Tensor | None = None,
+        names: Sequence[str] = (),
+    ) -> dict[str, float]:
         """Add the gradient of both sides' penalties to the gradient of the vectors.
 
         Called by all processes together, between the loss's backward pass and the encoder's.
@@ -150,22 +159,32 @@ class Sparsity:
             vectors: [B + P, V] of this process, the queries first, with a gradient.
             count: number of queries, B.
             step: optimiser step, from 0.
+            domain: [B] index of each query's domain, which its passages have too; None where they
+                are of one.
+            names: domain names, in index order.
 
         Returns:
-            what is logged: each side's penalty without its factor, and active terms a text.
+            what is logged: each side's penalty without its factor, active terms a text, and
+            what each domain adds to FLOPS.
         """
         assert vectors.grad is not None, "run the loss's backward pass first"
         factor, logged = ramp(step, self.ramp_steps), {}
-        sides = {
-            "queries": (slice(count), self.queries),
-            "passages": (slice(count, None), self.passages),
-        }
-        for side, (rows, weight) in sides.items():
-            columns = ColumnSums.of(vectors[rows]).over_processes()
+        parts: Any = vectors.detach().tensor_split([count])
+        gradients: Any = vectors.grad.tensor_split([count])
+        weights = {"queries": self.queries, "passages": self.passages}
+        for part, gradient, (side, weight) in zip(parts, gradients, weights.items(), strict=True):
+            columns = ColumnSums.of(part).over_processes()
             penalty = REGULARISERS[self.kind](columns)
-            vectors.grad[rows] += (weight * factor * penalty.gradient).to(vectors.dtype)
+            _add_to_rows(gradient, weight * factor * penalty.gradient)
             logged[f"sparsity/{self.kind}/{side}"] = float(penalty.value)
             logged[f"sparsity/terms/{side}"] = float(columns.active.sum() / columns.texts)
+            if domain is not None:
+                own = domain.repeat_interleave(len(part) // count)
+                shares = flops_of_domains(part, own, len(names), columns).tolist()
+                logged |= {
+                    f"sparsity/flops_of_domain/{side}/{name}": share
+                    for name, share in zip(names, shares, strict=True)
+                }
         return logged
 
 
@@ -179,7 +198,7 @@ def ramp(step: int, steps: int) -> float:
     return 1.0 if step >= steps else (step / steps) ** 2
 
 
-def flops_of_rows(vectors: Tensor, columns: ColumnSums) -> Tensor:
+def flops_of_rows(vectors: Tensor | SparseRows, columns: ColumnSums) -> Tensor:
     """What each text adds to the FLOPS of the global batch: x_b times the mean vector, over B.
 
     Args:
@@ -189,10 +208,16 @@ def flops_of_rows(vectors: Tensor, columns: ColumnSums) -> Tensor:
     Returns:
         [R] float64, without gradient; over all texts of all processes it sums to `flops`.
     """
-    return (vectors.detach().to(torch.float64) @ columns.mean) / columns.texts.clamp(min=1)
+    if isinstance(vectors, SparseRows):
+        products = vectors.products(columns.mean)
+    else:
+        products = vectors.detach().to(torch.float64) @ columns.mean
+    return products / columns.texts.clamp(min=1)
 
 
-def flops_of_domains(vectors: Tensor, domain: Tensor, domains: int, columns: ColumnSums) -> Tensor:
+def flops_of_domains(
+    vectors: Tensor | SparseRows, domain: Tensor, domains: int, columns: ColumnSums
+) -> Tensor:
     """Each domain's share of the FLOPS of the global batch, by a collective of all processes.
 
     Args:
@@ -204,9 +229,17 @@ def flops_of_domains(vectors: Tensor, domain: Tensor, domains: int, columns: Col
     Returns:
         [K] float64, which sum to `flops`; 0 for a domain without texts in the batch.
     """
-    shares = columns.sums.new_zeros(domains)
-    shares.index_add_(0, domain.to(shares.device), flops_of_rows(vectors, columns))
-    return sum_over_processes(shares)
+    rows = flops_of_rows(vectors, columns).cpu()  # a GPU would add them in any order
+    shares = torch.zeros(domains, dtype=rows.dtype).index_add_(0, domain.cpu(), rows)
+    return sum_over_processes(shares.to(columns.sums.device))
+
+
+def _add_to_rows(vectors: Tensor | SparseRows, row: Tensor) -> None:
+    """Add a row [V] to all vectors, in place: to the values that are not zero of sparse ones."""
+    if isinstance(vectors, SparseRows):
+        vectors.values.add_(row[vectors.terms])
+    else:
+        vectors.add_(row)
 
 
 def _squared(columns: ColumnSums, weights: Tensor) -> Penalty:

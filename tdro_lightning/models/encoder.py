@@ -32,6 +32,7 @@ from tdro_lightning.models.last_layer import last_layer
 from tdro_lightning.models.model_files import deciding_files
 from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.sparse_head import SparseHead, to_csr
+from tdro_lightning.models.sparse_rows import SparseRows, compact, stack
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
@@ -116,6 +117,16 @@ class Encoder(nn.Module):
         with use_adapter(self.backbone, self.adapter):
             vectors = torch.cat([self.embed_rows(tokens, rows) for rows in chunks])
         return vectors[places]
+
+    @torch.no_grad()
+    def without_gradient(self, tokens: Tokens) -> Tensor | SparseRows:
+        """The same; sparse vectors as their nonzero values where that takes less memory."""
+        if not self.sparse:
+            vectors: Tensor = self(tokens)
+            return vectors
+        chunks, places = self.chunks_of(tokens)
+        with use_adapter(self.backbone, self.adapter):
+            return stack([compact(self.embed_rows(tokens, rows)) for rows in chunks])[places]
 
     @property
     def sparse(self) -> bool:

@@ -11,6 +11,7 @@ from tdro_lightning.distributed.processes import rank, world_size
 from tdro_lightning.losses.contrastive import LOSSES, require_finite_losses, sum_over_prefixes
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import gather_vectors
 from tdro_lightning.training.encoder_module import EncoderModule
 from tdro_lightning.training.history import log_now
 from tdro_lightning.training.optim import Optimisation
@@ -62,7 +63,7 @@ class FinetuneModule(EncoderModule):
         # The positive is the first passage of a row; those of the ranks stand one after the other.
         rows = rank() * len(batch) + torch.arange(len(batch), device=queries.device)
         positive = rows * (len(passages) // len(batch))
-        passages = gather_rows(passages)
+        passages = gather_vectors(passages, self.encoder.sparse)
         losses = sum_over_prefixes(
             LOSSES[self.loss],
             self.encoder.head.prefixes,

@@ -1,7 +1,7 @@
 """AdamW, its schedule, and the one place where gradients become a step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from tdro_lightning.distributed.collectives import sum_gradients
 from tdro_lightning.losses.sparsity import Sparsity
+from tdro_lightning.models.sparse_rows import SparseRows
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,18 @@ class Optimisation:
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, fused=True)
 
-    def penalise(self, vectors: Tensor, count: int, step: int) -> dict[str, float]:
+    def penalise(
+        self,
+        vectors: Tensor | SparseRows,
+        count: int,
+        step: int,
+        domain: Tensor | None = None,
+        names: Sequence[str] = (),
+    ) -> dict[str, float]:
         """Add the gradient of what keeps vectors sparse to theirs; see `Sparsity.penalise`."""
-        return {} if self.sparsity is None else self.sparsity.penalise(vectors, count, step)
+        if self.sparsity is None:
+            return {}
+        return self.sparsity.penalise(vectors, count, step, domain, names)
 
     def update(
         self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int

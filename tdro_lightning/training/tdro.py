@@ -1,5 +1,6 @@
 """tDRO: a step of the proxy, and of the domain weights."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.contrastive import (
+    Vectors,
     hard_negative_losses,
     require_finite_losses,
 )
@@ -68,7 +70,9 @@ class TDROModule(EncoderModule):
         reference = self.reference_losses(batch)
         step = self.global_step  # the update increases it
         seed = (self.seed, step, rank())
-        penalise = self.penalise if self.optimisation.sparsity else None
+        penalise = None
+        if self.optimisation.sparsity:
+            penalise = partial(self.penalise, domain=batch.domain)
         proxy = row_gradients(self.proxy, batch, self.losses, seed, self.manual_backward, penalise)
         for losses, model in ((reference, "reference"), (proxy.losses, "proxy")):
             require_finite_losses(losses, batch.domain, self.weights.names, batch.query_ids, model)
@@ -77,15 +81,15 @@ class TDROModule(EncoderModule):
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
 
-    def penalise(self, vectors: Tensor, count: int) -> None:
+    def penalise(self, vectors: Vectors, count: int, domain: Tensor) -> None:
         """Add the gradient of what keeps vectors sparse, outside of the measurement."""
-        log_now(self, self.optimisation.penalise(vectors, count, self.global_step))
+        step, names = self.global_step, self.weights.names
+        log_now(self, self.optimisation.penalise(vectors, count, step, domain, names))
 
-    def losses(self, vectors: Tensor, count: int) -> Tensor:
+    def losses(self, vectors: Vectors, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""
         queries, passages = vectors.tensor_split([count])
-        rows = passages.view(count, -1, passages.shape[-1])
-        return hard_negative_losses(queries, rows, self.temperature)
+        return hard_negative_losses(queries, passages, self.temperature)
 
     @torch.no_grad()
     def reference_losses(self, batch: Batch) -> Tensor:
@@ -94,10 +98,10 @@ class TDROModule(EncoderModule):
         if reference is None:
             return torch.ones(len(batch), device=self.device)
         if cache is None:
-            return self.losses(reference(batch.texts), len(batch))
+            return self.losses(reference.without_gradient(batch.texts), len(batch))
 
         def fresh(rows: Tensor) -> Tensor:
-            return self.losses(reference(batch.select(rows).texts), len(rows))
+            return self.losses(reference.without_gradient(batch.select(rows).texts), len(rows))
 
         losses, share = cache.get_or_compute(
             batch.queries, batch.passages, fresh, together=reference.sharded

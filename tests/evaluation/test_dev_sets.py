@@ -9,6 +9,7 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.distributed.processes import rank
@@ -23,8 +24,10 @@ from tdro_lightning.evaluation.dev_sets import (
 )
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tests.fixtures.evaluation import in_two_processes
 from tests.made_up import rows, tiny_model
+from tests.models.test_sparse_encoder import write_llama
 
 TEMPERATURE, CPU = 0.05, torch.device("cpu")
 PROMPTS = ("Find it", "Not this one")
@@ -217,3 +220,35 @@ def test_processes_share_the_texts_and_get_the_same_scores(model: Path, tmp_path
     assert ours[0]["scores"] == pytest.approx(alone["scores"], abs=1e-6)
     for one, other in zip(ours[0]["vectors"], alone["vectors"], strict=True):
         assert np.allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_a_sparse_encoder_is_measured_as_a_dense_one(
+    tmp_path: Path, make_domain: Callable[..., Domain]
+) -> None:
+    """Loss and nDCG@10 of rows from whole vectors; a text without an active term may be ranked."""
+    encoder = load_encoder(
+        str(write_llama(tmp_path / "llama", True)),
+        pooling="last",
+        query_tokens=40,
+        passage_tokens=64,
+        sparse=SparseShape(),
+    ).eval()
+    domain = make_domain("made", rows("made", 12, 2), PROMPTS, False)
+    dev = dev_set_of_rows(domain, list(domain.table), 2)
+    queries = torch.from_numpy(encoder.embed_queries(dev.dataset.queries, PROMPTS[0]).toarray())
+    documents = torch.from_numpy(encoder.embed_passages(dev.dataset.documents).toarray())
+    scores = (queries[dev.rows[:, :1]] * documents[dev.rows[:, 1:]]).sum(-1)
+    loss = F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
+    run = {
+        name: dict(zip(dev.dataset.document_ids, (documents @ query).tolist(), strict=True))
+        for name, query in zip(dev.dataset.query_ids, queries, strict=True)
+    }
+    ndcg = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], dev.dataset.qrels, run)
+    found = DevSets([dev], encoder, 1.0).measure(encoder, CPU)
+    assert found["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert found["ndcg@10"] == pytest.approx(ndcg[ir_measures.nDCG @ 10], abs=1e-6)
+    with torch.no_grad():
+        for parameter in encoder.backbone.parameters():
+            parameter.zero_()
+    empty = DevSets([dev], encoder, 1.0).measure(encoder, CPU)
+    assert empty["loss"] == pytest.approx(np.log(3), rel=1e-6)

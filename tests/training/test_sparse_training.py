@@ -9,7 +9,9 @@ import torch.nn.functional as F
 
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.losses.sparsity import REGULARISERS, ColumnSums, Sparsity, ramp
+from tdro_lightning.models import sparse_rows
 from tdro_lightning.models.sparse_head import SparseShape
+from tdro_lightning.models.sparse_rows import SparseRows
 from tdro_lightning.training.optim import Optimisation
 from tests.fixtures.training import NAMES, OPTIMISATION, Parts
 from tests.made_up import write_domains
@@ -42,6 +44,13 @@ def note_gradients(module: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -
     return taken
 
 
+@pytest.fixture(params=[True, False], ids=["nonzero values", "whole vectors"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the vectors of a batch are kept as their nonzero values, whatever is smaller."""
+    monkeypatch.setattr(sparse_rows, "_smaller", lambda *given: request.param)
+    return bool(request.param)
+
+
 def flops(vectors: torch.Tensor) -> torch.Tensor:
     return vectors.mean(0).square().sum()
 
@@ -50,7 +59,11 @@ def flops(vectors: torch.Tensor) -> torch.Tensor:
     "chunks", [{"kept_tokens": 10**6}, {"chunk_tokens": 100, "kept_tokens": 0}]
 )
 def test_fine_tuning_adds_flops_of_both_sides(
-    sparse_parts: Parts, fit: Any, monkeypatch: pytest.MonkeyPatch, chunks: dict[str, int]
+    sparse_parts: Parts,
+    fit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    chunks: dict[str, int],
+    form: bool,
 ) -> None:
     own = {"dtype": "float64", "sparse": SparseShape(), "temperature": 1.0, **chunks}
     module = sparse_parts.finetune(optimisation=replace(OPTIMISATION, sparsity=SPARSITY), **own)
@@ -70,7 +83,7 @@ def test_fine_tuning_adds_flops_of_both_sides(
 
 
 def test_tdro_adds_flops_outside_of_the_measurement(
-    sparse_parts: Parts, fit: Any, monkeypatch: pytest.MonkeyPatch
+    sparse_parts: Parts, fit: Any, monkeypatch: pytest.MonkeyPatch, form: bool
 ) -> None:
     """The domain weights are those of a run without, and the gradient has the penalty beside."""
     own = {"dtype": "float64", "sparse": SparseShape(), "temperature": 1.0, "chunk_tokens": 200}
@@ -110,3 +123,22 @@ def test_the_factors_rise_with_the_square_of_the_step(kind: str) -> None:
             torch.testing.assert_close(leaf.grad[rows], expected.expand_as(leaf.grad[rows]))
         assert logged["sparsity/terms/queries"] == 20
         assert logged[f"sparsity/{kind}/passages"] == pytest.approx(float(penalty.value))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_what_each_domain_adds_to_flops_is_logged(sparse: bool) -> None:
+    random = torch.Generator().manual_seed(2)
+    vectors = torch.rand(12, 20, generator=random, dtype=torch.float64).sub(0.5).relu()
+    leaf = SparseRows.of(vectors) if sparse else vectors.clone()
+    leaf.requires_grad_()
+    (leaf.values if isinstance(leaf, SparseRows) else leaf).sum().backward()
+    domain, names = torch.tensor([1, 0, 1, 1]), ("one", "two", "none")
+    logged = Sparsity("l1", 1.0, 1.0, ramp_steps=0).penalise(leaf, 4, 0, domain, names)
+    rows = {"queries": vectors[:4], "passages": vectors[4:]}
+    owners = {"queries": domain, "passages": torch.tensor([1, 1, 0, 0, 1, 1, 1, 1])}
+    for side, part in rows.items():
+        each = part @ part.mean(0) / len(part)
+        for number, name in enumerate(names):
+            expected = float(each[owners[side] == number].sum())
+            assert logged[f"sparsity/flops_of_domain/{side}/{name}"] == pytest.approx(expected)
+    assert leaf.grad is not None

@@ -100,7 +100,8 @@ def fit_tdro(
     cache = None
     if settings.reference_cache is not None and reference is not None:
         known = loss_fingerprint(reference, settings.temperature, config.trainer.precision)
-        cache = ReferenceLosses(Path(settings.reference_cache), known, settings.temperature)
+        unit = reference.head.normalized
+        cache = ReferenceLosses(Path(settings.reference_cache), known, settings.temperature, unit)
     module = tdro_module(config, settings, weights, proxy, reference, cache)
     throughput = Throughput(proxy, reference)
     steps = _train(config, module, data, throughput, dev_sets, KeptWeights(weights))

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
@@ -80,13 +81,14 @@ def row_keys(queries: Tokens, passages: Tokens, fingerprint: str) -> list[bytes]
     ]
 
 
-def largest_loss(temperature: float) -> float:
+def largest_loss(temperature: float, unit: bool = True) -> float:
     """More than a row's loss can be: what a wrong program writes has valid checksums too.
 
     The scores of unit vectors differ by 2 at most (a little more where they are rounded to half
-    precision), and the logarithm of the number of passages is below 24.
+    precision), and the logarithm of the number of passages is below 24. Other vectors have no
+    bound.
     """
-    return 2.1 / temperature + 24
+    return 2.1 / temperature + 24 if unit else sys.float_info.max
 
 
 class ReferenceLosses:
@@ -99,12 +101,15 @@ class ReferenceLosses:
         folder: of all references; made where it is missing.
         fingerprint: of this reference, from `loss_fingerprint`; it names the folder inside.
         temperature: softmax temperature of the loss, which says how large a loss can be.
+        unit: whether the vectors have unit length, which says it too.
 
     Raises:
         ConfigError: the folder is a file.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, temperature: float) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: str, temperature: float, unit: bool = True
+    ) -> None:
         self.folder = folder / fingerprint[:16]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ class ReferenceLosses:
                 f"module.reference_cache={folder}: a file stands there; name a folder"
             ) from None
         self.fingerprint = fingerprint
-        self.largest = largest_loss(temperature)
+        self.largest = largest_loss(temperature, unit)
         # Random, since the number of an ended process may come again, and its file be damaged.
         self._own = self.folder / f"rank{rank()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.losses"
         self._known: dict[bytes, float] = {}
@@ -200,7 +205,7 @@ class ReferenceLosses:
             logger.warning("%s: damaged, or of an earlier version, and not used (%s)", path, error)
         if unusable:
             logger.warning(
-                "%s: %d losses that are damaged, or outside 0 to %.0f, the largest at this "
+                "%s: %d losses that are damaged, or outside 0 to %.3g, the largest at this "
                 "temperature, are not used",
                 *(path, unusable, self.largest),
             )

@@ -99,6 +99,7 @@ class SparseHead(nn.Module):
     bias: Tensor | None
     shape: SparseShape  # what it was made of, for an encoder's folder
     prefixes: tuple[int, ...] = ()
+    normalized = False  # vectors have no unit length
 
     def __init__(
         self,

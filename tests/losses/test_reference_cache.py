@@ -118,6 +118,17 @@ def test_every_loss_of_unit_vectors_can_be(temperature: float, passages: int, ha
     assert worst > 0.9 * 2 / temperature
 
 
+def test_losses_of_other_vectors_have_no_bound(tmp_path: Path) -> None:
+    """Products of sparse vectors may be hundreds; an infinite loss is never kept."""
+    keys, losses = [bytes([i]) * 16 for i in range(3)], torch.tensor([900.0, 0.5, torch.inf])
+    for unit, kept in ((True, [0.5]), (False, [900.0, 0.5])):
+        folder = tmp_path / str(unit)
+        ReferenceLosses(folder, ONE, 1.0, unit).add(keys, losses)
+        found, missing = ReferenceLosses(folder, ONE, 1.0, unit).look_up(keys)
+        assert found[~found.isnan()].tolist() == kept
+        assert len(missing) == 3 - len(kept)
+
+
 class Fresh:
     """A row's loss is a tenth of its query's first token; it keeps what it was asked for."""
 

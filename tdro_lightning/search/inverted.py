@@ -32,6 +32,7 @@ from tdro_lightning.search.sparse_files import (
 
 BLOCK_WEIGHTS = 1 << 25  # in one block: while it is made, 0.8 GB of memory
 BLOCK_DOCUMENTS = 1 << 20  # in one block: 4 MB of scores
+QUERIES_AT_ONCE = 256  # that are multiplied with all rows of a table
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,11 @@ class SparseScorer(TextScorer):
 
     def all_products(self, queries: csr_array, embeddings: csr_array) -> NDArray[np.float32]:
         """Inner products [Q, P] of every row of [Q, V] with every row of [P, V]."""
-        found: NDArray[np.float32] = (csr_array(queries) @ embeddings.T).toarray()
+        rows = csr_array(queries, dtype=np.float32)
+        found = np.empty((rows.shape[0], embeddings.shape[0]), dtype=np.float32)
+        for start in range(0, len(found), QUERIES_AT_ONCE):  # products take three times the memory
+            part = slice(start, start + QUERIES_AT_ONCE)
+            found[part] = (rows[part] @ embeddings.T).toarray()
         return found
 
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from tdro_lightning.config.schema import ModelConfig
+from tdro_lightning.models.language_model import sparse_head
 from tdro_lightning.models.shapes import from_architecture
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.models.templates import template_fault
+from tdro_lightning.planning.model import random_model
 from tests.command import run
 from tests.nightly import nightly_but
 from tests.test_catalogues import CONF, names, read
@@ -108,6 +112,33 @@ def test_the_models_have_as_many_parameters_as_published(name: str) -> None:
     built = from_architecture(architecture, "meta")
     count = sum(p.numel() for p in built.parameters())
     assert count == parameters(architecture) == PAPER_MODELS[name][1]
+
+
+# Parameters of the published files of language models, whose embeddings are their heads or not.
+LANGUAGE_MODELS = {
+    "qwen05b": 463_987_712,
+    "qwen18b": 1_836_828_672,
+    "qwen4b": 3_950_369_280,
+    "qwen7b": 7_721_324_544,
+    "mistral7b": 7_241_732_096,
+    "llama8b": 8_030_261_248,
+    "llama32_1b": 1_235_814_400,
+    "llama32_3b": 3_212_749_824,
+    "qwen3_06b": 596_049_920,
+    "qwen3_8b": 8_190_735_360,
+    "smollm2_135m": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_language_model_has_the_head_that_is_published(name: str) -> None:
+    """A plan of sparse vectors counts it."""
+    shape = SparseShape()
+    made = random_model(ModelConfig(**read("model", name)), "meta", shape)
+    assert sum(p.numel() for p in made.parameters()) == LANGUAGE_MODELS[name]
+    head = sparse_head(made, shape)
+    own = sum(p.numel() for p in head.parameters())
+    assert own == (0 if head.tied else made.config.vocab_size * made.config.hidden_size)
 
 
 def parameters(architecture: dict[str, Any]) -> int:

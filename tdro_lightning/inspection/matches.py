@@ -14,6 +14,7 @@ from tdro_lightning.data.characters import normalise
 from tdro_lightning.decontamination.shingles import shingles, words
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.bm25 import BM25, K1, B, analyse
+from tdro_lightning.search.scorer import TextScorer
 
 Scores = NDArray[np.float32]
 
@@ -86,43 +87,34 @@ class LexicalMatcher:
         return np.array([len(t & self._words) >= max(LEAST_KNOWN * len(t), 1) for t in terms])
 
 
-class DenseMatcher:
-    """Inner products of an encoder's embeddings.
+class EncoderMatcher:
+    """Inner products of an encoder's embeddings, dense or sparse.
 
     Args:
-        embed_queries: texts to embeddings [Q, D].
-        embed_passages: texts to embeddings [P, D].
+        queries: embeds texts as queries.
+        passages: embeds texts as passages, and multiplies.
     """
 
-    def __init__(
-        self,
-        embed_queries: Callable[[Sequence[str]], Scores],
-        embed_passages: Callable[[Sequence[str]], Scores],
-    ) -> None:
-        self._embed = (embed_queries, embed_passages)
+    def __init__(self, queries: TextScorer, passages: TextScorer) -> None:
+        self._queries, self._passages = queries, passages
 
     def fit(self, passages: Sequence[str]) -> None:
         """Forget the embeddings of the domain before."""
-        self._known: tuple[dict[str, Scores], dict[str, Scores]] = ({}, {})
+        self._queries.forget()
+        self._passages.forget()
 
     def all_pairs(self, queries: Sequence[str], passages: Sequence[str]) -> Scores:
         """Inner products [Q, P]."""
-        return self._embeddings(0, queries) @ self._embeddings(1, passages).T
+        asked, found = _embedded(self._queries, queries), _embedded(self._passages, passages)
+        return self._passages.all_products(asked, found)
 
     def pairs(self, queries: Sequence[str], passages: Sequence[str]) -> Scores:
         """Inner products [P]."""
-        return np.einsum("pd,pd->p", self._embeddings(0, queries), self._embeddings(1, passages))
+        return self._passages.score(_embedded(self._queries, queries), passages)
 
     def reads(self, queries: Sequence[str]) -> NDArray[np.bool_]:
-        """It reads any text."""
-        return np.ones(len(queries), dtype=bool)
-
-    def _embeddings(self, side: int, texts: Sequence[str]) -> Scores:
-        known = self._known[side]
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
-        if missing:
-            known.update(zip(missing, self._embed[side](missing), strict=True))
-        return np.stack([known[text] for text in texts])
+        """It reads a text that has any value: a sparse embedding may have no active term."""
+        return np.ravel(abs(_embedded(self._queries, queries)).sum(axis=1)) > 0
 
 
 @dataclass(frozen=True)
@@ -230,6 +222,12 @@ def rank_positives(
     if len(places) < LEAST_POSITIVES:
         judged[:] = False
     return Ranks(np.array(ranks), np.array(lacks), judged)
+
+
+def _embedded(scorer: TextScorer, texts: Sequence[str]) -> Any:
+    """Embeddings of texts, equal ones among them; those are embedded once."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    return scorer.embeddings(list(rows))[[rows[text] for text in texts]]
 
 
 def _counts(

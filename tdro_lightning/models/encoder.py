@@ -94,8 +94,8 @@ class Encoder(nn.Module):
         self.head = Head() if head is None else head
         self._adapter_inputs = AdapterInputs(backbone)
         self._warned: set[str] = set()  # keys of limits that cut many texts, said once each
-        # An encoder of a plan has no tokenizer, and no sparse head.
-        special = tokenizer.tokenizer.all_special_ids if self.sparse else []
+        # An encoder of a plan may have no tokenizer.
+        special = tokenizer.tokenizer.all_special_ids if tokenizer is not None else []
         self._special = torch.tensor(special, dtype=torch.long)
         lean = pooling == "last" and not self.sparse
         self._last_layer = last_layer(backbone) if lean else None

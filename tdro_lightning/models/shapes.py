@@ -32,6 +32,11 @@ def from_architecture(
     Raises:
         ConfigError: an unknown model type or field, or a value of the wrong type.
     """
+    return from_config(architecture_config(architecture), device, dtype, seed)
+
+
+def architecture_config(architecture: Mapping[str, Any]) -> PretrainedConfig:
+    """The transformers configuration of a shape; it raises as `from_architecture` does."""
     kind = str(architecture.get("model_type"))
     if kind not in CONFIG_MAPPING:
         hint = did_you_mean(kind, CONFIG_MAPPING, most=3)
@@ -42,10 +47,9 @@ def from_architecture(
         hint = did_you_mean(unknown[0], known)
         raise ConfigError(f"{KEY}.{unknown[0]} is not a field of {kind}{hint}")
     try:
-        config = CONFIG_MAPPING[kind].from_dict(dict(architecture))
+        return CONFIG_MAPPING[kind].from_dict(dict(architecture))
     except StrictDataclassError as error:
         raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from None
-    return from_config(config, device, dtype, seed)
 
 
 def transformer_layers(backbone: nn.Module) -> list[nn.Module]:
@@ -70,15 +74,22 @@ def from_config(
     device: str = "meta",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    kind: Any = AutoModel,
 ) -> PreTrainedModel:
-    """An untrained model of a transformers configuration; arguments as `from_architecture`."""
+    """An untrained model of a transformers configuration; arguments as `from_architecture`.
+
+    Its class is one of `kind`, of transformers' auto classes.
+    """
     config.use_cache = False
     gpus = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=gpus), torch.device(device):
         torch.manual_seed(seed)
         try:
-            return AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            made: PreTrainedModel = kind.from_config(
+                config, dtype=dtype, attn_implementation="sdpa"
+            )
         except ValueError as error:
             if not is_about_attention(error):
                 raise
-            return AutoModel.from_config(config, dtype=dtype, attn_implementation="eager")
+            made = kind.from_config(config, dtype=dtype, attn_implementation="eager")
+    return made

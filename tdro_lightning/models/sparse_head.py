@@ -145,7 +145,7 @@ class SparseHead(nn.Module):
 
         Args:
             model: a `...ForCausalLM` or `...ForMaskedLM` of transformers. It is run once, on three
-                tokens, to see that the head gives its logits.
+                tokens, to see that the head gives its logits, unless it is on `meta`.
             scale, pooled, tile, trained: as for the class.
 
         Raises:
@@ -173,7 +173,8 @@ class SparseHead(nn.Module):
             tile=tile,
             trained=trained,
         )
-        _require_its_logits(model, head)
+        if model.device.type != "meta":
+            _require_its_logits(model, head)
         return head
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:

@@ -4,12 +4,20 @@ from dataclasses import dataclass
 
 import torch
 
+from tdro_lightning.assembly.encoders import configured_reading
 from tdro_lightning.assembly.modules import reference_path
-from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.config.schema import Config
 from tdro_lightning.console.durations import format_duration
 from tdro_lightning.errors import ConfigError
-from tdro_lightning.planning.model import kept_tokens, resized_model, with_lora
-from tdro_lightning.training.roofline import GPUS, Kernel, Rates, passes, seconds
+from tdro_lightning.models.language_model import sparse_head
+from tdro_lightning.planning.model import (
+    backbone_of,
+    kept_tokens,
+    may_run_in_one_pass,
+    resized_model,
+    with_lora,
+)
+from tdro_lightning.training.roofline import GPUS, Kernel, Rates, head_passes, passes, seconds
 
 # Of a data sheet's FLOPs and bandwidth; assumed. What was measured: experiments/gpu.
 REACHED_FLOPS, REACHED_MEMORY = 0.6, 0.9
@@ -111,7 +119,7 @@ def token_seconds(config: Config, layers: int, device_tokens: float) -> float:
     A step is a forward and a backward pass over every chunk, a forward pass of the reference, and
     once more the forward pass of what runs twice: the tokens beyond those that are kept, unless an
     adapter's gradients are held apart by domain, and all of them with activation checkpointing.
-    Not counted: padding, exchange between devices, the update, and the loader.
+    Not counted: padding, exchange between devices, the loss, the update, and the loader.
 
     Args:
         config: the stage, its model, chunks and precision.
@@ -123,8 +131,8 @@ def token_seconds(config: Config, layers: int, device_tokens: float) -> float:
     """
     counts = zip(_chunk_seconds(config, 1), _chunk_seconds(config, 2), strict=True)
     forward, backward, reference = (one + (layers - 1) * (two - one) for one, two in counts)
-    tdro, sharded = isinstance(config.module, TDROConfig), config.strategy.kind == "fsdp"
-    apart = config.model.lora is not None and tdro and not sharded
+    whole = config.strategy.kind != "fsdp" and may_run_in_one_pass(config)
+    apart = config.model.lora is not None and whole
     twice = 0.0 if apart else max(0.0, 1 - kept_tokens(config) / device_tokens)
     again = twice + config.strategy.activation_checkpointing
     return forward * (1 + again) + backward + reference
@@ -138,7 +146,10 @@ def _chunk_seconds(config: Config, layers: int) -> tuple[float, float, float]:
     )
     texts = max(1, config.trainer.chunk_tokens // length)
     mixed = config.trainer.precision == "bf16-mixed"
-    backbone = resized_model(config.model, {"num_hidden_layers": layers}, "meta")
+    shape = configured_reading(config).sparse
+    made = resized_model(config.model, {"num_hidden_layers": layers}, "meta", shape)
+    backbone = backbone_of(made, shape)
+    head = None if shape is None else sparse_head(made, shape)
     model = with_lora(backbone, config.model).train()
     frozen: list[Kernel] = []
     try:
@@ -146,6 +157,10 @@ def _chunk_seconds(config: Config, layers: int) -> tuple[float, float, float]:
         if reference_path(config) is not None:
             with torch.no_grad():
                 frozen, _ = passes(model.eval(), texts, length, mixed=mixed)
+        if head is not None:
+            pooled, to_states = head_passes(head, texts, length)
+            frozen = frozen and frozen + pooled
+            forward, backward = forward + pooled, backward + to_states
     except RuntimeError as error:
         raise ConfigError(
             f"stage=plan cannot count the kernels of a {backbone.config.model_type} "

@@ -1,5 +1,6 @@
 """What an evaluation would take: the documents that are encoded, the time of that, and the disk."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from tdro_lightning.files import GIGA, read_json
 from tdro_lightning.planning.cost import format_hours
 from tdro_lightning.planning.data import CHARACTERS_A_TOKEN
 from tdro_lightning.search.encoding import HALF_FROM
+from tdro_lightning.search.inverted import BLOCK_WEIGHTS
 
 FILE = Path(__file__).parent / "published_corpora.json"
 SAMPLE = 200  # documents of a corpus whose texts are measured
@@ -43,8 +45,10 @@ class EvaluationCost:
         tokens: in them, without padding, for one encoder.
         hours: of all encoders, on all devices.
         price: of all devices' hours together.
-        bytes: of the embeddings of one encoder or all, which lie on the disk at once.
+        bytes: of the embeddings of one encoder or all, which lie on the disk at once; of sparse
+            ones with their inverted indexes.
         unknown: sets of which nobody knows the size here; they are not counted.
+        terms: active ones that a document of sparse embeddings is assumed to have; else None.
     """
 
     encoders: int
@@ -55,10 +59,15 @@ class EvaluationCost:
     price: float
     bytes: int
     unknown: tuple[str, ...]
+    terms: int | None = None
 
 
 def evaluation_cost(
-    config: Config, encoders: int, dimensions: int, token_seconds: float
+    config: Config,
+    encoders: int,
+    dimensions: int,
+    token_seconds: float,
+    terms: int | None = None,
 ) -> EvaluationCost:
     """The cost of encoding the configured benchmark's documents.
 
@@ -67,12 +76,14 @@ def evaluation_cost(
         encoders: that are evaluated.
         dimensions: of their vectors.
         token_seconds: of a forward pass, on one device.
+        terms: active ones of a document, where embeddings are sparse; None where they are dense.
     """
     assert config.benchmark is not None
     sizes, unknown = corpus_sizes(config.benchmark, config.data.passage_tokens)
     tokens = sum(size.documents * size.tokens for size in sizes)
     devices = config.trainer.devices or 1
     hours = encoders * tokens * token_seconds / devices / 3600
+    terms = None if terms is None else min(terms, dimensions)
     return EvaluationCost(
         encoders=encoders,
         sets=len(config.benchmark.sets),
@@ -80,14 +91,31 @@ def evaluation_cost(
         tokens=tokens,
         hours=hours,
         price=hours * devices * config.plan.price,
-        bytes=encoders * sum(embedding_bytes(size.documents, dimensions) for size in sizes),
+        bytes=encoders
+        * sum(
+            embedding_bytes(size.documents, dimensions)
+            if terms is None
+            else sparse_bytes(size.documents, dimensions, terms)
+            for size in sizes
+        ),
         unknown=tuple(unknown),
+        terms=terms,
     )
 
 
 def embedding_bytes(documents: int, dimensions: int) -> int:
     """Disk of the embeddings of a corpus; large ones are stored in float16."""
     return documents * dimensions * (2 if documents >= HALF_FROM else 4)
+
+
+def sparse_bytes(documents: int, vocabulary: int, terms: int) -> int:
+    """Disk of the sparse embeddings of a corpus and of their inverted index.
+
+    Both have a term's number or a document's (int32) and a weight (float32) for each active term;
+    beside them are places (int64), of every document and of every term of each block.
+    """
+    blocks = math.ceil(documents * terms / BLOCK_WEIGHTS)
+    return documents * (2 * 8 * terms + 8) + blocks * 8 * (vocabulary + 1)
 
 
 def corpus_sizes(benchmark: BenchmarkConfig, limit: int) -> tuple[list[CorpusSize], list[str]]:
@@ -140,10 +168,15 @@ def evaluation_lines(config: Config, cost: EvaluationCost) -> str:
     """The cost in words, with what it assumes."""
     encoders = "1 encoder" if cost.encoders == 1 else f"{cost.encoders} encoders"
     counted = cost.sets - len(cost.unknown)
-    limit = config.data.passage_tokens
+    limit, what = config.data.passage_tokens, "for embeddings until its end"
+    if cost.terms is not None:
+        what = (
+            "for sparse embeddings and their inverted indexes until its end,\n"
+            f"with {cost.terms} active terms a document (assumed; untrained ones have many more)"
+        )
     return (
         f"Evaluation of {encoders} on {counted} sets: {cost.documents:,} documents,\n"
         f"{cost.tokens:.3g} tokens, cut at {limit} (lengths assumed or sampled);\n"
         f"{format_hours(cost.hours)}, {cost.price:.2f} in money, "
-        f"and {cost.bytes / GIGA:,.1f} GB of disk\nfor embeddings until its end"
+        f"and {cost.bytes / GIGA:,.1f} GB of disk\n{what}"
     )

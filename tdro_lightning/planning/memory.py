@@ -2,7 +2,8 @@
 
 Legend: P parameters, t of them trained, on s shards; T tokens whose activations are held at once;
 of a layer, h its width, f the inner width of its MLP, q and k the widths of its queries and keys; c
-bytes of a value in the forward pass; r bytes of a value between layers.
+bytes of a value in the forward pass; r bytes of a value between layers. Of a sparse head, V is the
+number of terms, all of which may be active in the first steps.
 
 Not counted: the CUDA context, fragments between allocations, buffers inside kernels and the
 gradients of activations on their way back. `cards_that_hold` leaves room for them.
@@ -12,10 +13,45 @@ from dataclasses import astuple, dataclass
 
 from tdro_lightning.distributed.collectives import BUCKET
 from tdro_lightning.files import GIGA
+from tdro_lightning.models.tiled_max import TILE
 
 CARDS = (24, 40, 80, 141)  # GB of common GPUs
 USABLE = 0.9  # share of a card that the counted memory may take
 HALF, SINGLE = 2, 4  # bytes of a bfloat16 and of a float32
+# Of sparse vectors: they, their gradient, the same in the order of the chunks, and summed over
+# equal texts. Those of dense vectors are small beside the rest, and two are counted.
+COPIES = 4
+BACKWARD = 3  # arrays of a sparse head's backward pass, by measurement in tests/planning
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the memory of a sparse head depends on.
+
+    Args:
+        terms: values of a vector, V.
+        values: parameters of the head's own: its weight where that is not the embeddings', its
+            bias, and what comes before it.
+        tied: whether the weight is the embeddings'.
+        trained: whether the head learns.
+        stored_bytes: bytes of one of its parameters, of a gradient and of each AdamW moment.
+    """
+
+    terms: int
+    values: int
+    tied: bool
+    trained: bool
+    stored_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the parameters of its own."""
+        return self.values * self.stored_bytes
+
+    @property
+    def trained_size(self) -> int:
+        """Bytes of those with gradient."""
+        return self.size if self.trained else 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +70,7 @@ class Model:
         trained: parameters with gradient.
         frozen_bytes: bytes of a frozen parameter.
         trained_bytes: bytes of a trained parameter, of its gradient and of each AdamW moment.
+        output: the sparse head, whose parameters are in none of these; None for dense vectors.
     """
 
     layers: int
@@ -47,6 +84,7 @@ class Model:
     trained: int
     frozen_bytes: int
     trained_bytes: int
+    output: Output | None = None
 
     @property
     def size(self) -> int:
@@ -101,13 +139,16 @@ def estimate(
     reference: bool = False,
     shared: bool = False,
     domains: int = 0,
+    others: int = 0,
+    texts: int = 0,
+    chunks: int = 1,
 ) -> Memory:
     """Estimated memory of one device while a model trains; each part is a function below.
 
     Args:
         model: the model that trains.
         tokens: padded tokens on this device whose activations are held at once.
-        vectors: embeddings of the batch on this device.
+        vectors: embeddings of the texts of this device.
         mixed: whether the forward pass computes in bfloat16 whatever the parameters are.
         checkpointing: whether only the input of each layer is kept.
         devices: devices that share the batch.
@@ -115,18 +156,35 @@ def estimate(
         reference: whether a frozen copy of the model is held beside it, as tDRO does.
         shared: whether that copy is another adapter on the same base.
         domains: domains whose gradients are held apart, as tDRO in one pass does.
+        others: embeddings that are gathered from all devices, as fine-tuning does.
+        texts: texts of the tokens whose activations are held; a sparse head alone asks.
+        chunks: forward passes that these tokens take; a sharded sparse head alone asks.
     """
     shards = parameter_shards
     kept = activation_bytes(
         model, tokens, mixed=mixed, checkpointing=checkpointing, sharded=shards > 1
     )
-    return Memory(
+    made = Memory(
         parameters=parameter_bytes(model, shards, mixed=mixed),
         gradients=gradient_bytes(model, shards, devices, domains),
         optimiser=2 * model.trained_size // shards,  # AdamW's two moments
         reference=reference_bytes(model, shards, mixed=mixed, shared=shared) if reference else 0,
         # Embeddings and their gradients are float32 whatever the model is.
-        activations=kept + 2 * vectors * model.hidden * SINGLE,
+        activations=kept + 2 * (vectors + others) * model.hidden * SINGLE,
+    )
+    if model.output is None:
+        return made
+    head = model.output
+    # Of the weight, unless an adapter freezes the embeddings that it is.
+    learns = head.trained and not (head.tied and model.frozen)
+    chunk_gradient = learns * head.terms * model.hidden * head.stored_bytes
+    vector_bytes = (COPIES * vectors + 2 * others) * head.terms * SINGLE
+    return Memory(
+        parameters=made.parameters + head.size + gathered_bytes(model, head, shards, chunks),
+        gradients=made.gradients + head.trained_size + chunk_gradient,
+        optimiser=made.optimiser + 2 * head.trained_size,
+        reference=made.reference + (head.size if reference and not shared else 0),
+        activations=kept + vector_bytes + head_bytes(model, head, tokens, texts),
     )
 
 
@@ -165,6 +223,29 @@ def reference_bytes(model: Model, shards: int, *, mixed: bool, shared: bool) -> 
         return model.trained_size
     outside = model.outside * model.compute_bytes(mixed) if shards > 1 else 0
     return model.size // shards + outside
+
+
+def gathered_bytes(model: Model, head: Output, shards: int, chunks: int) -> int:
+    """V * h for each chunk, of sharded embeddings that are a head's weight; twice where it trains.
+
+    A head of its own weight is not sharded.
+    """
+    if shards == 1 or not head.tied:
+        return 0
+    return chunks * (1 + head.trained) * head.terms * model.hidden * head.stored_bytes
+
+
+def head_bytes(model: Model, head: Output, tokens: int, texts: int) -> int:
+    """What a sparse head holds of so many texts, and for a time of a chunk of them.
+
+    Kept are [texts, V] values, in float32, with the token of each; of a head that trains the
+    states too. For a time there are a tile's logits and the states that they are made of, or in
+    the backward pass `BACKWARD` arrays as large as the values.
+    """
+    pooled = texts * head.terms * SINGLE
+    states = tokens * model.hidden * head.stored_bytes
+    forward = tokens * TILE * head.stored_bytes + 2 * states
+    return 2 * pooled + head.trained * states + max(forward, BACKWARD * pooled)
 
 
 def activation_bytes(

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tdro_lightning.assembly.encoders import configured_reading
 from tdro_lightning.assembly.modules import reference_path
 from tdro_lightning.config.schema import Config, FinetuneConfig
 from tdro_lightning.console.durations import format_duration
-from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.planning.cost import cost_lines, estimate_cost, passage_seconds
@@ -27,10 +27,10 @@ from tdro_lightning.planning.model import (
     MemoryCase,
     caption,
     case_values,
+    encoder_shape,
     headline,
     memory_cases,
     memory_table,
-    model_shape,
     planned_encoder,
     random_model,
 )
@@ -39,6 +39,8 @@ from tdro_lightning.report.tables import terminal_table
 from tdro_lightning.runs.inputs import require_intact_training
 from tdro_lightning.training.callbacks.throughput import useful_flops
 from tdro_lightning.training.checkpoint import KEPT
+from tdro_lightning.training.roofline import ACTIVE
+from tdro_lightning.training.strategies import require_frozen_head
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def plan_training(config: Config) -> RunPlan:
     """
     require_intact_training(config)
     encoder, model = _planned_model(config)
+    if config.strategy.kind == "fsdp" and encoder.sparse:
+        require_frozen_head(encoder, offloaded=config.strategy.cpu_offload)
     local = find_local_data(config)
     domains = domain_shares(config, local)
     flops = useful_flops(encoder, references=int(reference_path(config) is not None))
@@ -84,7 +88,7 @@ def plan_training(config: Config) -> RunPlan:
             headline(config, model),
             terminal_table(data_table(config, domains)) + "\n",
             terminal_table(memory_table(memory)),
-            caption(config) + "\n",
+            caption(config, model) + "\n",
             cost_lines(config, cost, flops) + _trial_line(trial, here),
             *([] if evaluation is None else [evaluation_lines(config, evaluation)]),
         ]
@@ -134,7 +138,7 @@ def plan_evaluation(config: Config) -> RunPlan:
     content = {
         "model": config.model.path,
         "notes": notes,
-        "memory_bytes": model.size,
+        "memory_bytes": model.size + (model.output.size if model.output else 0),
         "kept_bytes": 0,
         "evaluation": asdict(cost),
     }
@@ -142,16 +146,12 @@ def plan_evaluation(config: Config) -> RunPlan:
 
 
 def _planned_model(config: Config) -> tuple[Encoder, Model]:
-    if config.model.head == "sparse":
-        raise ConfigError(
-            "stage=plan does not count model.head=sparse yet; with model.head=dense it counts all "
-            "but the head"
-        )
-    backbone = random_model(config.model, "meta")
+    shape = configured_reading(config).sparse
+    made = random_model(config.model, "meta", shape)
     data = config.data
-    require_positions(backbone.config, config.model.path, data.query_tokens, data.passage_tokens)
-    encoder = planned_encoder(config, backbone, None)
-    return encoder, model_shape(encoder.backbone)
+    require_positions(made.config, config.model.path, data.query_tokens, data.passage_tokens)
+    encoder = planned_encoder(config, made, None, shape)
+    return encoder, encoder_shape(encoder)
 
 
 def _evaluation_cost(
@@ -160,7 +160,8 @@ def _evaluation_cost(
     training = useful_flops(encoder, references=0)
     forward = useful_flops(encoder, references=1) - training
     seconds = passage_seconds(config, model.layers, forward, training)
-    return evaluation_cost(config, encoders, encoder.dimensions, seconds)
+    terms = ACTIVE if encoder.sparse else None
+    return evaluation_cost(config, encoders, encoder.dimensions, seconds, terms)
 
 
 def _configured_case(config: Config, cases: list[MemoryCase]) -> MemoryCase:
@@ -171,9 +172,12 @@ def _configured_case(config: Config, cases: list[MemoryCase]) -> MemoryCase:
 
 def _kept_bytes(config: Config, model: Model) -> int:
     """Disk of what stays of a training: the encoder, and checkpoints with AdamW's two moments."""
-    encoder = model.trained_size if model.frozen else model.size
+    trained, encoder = model.trained_size, model.trained_size if model.frozen else model.size
+    if model.output is not None:
+        trained += model.output.trained_size
+        encoder += model.output.trained_size if model.frozen else model.output.size
     checkpoints = 0 if config.trainer.checkpoint_every is None else KEPT
-    return encoder + checkpoints * 3 * model.trained_size
+    return encoder + checkpoints * 3 * trained
 
 
 def _unknown_sets(config: Config, cost: EvaluationCost | None) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from tdro_lightning.assembly.encoders import configured_reading
 from tdro_lightning.assembly.modules import (
     data_module,
     domain_weights,
@@ -41,6 +42,7 @@ SMALL = {
     "vocab_size": WORDS,
     # Those of the model are beyond that vocabulary; some families count positions from padding.
     **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None},
+    **{"cls_token_id": None, "sep_token_id": None},
 }
 ROWS, TEXT_TOKENS = 4, 16  # of a small trial
 
@@ -137,9 +139,10 @@ def run_trial(
 
 
 def _encoder(config: Config, local: LocalData, whole: bool) -> Encoder:
-    model = config.model
-    backbone = random_model(model, "cpu") if whole else resized_model(model, SMALL, "cpu")
-    return planned_encoder(config, backbone, local.tokenizer)  # a small trial makes up its tokens
+    model, shape = config.model, configured_reading(config).sparse
+    made = random_model(model, "cpu", shape) if whole else resized_model(model, SMALL, "cpu", shape)
+    tokenizer = local.tokenizer if whole else None  # a small trial makes up its tokens
+    return planned_encoder(config, made, tokenizer, shape)
 
 
 def _module(

@@ -100,7 +100,7 @@ def workflow_text(steps: Mapping[str, tuple[Config, RunPlan]]) -> str:
         terminal_table(workflow_table(steps))
         + "\n\nEstimated, not measured. A GPU's memory is that of the configured strategy,\n"
         "and of an evaluation the model's alone. Disk is kept for encoders and\n"
-        "checkpoints, and taken for a time by embeddings."
+        "checkpoints, and taken for a time by embeddings and indexes."
     )
 
 

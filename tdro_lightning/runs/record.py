@@ -40,6 +40,7 @@ WITHOUT_EFFECT = {  # on results
         *("devices", "threads", "kept_tokens", "log_every"),
         *("checkpoint_every", "resume", "max_hours"),
     ),
+    "model": ("architecture",),  # of a plan alone
     "module": ("reference_cache",),
     "evaluate": ("embeddings",),
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 from tdro_lightning.errors import DataError
 from tdro_lightning.search.encoding import HALF_FROM, SHARD_TEXTS, Forecast, Shards, encode
 from tdro_lightning.search.retriever import Hits
-from tdro_lightning.search.scorer import TextScorer
+from tdro_lightning.search.scorer import KEPT_TEXTS, TextScorer
 
 QUERIES_AT_ONCE = 1024
 FIRST_BLOCK = 1024  # small, since all of it is sorted; after it, few documents are among the best
@@ -36,6 +36,12 @@ class DenseScorer(TextScorer):
     ) -> NDArray[np.float32]:
         """Inner products [P] of the rows of two [P, D]."""
         return np.einsum("pd,pd->p", queries, embeddings)
+
+    def all_products(
+        self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Inner products [Q, P] of every row of [Q, D] with every row of [P, D]."""
+        return queries @ embeddings.T
 
 
 class DenseIndex(DenseScorer):
@@ -101,9 +107,13 @@ class DenseRetriever:
             fingerprint=hashlib.sha256(f"{self.fingerprint} first {size}".encode()).hexdigest(),
         )
 
-    def scorer(self) -> DenseScorer:
-        """Scores of texts that are embedded when they are asked for."""
-        return DenseScorer(self.embed_documents)
+    def scorer(self, kept: int = KEPT_TEXTS) -> DenseScorer:
+        """Scores of texts that are embedded when they are asked for; so many are kept."""
+        return DenseScorer(self.embed_documents, kept=kept)
+
+    def query_scorer(self, prompt: str | None) -> DenseScorer:
+        """The same of texts that are embedded as queries."""
+        return DenseScorer(lambda texts: self.embed_queries(texts, prompt))
 
     def encode_queries(
         self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""

@@ -21,7 +21,7 @@ from tdro_lightning.errors import DataError
 from tdro_lightning.search.encoding import SHARD_TEXTS, Forecast, encode_as
 from tdro_lightning.search.inverted_blocks import blocks_of
 from tdro_lightning.search.retriever import Hits
-from tdro_lightning.search.scorer import TextScorer
+from tdro_lightning.search.scorer import KEPT_TEXTS, TextScorer
 from tdro_lightning.search.sparse_files import (
     STORED,
     SparseShards,
@@ -32,6 +32,7 @@ from tdro_lightning.search.sparse_files import (
 
 BLOCK_WEIGHTS = 1 << 25  # in one block: while it is made, 0.8 GB of memory
 BLOCK_DOCUMENTS = 1 << 20  # in one block: 4 MB of scores
+QUERIES_AT_ONCE = 256  # that are multiplied with all rows of a table
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,15 @@ class SparseScorer(TextScorer):
         products = csr_array(queries, dtype=np.float32).multiply(embeddings).tocsr()
         # A product with ones adds in the order of the terms; `sum` might add in pairs.
         return products @ np.ones(products.shape[1], dtype=np.float32)
+
+    def all_products(self, queries: csr_array, embeddings: csr_array) -> NDArray[np.float32]:
+        """Inner products [Q, P] of every row of [Q, V] with every row of [P, V]."""
+        rows = csr_array(queries, dtype=np.float32)
+        found = np.empty((rows.shape[0], embeddings.shape[0]), dtype=np.float32)
+        for start in range(0, len(found), QUERIES_AT_ONCE):  # products take three times the memory
+            part = slice(start, start + QUERIES_AT_ONCE)
+            found[part] = (rows[part] @ embeddings.T).toarray()
+        return found
 
 
 class InvertedIndex(SparseScorer):
@@ -163,9 +173,13 @@ class SparseRetriever:
         options = f"{self.weights} {self.document_terms} {self.query_terms}"
         return hashlib.sha256(f"{self.encoder} sparse {options}".encode()).hexdigest()
 
-    def scorer(self) -> SparseScorer:
-        """Scores of texts that are embedded when they are asked for."""
-        return SparseScorer(self.stored_embeddings)
+    def scorer(self, kept: int = KEPT_TEXTS) -> SparseScorer:
+        """Scores of texts that are embedded when they are asked for; so many are kept."""
+        return SparseScorer(self.stored_embeddings, kept=kept)
+
+    def query_scorer(self, prompt: str | None) -> SparseScorer:
+        """The same of texts that are embedded as queries."""
+        return SparseScorer(lambda texts: self._query_embeddings(texts, prompt))
 
     def encode_queries(
         self, texts: Sequence[str], prompt: str | None, folder: Path, name: str = ""
@@ -175,9 +189,7 @@ class SparseRetriever:
             SparseShards,
             "float32",
             texts,
-            lambda some: canonical(
-                self.embed_queries(some, prompt), some, "query", self.query_terms
-            ),
+            lambda some: self._query_embeddings(some, prompt),
             folder / "queries",
             f"{self.encoder} sparse, terms: {self.query_terms}",
             prompt,
@@ -211,6 +223,9 @@ class SparseRetriever:
         """Embeddings [N, V] of texts as documents, with their terms and rounding."""
         rows = StoredRows.from_rows(self._document_embeddings(texts), self.weights)
         return rows.take(np.arange(len(texts)))
+
+    def _query_embeddings(self, texts: Sequence[str], prompt: str | None) -> csr_array:
+        return canonical(self.embed_queries(texts, prompt), texts, "query", self.query_terms)
 
     def _document_embeddings(self, texts: Sequence[str]) -> csr_array:
         return canonical(self.embed_documents(texts), texts, "document", self.document_terms)

@@ -67,6 +67,10 @@ class TextScorer(ABC):
     def products(self, queries: Any, embeddings: Any) -> NDArray[np.float32]:
         """Inner products [P] of the rows of two [P, D]."""
 
+    @abstractmethod
+    def all_products(self, queries: Any, embeddings: Any) -> NDArray[np.float32]:
+        """Inner products [Q, P] of every row of [Q, D] with every row of [P, D]."""
+
     def _computed(self, texts: Sequence[str]) -> Any:
         missing = [text for text in texts if text not in self._latest]
         if missing:

@@ -23,6 +23,8 @@ from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
 from tdro_lightning.models.adapter import AdapterInputs
+from tdro_lightning.models.sparse_head import SparseHead
+from tdro_lightning.models.tiled_max import sparse_vectors
 
 FREE = {  # they move nothing: views, sizes and memory without content
     *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "as_strided"),
@@ -32,6 +34,8 @@ FREE = {  # they move nothing: views, sizes and memory without content
 }
 # On a CPU the mask of a dropout is made by two kernels of its own, on a GPU where it is used.
 FREE_ON_A_GPU = FREE | {"bernoulli_", "div_"}
+ACTIVE = 400  # terms of a text, assumed; SPLARE's documents keep so many (arXiv 2603.13277)
+VALUES_READ = 10  # times that the backward pass of sparse vectors reads or writes all their values
 GATHERED = {"embedding", "index"}  # they read as much as they write, whatever they choose from
 
 
@@ -148,3 +152,26 @@ def passes(
             with backward:
                 states.sum().backward()
     return forward.kernels, backward.kernels
+
+
+def head_passes(head: SparseHead, texts: int, tokens: int) -> tuple[list[Kernel], list[Kernel]]:
+    """Kernels of a sparse head behind the passes of `passes`.
+
+    Its backward pass is one kernel here, which reads the values of all terms and, of `ACTIVE` in
+    each text, a row of the weight.
+
+    Args:
+        head: that lies on `meta`.
+        texts, tokens: as in `passes`.
+    """
+    weight, bias = head.parts
+    hidden = weight.shape[1]
+    states = torch.empty(texts, tokens, hidden, dtype=weight.dtype, device="meta")
+    mask = torch.empty(texts, tokens, dtype=torch.bool, device="meta")
+    with Kernels(FREE_ON_A_GPU) as forward:
+        pooled = head.transform(states.requires_grad_())
+        sparse_vectors(pooled, weight, bias, mask, head.scale, head.tile)
+    active = texts * min(ACTIVE, head.terms) * (1 + head.trained)
+    moved = VALUES_READ * texts * head.terms * 4 + 2 * active * hidden * weight.element_size()
+    half = weight.element_size() == 2
+    return forward.kernels, [Kernel("sparse_backward", 2 * active * hidden, moved, half)]

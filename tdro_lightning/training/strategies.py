@@ -150,14 +150,7 @@ class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
         backbone = encoder.backbone
         if isinstance(backbone, FSDPModule):
             return
-        trains = any(p.requires_grad for p in encoder.head.parameters())
-        held = encoder.sparse or encoder.head.dense
-        if trains or (held and isinstance(self.offload, CPUOffloadPolicy)):
-            raise ConfigError(
-                "strategy=fsdp does not shard the head of this model, dense layers behind its "
-                "pooling or a sparse head: use strategy=ddp, or train an adapter (model.lora) "
-                "without model.sparse.trained and strategy.cpu_offload"
-            )
+        require_frozen_head(encoder, offloaded=isinstance(self.offload, CPUOffloadPolicy))
         # Autocast would cast what has been gathered in float32; gathering in bf16 is half the work.
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         precision = MixedPrecisionPolicy(half, reduce_dtype=torch.float32 if half else None)
@@ -171,6 +164,22 @@ class FullyShardedParallel(WholeCheckpoints, ModelParallelStrategy):
             # Our losses are divided by global counts: gradients are summed, not averaged.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
+
+
+def require_frozen_head(encoder: Encoder, *, offloaded: bool) -> None:
+    """Refuse to shard an encoder whose head trains, or would lie elsewhere than the rest.
+
+    Raises:
+        ConfigError: names what to change.
+    """
+    trains = any(p.requires_grad for p in encoder.head.parameters())
+    held = encoder.sparse or encoder.head.dense
+    if trains or (held and offloaded):
+        raise ConfigError(
+            "strategy=fsdp does not shard the head of this model, dense layers behind its "
+            "pooling or a sparse head: use strategy=ddp, or train an adapter (model.lora) "
+            "without model.sparse.trained and strategy.cpu_offload"
+        )
 
 
 def checkpoint_activations(encoder: Encoder) -> None:

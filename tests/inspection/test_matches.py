@@ -5,17 +5,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from tdro_lightning.data.characters import normalise
 from tdro_lightning.data.example import passage_text
 from tdro_lightning.decontamination.shingles import shingles, words
 from tdro_lightning.errors import DataError
-from tdro_lightning.inspection.matches import DenseMatcher, LexicalMatcher, Ranks, rank_positives
+from tdro_lightning.inspection.matches import EncoderMatcher, LexicalMatcher, Ranks, rank_positives
 from tdro_lightning.search.bm25 import BM25, analyse
+from tdro_lightning.search.dense import DenseScorer
+from tdro_lightning.search.inverted import SparseRetriever
 from tests.inspection.made_pairs import made_rows
 
 
-def ranks_of(rows: list[dict], matcher: LexicalMatcher | DenseMatcher | None = None) -> Ranks:
+def ranks_of(rows: list[dict], matcher: LexicalMatcher | EncoderMatcher | None = None) -> Ranks:
     positives = [[passage_text(p) for p in row["positive_passages"]] for row in rows]
     others = [passage_text(p) for row in rows for p in row["negative_passages"]]
     matcher = matcher or LexicalMatcher()
@@ -62,7 +65,7 @@ def test_ranks_are_shares_of_other_rows_positives() -> None:
     def embed(texts):
         return np.stack([table[text.strip().lower()] for text in texts])
 
-    matcher = DenseMatcher(embed, embed)
+    matcher = EncoderMatcher(DenseScorer(embed), DenseScorer(embed))
     matcher.fit([])
     found = rank_positives(matcher, queries, positives)
     known = sorted({normalise(text) for own in positives for text in own})
@@ -123,12 +126,55 @@ def test_scores_that_separate_nothing_are_unclear() -> None:
     assert made_ranks(mixed).unmatched == pytest.approx(0.2, abs=0.01)
 
 
+def letters(texts) -> csr_array:
+    """How often a text has each letter, without those of `silent`."""
+    rows = np.zeros((len(texts), 27), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for letter in text.lower():
+            if "a" <= letter <= "z" and text != "silent":
+                rows[row, ord(letter) - 97] += 0.25
+    return csr_array(rows)
+
+
+def test_sparse_embeddings_rank_as_the_same_numbers_do_when_dense() -> None:
+    asked: list[str] = []
+
+    def embed(texts, prompt=None):
+        asked.extend(texts)
+        return letters(texts)
+
+    retriever = SparseRetriever(embed, embed, "letters")
+    sparse = EncoderMatcher(retriever.query_scorer(None), retriever.scorer())
+    dense_scorer = DenseScorer(lambda texts: letters(texts).toarray())
+    rows, _ = made_rows(80, swapped=0.2)
+    found, expected = ranks_of(rows, sparse), ranks_of(rows, EncoderMatcher(*[dense_scorer] * 2))
+    np.testing.assert_allclose(found.ranks, expected.ranks, atol=1e-6)
+    np.testing.assert_allclose(found.lacks, expected.lacks, atol=1e-4)
+    assert found.verdict == expected.verdict
+    queries, passages = ["abba", "silent", "abba"], ["ba", "zz", "ba"]
+    asked.clear()
+    products = letters(queries).toarray() @ letters(passages).toarray().T
+    np.testing.assert_array_equal(sparse.all_pairs(queries, passages), products)
+    np.testing.assert_array_equal(sparse.pairs(queries, passages), products.diagonal())
+    assert sorted(asked) == ["abba", "ba", "silent", "zz"], "each is embedded once"
+    assert sparse.reads(queries).tolist() == [True, False, True]
+
+
+def test_sparse_scores_that_are_not_finite_are_refused() -> None:
+    def embed(texts, prompt=None):
+        return csr_array(np.full((len(texts), 2), np.nan, dtype=np.float32))
+
+    retriever = SparseRetriever(embed, embed, "nothing")
+    with pytest.raises(DataError, match="embeddings hold NaN"):
+        ranks_of(made_rows(60)[0], EncoderMatcher(retriever.query_scorer(None), retriever.scorer()))
+
+
 def test_scores_that_are_not_finite_are_refused() -> None:
     def embed(texts):
         return np.full((len(texts), 2), np.nan, dtype=np.float32)
 
     with pytest.raises(DataError, match="not finite"):
-        ranks_of(made_rows(60)[0], DenseMatcher(embed, embed))
+        ranks_of(made_rows(60)[0], EncoderMatcher(DenseScorer(embed), DenseScorer(embed)))
 
 
 def test_pairs_are_scored_as_the_search_does() -> None:

@@ -67,6 +67,15 @@ def test_any_other_setting_of_the_module_does(config: Config, key: str, value: o
     assert found == f"module.{key} changed from {before} to {value}"
 
 
+def test_the_shape_that_a_plan_reads_changes_no_result(config: Config) -> None:
+    """So a published shape may be completed in a later version."""
+    tied = {**(config.model.architecture or {}), "tie_word_embeddings": False}
+    assert config.model.architecture != tied
+    assert reason(replace(config, model=replace(config.model, architecture=tied))) is None
+    other = replace(config.model, pooling="mean")
+    assert reason(replace(config, model=other)) == "model.pooling changed from last to mean"
+
+
 def test_what_changes_speed_only_does_not(config: Config) -> None:
     faster = replace(config.trainer, kept_tokens=9, log_every=7, checkpoint_every=5, threads=3)
     assert reason(replace(config, trainer=faster)) is None

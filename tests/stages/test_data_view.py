@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tdro_lightning.data.example import passage_text
 from tdro_lightning.data.jsonl import write_rows
 from tdro_lightning.files import write_checked_json
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tests.fixtures.commands import Command
 from tests.inspection.made_pairs import made_rows
 from tests.made_up import tiny_model, write_domain_option
+from tests.models.test_sparse_encoder import write_llama
 
 GIVEN = ("--config-dir=conf", "domains=made")
 HOSTILE = '<script>alert("x")</script> | ![a](http://b) \x1b[31m {{ 7 * 7 }} \u202e'
@@ -109,6 +114,37 @@ def test_an_encoder_scores_the_pairs(command: Command, folder: Path) -> None:
     found = view_of(folder / "run")["clean"]["mismatch"]
     assert found["judged"] == found["positives"] == 60
     assert 0 <= found["least"] <= found["share"] <= 1
+
+
+def test_a_sparse_encoder_scores_the_pairs_as_its_vectors_do(
+    command: Command, folder: Path
+) -> None:
+    """The share is worked out again from products of the saved encoder's vectors."""
+    encoder = load_encoder(
+        write_llama(folder / "model", tied=True), pooling="last", query_tokens=200,
+        passage_tokens=200, sparse=SparseShape(),
+    )  # fmt: skip
+    encoder.save(folder / "sparse")
+    ended = command(
+        "+experiment=validate", f"validate.encoder={folder / 'sparse'}", "model.lora=null",
+        "domains.only=[clean,small]", "data.query_tokens=200", "data.passage_tokens=200",
+        "run_dir=run", "data.negatives=3",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "its folder has a sparse head, which holds" in ended.out
+    view = view_of(folder / "run")
+    found = view["clean"]["mismatch"]
+    assert found["judged"] == found["positives"] == 300
+    assert view["small"]["mismatch"]["verdict"] == "unclear"
+    rows = [json.loads(line) for line in (folder / "rows/clean.jsonl").read_text().splitlines()]
+    q = encoder.embed_queries([row["query"] for row in rows], "Find it").toarray()
+    d = encoder.embed_passages([passage_text(row["positive_passages"][0]) for row in rows])
+    scores = q.astype(np.float64) @ d.toarray().astype(np.float64).T
+    scores -= scores.mean(axis=0)
+    own = scores.diagonal()[:, None]
+    ranks = ((scores < own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)) / (len(rows) - 1)
+    expected = min(1.0, *(np.mean(ranks < part) / part for part in (0.25, 0.5)))
+    assert found["share"] == pytest.approx(expected, abs=0.02)
 
 
 def test_a_run_without_a_view_is_reported_as_before(command: Command, folder: Path) -> None:

@@ -125,7 +125,6 @@ WRONG = {
     "no sparse head": ((TUNE, "model.head=dense"), 2, "module.sparsity is for sparse vectors"),
     "prefixes": ((TUNE, "model.dimensions=[8]"), 2, "model.dimensions is for dense vectors"),
     "a regulariser of no name": ((TUNE, "module.sparsity.kind=l0"), 2, "kind='l0' must be one of"),
-    "a plan": ((TUNE, "stage=plan"), 2, "stage=plan does not count model.head=sparse yet"),
     "a dense reference": (
         ("+experiment=tdro_qwen05b", "model.head=sparse", "module.reference=dense/encoder"),
         2,

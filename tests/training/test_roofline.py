@@ -7,17 +7,23 @@ import torch
 from torch import nn
 
 from tdro_lightning.models.adapter import Lora, attach_lora
-from tdro_lightning.models.shapes import from_architecture
+from tdro_lightning.models.language_model import KINDS, sparse_head
+from tdro_lightning.models.shapes import architecture_config, from_architecture, from_config
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.roofline import (
+    ACTIVE,
     FREE_ON_A_GPU,
     GPUS,
     Kernel,
     Kernels,
     Rates,
+    head_passes,
     passes,
     seconds,
 )
 from tests.planning.test_memory import SMALL
+
+RATES = Rates(half=8.0, single=2.0, memory=4.0)
 
 
 def test_a_linear_layer_by_hand() -> None:
@@ -39,9 +45,8 @@ def test_views_and_what_is_not_read_move_nothing() -> None:
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_traffic() -> None:
-    rates = Rates(half=8.0, single=2.0, memory=4.0)
     kernels = [Kernel("mm", 80, 4, True), Kernel("mm", 80, 4, False), Kernel("add", 0, 20, True)]
-    assert seconds(kernels, rates) == 80 / 8 + 80 / 2 + 20 / 4
+    assert seconds(kernels, RATES) == 80 / 8 + 80 / 2 + 20 / 4
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -63,6 +68,28 @@ def test_counting_sees_the_kernels_of_a_real_pass(lora: Lora | None, mixed: bool
         states.sum().backward()
     assert sum(k.flops for k in backward) == sum(k.flops for k in real.kernels) > 0
     assert moved(backward) == pytest.approx(moved(real.kernels), rel=0.1)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_head_of_sparse_vectors_is_counted_as_it_runs(trained: bool) -> None:
+    """Forward kernel by kernel; backward what its active terms multiply."""
+    shape = SparseShape(trained=trained)
+    made = {
+        device: from_config(
+            architecture_config(SMALL | {"vocab_size": 3000}), device, kind=KINDS["causal"]
+        )
+        for device in ("cpu", "meta")
+    }
+    real_head, head = (sparse_head(made[device], shape) for device in ("cpu", "meta"))
+    forward, backward = head_passes(head, 3, 30)
+    states = torch.randn(3, 30, 64, requires_grad=True)
+    with Kernels(FREE_ON_A_GPU) as real:
+        real_head(states, torch.ones(3, 30))
+    assert Counter(k for k in forward if k.flops) == Counter(k for k in real.kernels if k.flops)
+    assert sum(k.flops for k in forward) == 2 * 90 * 64 * 3000
+    assert moved(forward) == pytest.approx(moved(real.kernels), rel=0.02)
+    assert sum(k.flops for k in backward) == 2 * 3 * ACTIVE * 64 * (1 + trained)
+    assert 0 < seconds(backward, RATES) < 0.4 * seconds(forward, RATES)
 
 
 def moved(kernels: list[Kernel]) -> int:

@@ -15,6 +15,7 @@ from tdro_lightning.console.output import note_warning
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.files import GIGA
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_head import SparseHead
 from tdro_lightning.models.tokenizer import MOST_CUT, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens
 from tdro_lightning.training.history import log_now
@@ -34,7 +35,8 @@ class Throughput(Callback):
     * `data_wait`: share of the time between two ends of a step in which the loader was waited for.
     * `mfu`: useful FLOPs as a share of the GPU's peak: 6 a trained parameter and token, 4 where
       the weights are frozen and only an adapter trains, 2 for a reference and the tokens that it is
-      run for, which are not those of cached losses; without embeddings, attention scores, what runs
+      run for, which are not those of cached losses; 2 for the output layer of a sparse head, whose
+      backward pass runs for active terms only; without embeddings, attention scores, what runs
       twice and what runs for pooled tokens only.
     * `peak_memory_gb`: most memory PyTorch has held on this GPU.
     * `peak_process_gb`: where there is no GPU, most memory this process has held since training
@@ -153,7 +155,12 @@ def useful_flops(trained: Encoder, references: int) -> int:
     embeddings = trained.backbone.get_input_embeddings().weight.numel()  # type: ignore[operator]
     dense = _dense(trained.backbone) - embeddings - sum(map(_dense, trained.pooled_only))
     adapter = any("lora_" in name for name, _ in trained.backbone.named_parameters())
-    return dense * ((4 if adapter else 6) + 2 * references)
+    flops = dense * ((4 if adapter else 6) + 2 * references)
+    if isinstance(trained.head, SparseHead):
+        before = _dense(trained.head.transform)
+        flops += before * ((6 if trained.head.trained else 4) + 2 * references)
+        flops += trained.head.parts[0].numel() * 2 * (1 + references)
+    return flops
 
 
 def _dense(module: nn.Module) -> int:

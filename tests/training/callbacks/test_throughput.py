@@ -1,16 +1,22 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
+from torch.utils.flop_counter import FlopCounterMode
 
 from tdro_lightning.data.collator import Batch
 from tdro_lightning.losses.reference_cache import ReferenceLosses, row_keys
 from tdro_lightning.models.adapter import Lora
+from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.callbacks.throughput import Throughput, useful_flops
 from tdro_lightning.training.history import History
+from tests.models.test_sparse_encoder import write_bert, write_llama
 
 # The tiny Qwen2: width 16, one layer with an MLP of 32, a norm after it.
 MLP = 3 * 16 * 32
@@ -87,6 +93,33 @@ def test_a_reference_counts_for_the_rows_it_is_run_for(parts, fit, tmp_path: Pat
 def test_useful_flops_by_hand(parts, lora: Lora | None, references: int, each: int) -> None:
     encoder = parts.encoder(parts.proxy_path, lora=lora)
     assert useful_flops(encoder, references) == each * (DENSE - MLP)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("write", "transform"), [(write_llama, 0), (write_bert, 16 * 16)])
+def test_flops_of_a_sparse_head_are_those_that_run(
+    tmp_path: Path, write: Callable[..., str], transform: int, trained: bool
+) -> None:
+    """PyTorch's own count of a head's products; those of norms and biases it leaves out."""
+    path = write(tmp_path, False) if write is write_llama else write(tmp_path)
+    sparse = load_encoder(
+        path, pooling="mean", query_tokens=16, passage_tokens=16,
+        sparse=SparseShape(trained=trained),
+    )  # fmt: skip
+    dense = Encoder(sparse.backbone, sparse.tokenizer, "mean", 16, 16)
+    states, mask = torch.randn(3, 7, 16, requires_grad=True), torch.ones(3, 7)
+    with FlopCounterMode(display=False) as forward:
+        vectors = sparse.head(states, mask)
+    with FlopCounterMode(display=False) as backward:
+        vectors.sum().backward()
+    of_head = [useful_flops(sparse, n) - useful_flops(dense, n) for n in (0, 1)]
+    parameters = sum(p.numel() for p in sparse.head.transform.parameters())
+    left_out = parameters - transform
+    passes = 4 + 2 * trained
+    assert of_head[1] - of_head[0] == forward.get_total_flops() / 21 + 2 * left_out
+    total = forward.get_total_flops() + backward.get_total_flops()
+    assert of_head[0] == total / 21 + passes * left_out
+    assert of_head[0] == 2 * 16 * sparse.dimensions + passes * parameters
 
 
 def test_what_is_done_between_two_steps_is_in_no_step(parts, fit, tmp_path, monkeypatch) -> None:

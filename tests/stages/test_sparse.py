@@ -1,13 +1,20 @@
 """Sparse retrieval as a user runs it: fine-tuning, tDRO, evaluation and mining by commands."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
+from transformers import LlamaForCausalLM
 
+from tdro_lightning.assembly import encoders
+from tdro_lightning.data.collator import Batch
 from tdro_lightning.models.loading import load_encoder
-from tdro_lightning.models.sparse_head import SparseShape
+from tdro_lightning.models.sparse_head import SparseHead, SparseShape
+from tdro_lightning.models.tokenizer import TextTokenizer
+from tdro_lightning.training.tdro import TDROModule
 from tests.command import Ended, assert_one_message, run
 from tests.made_up import write_domain_option, write_domains
 from tests.models.test_sparse_encoder import write_llama
@@ -118,6 +125,71 @@ def test_from_a_reference_to_weights_evaluation_and_mining(
     ended = run(capfd, place, *SMALL, *mine, "mine.index=ivf", "run_dir=ivf")
     assert ended.code == 2
     assert_one_message(ended, "mine.index=ivf is for dense vectors, and mine.encoder=tuned/encoder")
+
+
+def test_the_weights_of_a_command_are_those_of_numpy(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps: vectors, Eq. 2, Eq. 5 and Eq. 4 from the token states of both models in float64.
+
+    A regulariser is on, and no loss has it.
+    """
+    limits = {"query_tokens": 40, "passage_tokens": 24, "pooling": "mean"}
+    shape = SparseShape("quarter", "no_special")
+    model = LlamaForCausalLM.from_pretrained(place / "model")
+    for name, factor in (("soft", 0.2), ("other", 0.3)):  # losses far above their rounding
+        model.get_input_embeddings().weight.data *= factor
+        model.save_pretrained(place / name)
+        TextTokenizer.load(str(place / "model"), "mean").save(place / name)
+        model.get_input_embeddings().weight.data /= factor
+    load_encoder(str(place / "other"), sparse=shape, **limits).save(place / "slow/encoder")
+    seen: dict[str, list[np.ndarray]] = {"vectors": [], "losses": [], "alpha": [np.full(3, 1 / 3)]}
+    forward, losses, update = SparseHead.forward, TDROModule.losses, TDROModule.update_weights
+
+    def head(self: SparseHead, states: Tensor, mask: Tensor) -> Tensor:
+        given = forward(self, states, mask)
+        logits = states.detach().numpy() @ self.parts[0].detach().numpy().T
+        largest = np.where(mask.numpy()[..., None], logits, -np.inf).max(1)
+        expected = np.log1p(np.maximum(16**-0.25 * largest, 0))
+        np.testing.assert_allclose(given.detach().numpy(), expected, rtol=0, atol=1e-12)
+        seen["vectors"].append(expected)
+        return given
+
+    def rows(self: TDROModule, vectors: Tensor, count: int) -> Tensor:
+        given = losses(self, vectors, count)
+        texts = vectors.detach().numpy()
+        scores = np.einsum("bv,bnv->bn", texts[:count], texts[count:].reshape(count, -1, 300))
+        expected = np.logaddexp.reduce(scores - scores[:, :1], axis=1)
+        np.testing.assert_allclose(given.detach().numpy(), expected, rtol=0, atol=1e-10)
+        seen["losses"].append(expected)
+        return given
+
+    def weights(self: TDROModule, proxy: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        of_reference, of_proxy = (
+            np.array([values[batch.domain.numpy() == g].mean() for g in range(3)])
+            for values in seen["losses"][-2:]
+        )
+        measure = of_proxy / np.maximum(of_reference, 0.5 * np.median(of_reference))
+        alpha = seen["alpha"][-1] * np.exp(0.02 * measure / max(1, np.linalg.norm(measure)))
+        seen["alpha"].append(alpha / alpha.sum())
+        return update(self, proxy, reference, batch)
+
+    exact = partial(load_encoder, dtype="float64")
+    monkeypatch.setattr(encoders, "load_encoder", lambda *a, dtype, **k: exact(*a, **k))
+    monkeypatch.setattr(SparseHead, "forward", head)
+    monkeypatch.setattr(TDROModule, "losses", rows)
+    monkeypatch.setattr(TDROModule, "update_weights", weights)
+    commanded(
+        capfd, place, "+experiment=tdro_qwen05b", "model.head=sparse",
+        "model.sparse.scale=quarter", "model.sparse.pooled=no_special", "module.temperature=1",
+        "module.reference=slow/encoder", "+module.sparsity.kind=flops", "trainer.steps=10",
+        "optimiser.warmup_steps=2", "optimiser.lr=0.01",
+        "model.path=soft", "run_dir=ten",
+    )  # fmt: skip
+    assert [len(seen[kind]) for kind in ("losses", "alpha")] == [20, 11]
+    found = json.loads((place / "ten/weights.json").read_text())["domain_weights"]
+    np.testing.assert_allclose([*found.values()], seen["alpha"][-1], rtol=0, atol=1e-9)
+    assert np.ptp(seen["alpha"][-1]) > 1e-3
 
 
 TUNE = "+experiment=finetune_sparse"

@@ -162,13 +162,18 @@ class Encoder(nn.Module):
         return -largest(-kept) if self.sharded else kept
 
     def reduce_gradients(self, last: bool) -> None:
-        """Say, before a backward pass of a sharded backbone, whether it is the step's last.
+        """Prepare a backward pass of a sharded backbone, and say whether it is the step's last.
+
+        A sparse head that is tied to the embedding reads it before the backbone's own backward pass
+        collects it again, so it is collected here.
 
         Gradients of an adapter are small: they are summed over ranks once, after the last chunk.
         Those of a whole model would not fit unsharded, so each chunk's are reduced and sharded.
         """
         if self.sharded and isinstance(self.backbone, PeftModel):
             self.backbone.set_requires_gradient_sync(last)
+        if isinstance(self.head, SparseHead) and self.head.tied and self.sharded:
+            self.backbone.unshard()
 
     def embed_rows(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Unit vectors of some texts in one forward pass, [R, D]."""

@@ -28,17 +28,17 @@ from tests.made_up import tiny_model
 TEXTS = ["one short text", "a second text that is a good deal longer than the first one", "x"]
 
 
-def write_llama(folder: Path, tied: bool) -> str:
-    """A causal language model of random weights with the small tokenizer."""
+def write_llama(folder: Path, tied: bool, seed: int = 5, std: float = 1.0) -> str:
+    """A causal language model of random weights, embeddings of a size, with the small tokenizer."""
     tiny_model(folder)
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=0,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=1.0)
-    torch.nn.init.normal_(model.get_output_embeddings().weight, std=1.0)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=std)
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=std)
     model.save_pretrained(str(folder))
     return str(folder)
 

@@ -29,7 +29,7 @@ from tdro_lightning.models.adapter import (
 )
 from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.models.model_files import deciding_files
+from tdro_lightning.models.model_files import DESCRIPTION, deciding_files
 from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.sparse_head import SparseHead, to_csr
 from tdro_lightning.models.templates import PAPER, Templates
@@ -38,7 +38,6 @@ from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, s
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
 FEWEST = 50  # texts from which on a share of them means something
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
@@ -172,7 +171,7 @@ class Encoder(nn.Module):
         """
         if self.sharded and isinstance(self.backbone, PeftModel):
             self.backbone.set_requires_gradient_sync(last)
-        if isinstance(self.head, SparseHead) and self.head.tied and self.sharded:
+        if isinstance(self.backbone, FSDPModule) and self.sparse and self.head.tied:
             self.backbone.unshard()
 
     def embed_rows(self, tokens: Tokens, rows: Tensor) -> Tensor:

@@ -222,14 +222,36 @@ SETTLED = 2.0  # seconds; file systems have coarse clocks, and a change within o
 _digests: dict[tuple[int, ...], str] = {}  # by device, inode, size and times
 
 
+def settled_state(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file's content: device, inode, size and times.
+
+    Returns:
+        None for a file that is missing, or so new that a later change might not be seen by it.
+    """
+    try:
+        known = path.stat()
+    except OSError:
+        return None
+    return _state(known) if _is_settled(known) else None
+
+
 def _file_digest(path: Path) -> str:
     """SHA-256 of a file; one that has not changed since is not read again by this process."""
     with explain_read_errors(path, "a file"), path.open("rb") as stream:
         known = os.fstat(stream.fileno())
-        key = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+        key = _state(known)
         if key not in _digests:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if time.time() - max(known.st_mtime, known.st_ctime) < SETTLED:
+            if not _is_settled(known):
                 return digest
             _digests[key] = digest
     return _digests[key]
+
+
+def _state(known: os.stat_result) -> tuple[int, ...]:
+    times = (known.st_mtime_ns, known.st_ctime_ns)
+    return (known.st_dev, known.st_ino, known.st_size, *times)
+
+
+def _is_settled(known: os.stat_result) -> bool:
+    return time.time() - max(known.st_mtime, known.st_ctime) >= SETTLED

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tdro_lightning.data.jsonl import write_rows
@@ -127,12 +128,13 @@ def write_inputs(folder: Path) -> Path:
 
 @contextmanager
 def unrounded_norms() -> Iterator[None]:
-    """Qwen2's norms in the model's precision; they round to float32 even in a float64 model."""
+    """Norms in the model's precision; they round to float32 even in a float64 model."""
 
-    def forward(self: Qwen2RMSNorm, states: torch.Tensor) -> torch.Tensor:
+    def forward(self: Qwen2RMSNorm | LlamaRMSNorm, states: torch.Tensor) -> torch.Tensor:
         shape, epsilon = self.weight.shape, self.variance_epsilon
         return torch.nn.functional.rms_norm(states, shape, self.weight, epsilon)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Qwen2RMSNorm, "forward", forward)
+        patch.setattr(LlamaRMSNorm, "forward", forward)
         yield

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tdro_lightning.files import read_json
+from tdro_lightning.files import read_json, write_json
 from tdro_lightning.records.outputs import HISTORY
 from tdro_lightning.training.checkpoint import checkpoints, damage_of, read_checkpoint, step_of
 from tdro_lightning.training.history import steps_in
@@ -31,6 +31,8 @@ TIMING = ("speed/", "reference_cached")  # metrics that say how a step ran, not 
 PATIENCE = 900.0  # seconds that one start may take
 FAILED = 99  # exit code of a copy that ended by an exception
 COMPARED = ("state_dict", "optimizer_states", "domain_weights", "global_step")
+
+SPARSE = ("model.head=sparse", "module.temperature=1", "+module.sparsity.kind=flops")
 
 Start = Callable[[Sequence[str]], int]  # begins the command; its process's number
 
@@ -204,19 +206,32 @@ def run_and_end(arguments: Sequence[str], output: Path) -> NoReturn:
         os._exit(code)
 
 
-def prepared(folder: Path) -> None:
-    """The demo up to a reference, trained for a few steps only."""
+def prepared(folder: Path, sparse: bool = False) -> list[str]:
+    """The demo up to a reference, trained for a few steps only; the command line of its tDRO."""
+    own = [f"chain_dir={folder}", "logger.wandb=disabled"]
+    vectors = [*SPARSE, f"model.path={folder / 'language_model'}"] if sparse else []
     stages: dict[str, Sequence[str]] = {
         "harvest": (),
         "mine": (),
         "model": (),
-        "reference": ("trainer.steps=20", "~benchmark"),
+        "reference": ("trainer.steps=20", "~benchmark", *vectors),
     }
     for name, overrides in stages.items():
         if not (folder / name / "run.json").is_file():
-            own = (f"chain_dir={folder}", f"run_dir={folder / name}", "logger.wandb=disabled")
             command = [sys.executable, "-m", "tdro_lightning", f"+experiment=demo/{name}"]
+            command += [f"run_dir={folder / name}"]
             subprocess.run([*command, *own, *overrides], check=True)
+        if name == "model" and sparse:
+            write_language_model(folder / "model/model", folder / "language_model")
+    return ["+experiment=demo/tdro", own[0], *vectors]
+
+
+def write_language_model(model: Path, folder: Path) -> None:
+    """Copy a small model whose embedding is then the head of a language model as well."""
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    settings = read_json(folder / "config.json")
+    tied = {"architectures": None, "tie_word_embeddings": True}
+    write_json(folder / "config.json", settings | tied)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -229,16 +244,23 @@ def main(given: Sequence[str] | None = None) -> int:
     add("--every", type=int, default=2, help="steps between two checkpoints")
     add("--seed", type=int, default=0)
     add("--warm", action="store_true", help="start in copies of this process, not interpreters")
-    add("--demo", type=Path, default=Path("runs/faults/demo"))
+    add("--sparse", action="store_true", help="sparse vectors, of proxy and reference")
+    add("--demo", type=Path, help="default runs/faults/demo, or demo_sparse there")
     add("--runs", type=Path, default=Path("/dev/shm/tdro_faults"), help="is emptied")
     add("--log", type=Path, default=Path("runs/faults/kill_loop.log"))
     options = parser.parse_args(given)
     arguments = options.overrides
     if not arguments:
-        prepared(options.demo.resolve())
-        arguments = ["+experiment=demo/tdro", f"chain_dir={options.demo.resolve()}"]
+        default = Path("runs/faults") / ("demo_sparse" if options.sparse else "demo")
+        arguments = prepared((options.demo or default).resolve(), options.sparse)
         arguments.append("data.batch_size=18")  # two rows of each domain, so that a step is short
-    arguments += [f"trainer.steps={options.steps}", f"trainer.checkpoint_every={options.every}"]
+    elif options.sparse:
+        arguments += SPARSE
+    arguments += [
+        "logger.wandb=disabled",
+        f"trainer.steps={options.steps}",
+        f"trainer.checkpoint_every={options.every}",
+    ]
     shutil.rmtree(options.runs, ignore_errors=True)
     options.runs.mkdir(parents=True)
     options.log.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +272,6 @@ def main(given: Sequence[str] | None = None) -> int:
     kills = planned(options.kills, options.steps, options.every, options.seed)
     with options.log.open("w") as log:
         start = warm if options.warm else cold
-        arguments.append("logger.wandb=disabled")
         found = kill_loop(arguments, start, options.runs, kills, log)
         left = [p for p in temporary.rglob("*") if p.is_file() and p != temporary / "output"]
         found += [f"left in TMPDIR: {path}" for path in left]

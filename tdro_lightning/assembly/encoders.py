@@ -49,6 +49,11 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     if encoder.sparse != wants_sparse:
         kinds = ("sparse", "dense") if encoder.sparse else ("dense", "sparse")
         tell(f"  {path}: its folder has a {kinds[0]} head, which holds; not model.head={kinds[1]}")
+    if trained and encoder.sparse and encoder.head.trained and lora and encoder.head.tied:
+        raise ConfigError(
+            f"model.sparse.trained=true: the head of model.path={path} is its embedding, which an "
+            "adapter leaves as it is; use model.sparse.trained=false or model.lora=null"
+        )
     for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
         section, _, name = key.partition(".")
         asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)

@@ -28,6 +28,7 @@ from tdro_lightning.assembly.modules import (
     optimisation,
     reference_path,
     tdro_module,
+    warn_of_temperature,
 )
 from tdro_lightning.assembly.validation import (
     configured_validation,
@@ -92,6 +93,7 @@ def fit_tdro(
     weights = domain_weights(settings, [domain.name for domain in domains])
     path = reference_path(config)
     proxy = configured_encoder(config, config.model.path, trained=True)
+    warn_of_temperature(proxy, settings.temperature)
     require_room_for_queries(domains, proxy.tokenizer, proxy.query_tokens, proxy.templates)
     reference = None if path is None else configured_reference(config, path, proxy)
     uniform = dict.fromkeys(weights.names, 1 / len(domains))
@@ -126,6 +128,7 @@ def fit_retriever(
     domains = mixture.used_rows(domains)
     sets = benchmark_sets(config.benchmark) if config.benchmark else None
     encoder = configured_encoder(config, config.model.path, trained=True)
+    warn_of_temperature(encoder, settings.temperature)
     require_room_for_queries(domains, encoder.tokenizer, encoder.query_tokens, encoder.templates)
     data = data_module(config, domains, encoder, mixture.probability)
     _write_usage(config, data, mixture.probability, config.trainer.steps)

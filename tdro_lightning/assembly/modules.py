@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.console.output import note_warning
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
@@ -15,6 +16,8 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.tdro import TDROModule
+
+LOWEST_SPARSE = 0.1  # a temperature below is surely meant for dense vectors
 
 
 def domain_weights(settings: TDROConfig, names: Sequence[str]) -> DomainWeights:
@@ -60,6 +63,15 @@ def tdro_module(
         config.seed,
         cache,
     )
+
+
+def warn_of_temperature(encoder: Encoder, temperature: float) -> None:
+    """Warn of a temperature of unit vectors where scores are products of sparse ones."""
+    if encoder.sparse and temperature < LOWEST_SPARSE:
+        note_warning(
+            f"module.temperature={temperature:g} is one of unit vectors; scores of sparse vectors "
+            "are far above 1 and would leave no loss to learn from; use module.temperature=1"
+        )
 
 
 def optimisation(config: Config) -> Optimisation:

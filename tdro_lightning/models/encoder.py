@@ -29,7 +29,7 @@ from tdro_lightning.models.adapter import (
 )
 from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.models.model_files import deciding_files
+from tdro_lightning.models.model_files import DESCRIPTION, deciding_files
 from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.sparse_head import SparseHead, to_csr
 from tdro_lightning.models.sparse_rows import SparseRows, compact, stack
@@ -39,7 +39,6 @@ from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, s
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
 FEWEST = 50  # texts from which on a share of them means something
 ENCODE_BLOCK = 8192  # texts tokenised at a time when a corpus is encoded
 
@@ -173,13 +172,18 @@ class Encoder(nn.Module):
         return -largest(-kept) if self.sharded else kept
 
     def reduce_gradients(self, last: bool) -> None:
-        """Say, before a backward pass of a sharded backbone, whether it is the step's last.
+        """Prepare a backward pass of a sharded backbone, and say whether it is the step's last.
+
+        A sparse head that is tied to the embedding reads it before the backbone's own backward pass
+        collects it again, so it is collected here.
 
         Gradients of an adapter are small: they are summed over ranks once, after the last chunk.
         Those of a whole model would not fit unsharded, so each chunk's are reduced and sharded.
         """
         if self.sharded and isinstance(self.backbone, PeftModel):
             self.backbone.set_requires_gradient_sync(last)
+        if isinstance(self.backbone, FSDPModule) and self.sparse and self.head.tied:
+            self.backbone.unshard()
 
     def embed_rows(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Unit vectors of some texts in one forward pass, [R, D]."""

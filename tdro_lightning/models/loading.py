@@ -21,7 +21,7 @@ from tdro_lightning.models.adapter import (
     load_adapter,
 )
 from tdro_lightning.models.declared import describe_declared
-from tdro_lightning.models.encoder import DESCRIPTION, Encoder
+from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.head import WEIGHTS, Head
 from tdro_lightning.models.language_model import (
     KINDS,
@@ -31,6 +31,7 @@ from tdro_lightning.models.language_model import (
 )
 from tdro_lightning.models.model_files import (
     ADAPTER,
+    DESCRIPTION,
     attend_in_both_directions,
     base_model,
     own_config,
@@ -169,6 +170,9 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     head: Head | SparseHead = reading.head
     if reading.sparse is not None:
         if reading.sparse.trained or not isinstance(encoder.head, SparseHead):
+            return None
+        own, theirs = encoder.head.shape, reading.sparse
+        if (own.scale, own.pooled) != (theirs.scale, theirs.pooled):
             return None
         head = encoder.head
     return Encoder(

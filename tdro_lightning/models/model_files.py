@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+DESCRIPTION = "encoder.json"  # beside the model: pooling and token limits, which the weights imply
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER = "tokenizer.json"
 ADAPTER = "adapter_config.json"
@@ -228,6 +229,23 @@ def model_file(path: str, name: str) -> Path | None:
             _raise_exceptions_for_connection_errors=False,
         )
     return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def saved_head(path: str) -> dict[str, Any] | None:
+    """What the folder of a trained encoder says of its head, read as it lies there.
+
+    Returns:
+        `kind` and what else its head is made of; None for a folder, or hub name, of another kind,
+        and for a damaged one, which is refused when it is loaded.
+    """
+    if not (Path(path) / DESCRIPTION).is_file():
+        return None
+    try:
+        described = read_json(Path(path) / DESCRIPTION)
+    except DataError:
+        return None
+    head = described.get("head", {"kind": "dense"}) if isinstance(described, dict) else None
+    return head if isinstance(head, dict) else None
 
 
 def deciding_files(folder: Path) -> dict[str, str]:

@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import read_json
 from tdro_lightning.models.declared import Declared, read_declared
-from tdro_lightning.models.encoder import DESCRIPTION
 from tdro_lightning.models.head import Head, load_head
-from tdro_lightning.models.model_files import require_deciding_files
+from tdro_lightning.models.model_files import DESCRIPTION, require_deciding_files
 from tdro_lightning.models.pooling import POOLINGS
 from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.models.templates import PAPER, Templates

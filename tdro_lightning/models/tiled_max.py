@@ -5,6 +5,7 @@ are kept. The backward pass needs no logits either: a term's gradient goes to on
 Legend: R texts, L tokens a text, H hidden size, V terms.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE = 1024  # by measurement: experiments/benchmarks
+TILE = 1152  # by measurement: experiments/benchmarks; a multiple of `STRIP`
+# A matrix product adds up a column's last bits as the place of the column among others says. MKL's
+# kernels repeat after so many, so tiles of a multiple have the logits of a product with all terms.
+STRIP = 48
 ENTRIES = 2**18  # values of vectors whose gradient is sorted at a time, some 50 bytes each
 
 
@@ -34,7 +38,7 @@ def sparse_vectors(
         bias: [V] in the same dtype, or None.
         mask: [R, L] true where a token counts.
         scale: above 0.
-        tile: terms whose logits are held at a time.
+        tile: terms whose logits are held at a time, and fewer than `STRIP` more at the end.
 
     Returns:
         [R, V] float32, or float64 for such weights; 0 for a text in which no token counts.
@@ -98,29 +102,33 @@ def _pool(
 ) -> tuple[Tensor, Tensor]:
     """The pooled values [R, V], and for the backward pass the tokens [R, V] int32 they are of.
 
-    The place of a token that does not count is taken by the text's first that does, so that
-    logits need no mask; a text without any has zeros, which have no gradient.
+    A token that does not count has logits of -inf; a text without any that does has zeros, which
+    have no gradient.
     """
     rows, length, _ = states.shape
     mask = mask.bool()
-    places = torch.arange(length, device=states.device).expand(rows, length)
-    places = torch.where(mask, places, mask.to(torch.int32).argmax(1, keepdim=True))
-    flat = states.gather(1, places[..., None].expand_as(states)).flatten(0, 1)
+    flat, left_out = states.flatten(0, 1), (~mask).flatten().nonzero().squeeze(1)
     wide = torch.promote_types(weight.dtype, torch.float32)
     values = states.new_empty(rows, len(weight), dtype=wide)
-    tokens = places.new_empty((rows, len(weight)) if with_tokens else (0, 0), dtype=torch.int32)
-    for start in range(0, len(weight), tile):
-        part = slice(start, start + tile)
+    tokens = left_out.new_empty((rows, len(weight)) if with_tokens else (0, 0), dtype=torch.int32)
+    for part in _tiles(len(weight), tile):
         logits = F.linear(flat, weight[part], None if bias is None else bias[part])
-        logits = logits.unflatten(0, (rows, length))
+        logits = logits.index_fill_(0, left_out, -torch.inf).unflatten(0, (rows, length))
         if with_tokens:
-            largest, at = logits.max(dim=1)
-            values[:, part], tokens[:, part] = largest, places.gather(1, at)
+            values[:, part], tokens[:, part] = logits.max(dim=1)
         else:
             values[:, part] = logits.amax(dim=1)
     values.mul_(scale)
     values.masked_fill_(~mask.any(1, keepdim=True), 0)
     return values.relu_().log1p_(), tokens
+
+
+def _tiles(terms: int, tile: int) -> list[slice]:
+    """The tiles; a rest of a few terms, which other kernels would multiply, is left in the last."""
+    starts = list(range(0, terms, tile))
+    if len(starts) > 1 and terms - starts[-1] < min(tile, STRIP):
+        starts.pop()
+    return [slice(*ends) for ends in pairwise([*starts, terms])]
 
 
 def _states_gradient(gradient: Tensor, tokens: Tensor, weight: Tensor, shape: Any) -> Tensor:

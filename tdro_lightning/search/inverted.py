@@ -107,8 +107,10 @@ class InvertedIndex(SparseScorer):
             DataError: a block is missing or damaged, or a query holds NaN or infinity.
             ValueError: the vocabularies differ, or depth is below 1.
         """
-        rows = csr_array(queries, dtype=np.float32, copy=True)
-        rows.sum_duplicates()
+        rows = csr_array(queries, dtype=np.float32)
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
         if rows.shape[1] != self._shape[1]:
             raise ValueError(
                 f"queries {rows.shape} and documents {self._shape} must be [Q, V] and [N, V]"

@@ -1,7 +1,7 @@
 """Inverted indexes of consecutive documents in files: the documents of each term, with weights."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from tdro_lightning.errors import DataError
-from tdro_lightning.files import whole_file
+from tdro_lightning.files import settled_state, whole_file
 from tdro_lightning.records.receipts import finished_result, read_receipt, write_receipt
 from tdro_lightning.search.sparse_files import SparseShards, read_arrays, write_arrays
 
@@ -34,6 +34,9 @@ class InvertedBlock:
     made_from: dict[str, Any]
     first: int
     last: int
+    _opened: dict[tuple[Any, ...], list[NDArray[Any]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def write(self, documents: SparseShards) -> None:
         """Write the file unless it is there as it was written; damage is reported."""
@@ -66,14 +69,16 @@ class InvertedBlock:
         Raises:
             DataError: the file is missing or damaged.
         """
-        if read_receipt(self._receipt, self.made_from) is None:
-            raise DataError(f"{self.path}: this index has no checksum; run the command again")
-        starts, steps, documents, values = read_arrays(self.path)
+        starts, steps, documents, values = self._arrays()
         size = self.last - self.first
         starts, ends = starts[queries.indices], starts[queries.indices + 1]
         totals = np.concatenate([[0], np.cumsum(ends - starts)])[queries.indptr]
         most = np.diff(totals).max(initial=0)
         places, products = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
+        # A product with a matrix of one column, since scipy adds much faster than `np.add.at` does.
+        # It multiplies by 1, so a fused multiply and add rounds as two operations would. Only what
+        # the matrix holds is another for each query: to make one takes as long as the product.
+        column = csc_array((size, 1), dtype=np.float32)
         for row, span in enumerate(pairwise(queries.indptr.tolist())):
             lists = (array[slice(*span)].tolist() for array in (starts, ends))
             end = 0
@@ -82,13 +87,29 @@ class InvertedBlock:
                     own = slice(end, end := end + stop - start)
                     places[own] = documents[start:stop]
                     np.multiply(values[start:stop], weight, products[own])
-            # A product with a matrix of one column, since scipy adds much faster than `np.add.at`
-            # does. It multiplies by 1, so a fused multiply and add rounds as two operations would.
-            column = csc_array((products[:end], places[:end], [0, end]), (size, 1))
+            column.data, column.indices = products[:end], places[:end]
+            column.indptr = np.array([0, end], dtype=np.int32)
             scores = column @ ONE
             if len(steps):
                 scores *= steps
             merge_hits(scores, self.first, best[row], indices[row])
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        """The file's arrays, which stay open; it is checked when it is opened, and if it changed.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        states = settled_state(self.path), settled_state(self._receipt)
+        if states not in self._opened:
+            if read_receipt(self._receipt, self.made_from) is None:
+                raise DataError(f"{self.path}: this index has no checksum; run the command again")
+            arrays = read_arrays(self.path)
+            self._opened.clear()
+            if None in states:
+                return arrays
+            self._opened[states] = arrays
+        return self._opened[states]
 
     @property
     def _receipt(self) -> Path:
@@ -160,5 +181,5 @@ def _floor(scores: NDArray[np.float32], depth: int) -> np.float32:
     width = len(scores) // max(4 * depth, 1024)
     if width < 2:
         return np.float32(-np.inf)
-    largest = scores[: len(scores) // width * width].reshape(-1, width).max(axis=1)
+    largest = scores[: len(scores) // width * width].reshape(width, -1).max(axis=0)
     return np.partition(largest, -depth)[-depth]

@@ -1,12 +1,15 @@
 """Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from tdro_lightning.config.constraints import mixture_rules
 from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
 from tdro_lightning.config.stage import Input, Stage
+from tdro_lightning.config.training import ModelConfig
 from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.errors import DataError
+from tdro_lightning.models.model_files import saved_head
 from tdro_lightning.records.outputs import BEST_STEP
 from tdro_lightning.runs.inputs import domains, evaluation_sets
 
@@ -78,7 +81,36 @@ def _rules(config: Config) -> list[str]:
             f"module.measurement={module.measurement} needs module.reference=FOLDER, "
             "the `encoder` folder of a run with uniform weights"
         )
+    elif module.reference is not None and module.measurement != "plain":
+        wrong += _other_head(config.model, module.reference)
     return wrong
+
+
+def _other_head(model: ModelConfig, reference: str) -> list[str]:
+    """A message where the reference's folder says that its vectors are made in another way."""
+    asked = asdict(model.sparse) | {"kind": "sparse"} if model.head == "sparse" else {}
+    own, theirs = saved_head(model.path), saved_head(reference)
+    own = asked if own is None else own
+    if theirs is None:
+        return []
+    kinds = ["sparse" if head.get("kind") == "sparse" else "dense" for head in (own, theirs)]
+    if kinds[0] != kinds[1]:
+        return [
+            f"module.reference={reference} makes {kinds[1]} vectors, and the proxy {kinds[0]} ones "
+            f"(model.head={kinds[0]}), whose losses cannot be compared; take a reference that was "
+            f"trained with model.head={kinds[0]}, or model.head={kinds[1]}"
+        ]
+    keys = asdict(model.sparse) if kinds[0] == "sparse" else ()
+    return [
+        f"module.reference={reference} was trained with model.sparse.{key}={_shown(theirs[key])}, "
+        f"and the proxy has {_shown(own[key])}; give both the same"
+        for key in keys
+        if key in own and key in theirs and own[key] != theirs[key]
+    ]
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 STAGE = Stage(

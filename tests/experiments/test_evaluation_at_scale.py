@@ -22,6 +22,23 @@ def test_a_killed_encoding_ends_as_one_left_alone(tmp_path: Path) -> None:
     assert result["equal scores"]
 
 
+@pytest.mark.nightly
+def test_a_killed_sparse_index_and_search_end_as_ones_left_alone(tmp_path: Path) -> None:
+    """One kill while texts are encoded, and one after that."""
+    killed_encoding = loaded("evaluation_at_scale/killed_encoding.py")
+    options = ["--passages=600", "--queries=20", "--shard-texts=100", "--kills=1"]
+    result = killed_encoding.main(
+        [f"--folder={tmp_path}", "--sparse", *options, "--search-kills=1"]
+    )
+    assert result["shards"] == result["equal shards"] == 6
+    assert sum(start["encoded shards"] for start in result["killed"]) == 6
+    assert result["killed"][0]["encoded shards"] >= 1
+    assert (result["blocks"], result["equal blocks"]) == (1, 1)
+    assert result["files in one of them"] == []
+    assert result["equal documents"]
+    assert result["equal scores"]
+
+
 def test_shards_are_searched_like_all_products_in_memory(tmp_path: Path) -> None:
     brute_force = loaded("evaluation_at_scale/brute_force.py")
     result = brute_force.main(

@@ -9,21 +9,33 @@ import pytest
 from experiments.faults import kill_loop
 from tests.experiments.conftest import loaded
 from tests.made_up import TDRO, write_inputs
+from tests.models.test_sparse_encoder import write_llama
 from tests.nightly import nightly_but
 from tests.processes import in_processes
 
+VECTORS = ("dense", "sparse")
 
-def loop(number: int, folder: Path, kills: int, steps: int) -> None:
+
+def loop(number: int, folder: Path, kills: int, steps: int, kind: str) -> None:
     """Run the script in a new process, of which the killed ones are copies."""
     os.chdir(folder)
     options = [f"--kills={kills}", f"--steps={steps}", "--runs=runs", "--log=log/kills.txt"]
+    options += ["--sparse"] if kind == "sparse" else []
     assert kill_loop.main(["--warm", *options, "--", *TDRO]) == 0, Path("log/kills.txt").read_text()
 
 
-@pytest.mark.parametrize(("kills", "steps"), nightly_but([(1, 40)], [(1, 40), (3, 120)]))
-def test_a_killed_run_ends_as_one_left_alone(tmp_path: Path, kills: int, steps: int) -> None:
+LOOPS = [(kills, steps, kind) for kills, steps in ((1, 40), (3, 120)) for kind in VECTORS]
+
+
+@pytest.mark.parametrize(("kills", "steps", "kind"), nightly_but(LOOPS[:2], LOOPS))
+def test_a_killed_run_ends_as_one_left_alone(
+    tmp_path: Path, kills: int, steps: int, kind: str
+) -> None:
     write_inputs(tmp_path)
-    in_processes(1, loop, tmp_path, kills, steps)
+    if kind == "sparse":
+        for name, seed in (("model", 5), ("reference", 6)):
+            write_llama(tmp_path / name, tied=True, seed=seed)
+    in_processes(1, loop, tmp_path, kills, steps, kind)
     lines = (tmp_path / "log/kills.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["alone:", *["kill"] * kills, "killed:"]
     assert "bit for bit those of the run left alone" in lines[-1]

@@ -17,9 +17,11 @@ from transformers import (
     LlamaModel,
 )
 
+from tdro_lightning.assembly.evaluate import sparse_retriever
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.fingerprint import encoder_fingerprint
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
 from tdro_lightning.models.sparse_head import SparseHead, SparseShape
 from tests.fixtures.models import bert_tokenizer
@@ -28,17 +30,17 @@ from tests.made_up import tiny_model
 TEXTS = ["one short text", "a second text that is a good deal longer than the first one", "x"]
 
 
-def write_llama(folder: Path, tied: bool) -> str:
-    """A causal language model of random weights with the small tokenizer."""
+def write_llama(folder: Path, tied: bool, seed: int = 5, std: float = 1.0) -> str:
+    """A causal language model of random weights, embeddings of a size, with the small tokenizer."""
     tiny_model(folder)
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=0,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=1.0)
-    torch.nn.init.normal_(model.get_output_embeddings().weight, std=1.0)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=std)
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=std)
     model.save_pretrained(str(folder))
     return str(folder)
 
@@ -147,6 +149,31 @@ def test_a_reference_shares_the_proxy_s_base_and_frozen_head(tmp_path: Path) -> 
     assert load_on_shared_base(proxy, str(tmp_path / "trained")) is None, "it has a head of its own"
     dense = loaded(path, None, lora=lora)
     assert load_on_shared_base(dense, str(tmp_path / "frozen")) is None
+
+
+def test_a_reference_of_another_scale_does_not_take_the_proxy_s_head(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "model", tied=True)
+    lora = Lora(2, 4, 0.0)
+    proxy = loaded(path, lora=lora)
+    for name, shape in (("c", SparseShape("quarter")), ("t", SparseShape(pooled="no_special"))):
+        loaded(path, shape, lora=lora).save(tmp_path / name)
+        assert load_on_shared_base(proxy, str(tmp_path / name)) is None
+
+
+def test_an_index_is_never_taken_for_another_encoder_s(tmp_path: Path) -> None:
+    """Another scale, other tokens, and other weights of the head alone."""
+    path = write_llama(tmp_path / "model", tied=False)
+    made = [loaded(path, shape) for shape in (SHAPE, SparseShape("quarter"), SHAPE)]
+    made.append(loaded(path, SparseShape(pooled="no_special")))
+    made[2].head.output.weight.data[3] *= 2
+    assert len({encoder_fingerprint(encoder) for encoder in (*made, loaded(path))}) == 4
+    for encoder in made:
+        alone, together = (
+            sparse_retriever(encoder).index(TEXTS, tmp_path / name, "made").documents[:]
+            for name in (encoder_fingerprint(encoder)[:8], "kept")
+        )
+        np.testing.assert_array_equal(alone.toarray(), together.toarray())
+        np.testing.assert_array_equal(alone.toarray(), encoder.embed_passages(TEXTS).toarray())
 
 
 def test_models_without_a_language_model_s_head_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Blocks of an inverted index: taken up, shared by processes, and merged."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy.sparse import csr_array
 
 from tdro_lightning.distributed.processes import rank
 from tdro_lightning.errors import DataError
+from tdro_lightning.search import inverted_blocks
 from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.inverted_blocks import merge_hits
 from tests.fixtures.evaluation import in_two_processes
@@ -95,6 +98,40 @@ def test_damage_after_indexing_ends_the_search(tmp_path: Path) -> None:
         index.search(documents, 5)
     path.with_suffix(".json").unlink()
     with pytest.raises(DataError, match=r"000001\.csc: this index has no checksum; run the"):
+        index.search(documents, 5)
+
+
+def test_a_block_is_checked_when_it_is_opened_and_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = real(np.random.default_rng(12), 30, 8)
+    index = indexed(tmp_path, documents, block_documents=10)
+    read, checked = inverted_blocks.read_receipt, list[Path]()
+
+    def noted(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+        checked.append(path)
+        return read(path, made_from)
+
+    monkeypatch.setattr(inverted_blocks, "read_receipt", noted)
+    expected = index.search(documents, 5)
+    index.search(documents, 5)
+    assert len(checked) == 6  # a change of files as new as these might not be seen
+    monkeypatch.setattr("tdro_lightning.files.SETTLED", 0.0)
+    checked.clear()
+    for _ in range(3):
+        for ours, theirs in zip(index.search(documents, 5), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert checked == [block.path.with_suffix(".json") for block in index.blocks]
+    path = index.blocks[1].path
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + b"1234")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=r"000001\.csc: is not as it was written"):
+        index.search(documents, 5)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(index.search(documents, 5)[0], expected[0])
+    path.with_suffix(".json").unlink()
+    with pytest.raises(DataError, match=r"000001\.csc: this index has no checksum"):
         index.search(documents, 5)
 
 

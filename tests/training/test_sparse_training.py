@@ -1,21 +1,25 @@
 """Training with sparse vectors: loss and FLOPS against autograd over the whole batch in float64."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import Logger
 
 from tdro_lightning.data.domains import load_domains
 from tdro_lightning.losses.sparsity import REGULARISERS, ColumnSums, Sparsity, ramp
 from tdro_lightning.models import sparse_rows
+from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.models.sparse_rows import SparseRows
 from tdro_lightning.training.optim import Optimisation
 from tests.fixtures.training import NAMES, OPTIMISATION, Parts
-from tests.made_up import write_domains
+from tests.made_up import unrounded_norms, write_domains
 from tests.models.test_sparse_encoder import write_llama
+from tests.nightly import nightly_but
 
 SPARSITY = Sparsity("flops", 0.3, 0.2, ramp_steps=0)
 
@@ -107,6 +111,74 @@ def test_tdro_adds_flops_outside_of_the_measurement(
     for name, value in twin.proxy.named_parameters():
         if value.grad is not None:
             torch.testing.assert_close(taken[name], value.grad, rtol=1e-9, atol=1e-12)
+
+
+CHUNKS: dict[str, dict[str, Any]] = {
+    "whole": {"chunk_tokens": 10**6, "kept_tokens": 10**6},
+    "kept chunks": {"chunk_tokens": 150, "kept_tokens": 10**6},
+    "chunks run twice": {"chunk_tokens": 100},
+    "layers run again": {"chunk_tokens": 150, "activation_checkpointing": True},
+    "both": {"chunk_tokens": 60, "kept_tokens": 500} | {"activation_checkpointing": True},
+}
+HEADS = {
+    "tied": (True, SparseShape("quarter")),
+    "tied, trained": (True, SparseShape(pooled="no_special", trained=True)),
+    "untied": (False, SparseShape()),
+    "untied, trained": (False, SparseShape("quarter", trained=True)),
+}
+WAYS = [(s, h, k) for s in ("finetune", "tdro") for h in HEADS for k in ("flops", "df_flops")]
+WAYS_OFTEN = [("finetune", "untied, trained", "df_flops"), ("tdro", "tied, trained", "flops")]
+
+
+@pytest.mark.parametrize(("stage", "head", "kind"), nightly_but(WAYS_OFTEN, WAYS))
+def test_chunks_and_repeated_layers_change_nothing(
+    tmp_path: Path, sparse_parts: Parts, fit: Any, stage: str, head: str, kind: str
+) -> None:
+    """Losses, penalties, gradients and weights of three steps, with and without an adapter."""
+    tied, shape = HEADS[head]
+    paths = [write_llama(tmp_path / str(seed), tied, seed, 0.4) for seed in (5, 6)]
+    parts = Parts(sparse_parts.domains, *paths)
+    optimisation = replace(OPTIMISATION, sparsity=replace(SPARSITY, kind=kind, ramp_steps=2))
+
+    def trained(**changes: Any) -> dict[str, torch.Tensor]:
+        own = {"dtype": "float64", "sparse": shape, "temperature": 1.0} | changes
+        module = getattr(parts, stage)(optimisation=optimisation, **own)
+        encoder = module.proxy if stage == "tdro" else module.encoder
+        batches = parts.heterogeneous if stage == "tdro" else parts.homogeneous
+        history = Kept()
+        with pytest.MonkeyPatch.context() as patch, unrounded_norms():
+            taken = note_gradients(module, encoder, patch)
+            fit(module, batches(encoder), steps=3, logger=history)
+        found = {f"gradient of {name}": value for name, value in taken.items()}
+        found |= {name: p.detach() for name, p in encoder.named_parameters() if p.requires_grad}
+        return found | {name: torch.tensor(value) for name, value in history.values.items()}
+
+    for lora in (None, Lora(2, 4, 0.0)):
+        expected = trained(lora=lora, **CHUNKS["whole"])
+        steps = {name.split()[0] for name in expected if "sparsity/" in name}
+        assert steps == {"0", "1", "2"}
+        for way in list(CHUNKS)[1:]:
+            found = trained(lora=lora, **CHUNKS[way])
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                message = f"{way}, {name}"
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9, msg=message)
+
+
+class Kept(Logger):
+    """All that is logged, by step and name."""
+
+    name = version = "kept"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, float] = {}
+
+    def log_hyperparams(self, *args: Any) -> None:
+        """Nothing."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= {f"{step} {name}": value for name, value in metrics.items()}
 
 
 @pytest.mark.parametrize("kind", REGULARISERS)

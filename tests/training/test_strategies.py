@@ -21,9 +21,11 @@ from tdro_lightning.distributed import collectives as distributed
 from tdro_lightning.distributed.processes import process_group
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.losses.contrastive import LOSSES
+from tdro_lightning.losses.sparsity import Sparsity
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.head import DenseShape, Head
 from tdro_lightning.models.loading import load_encoder
+from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.strategies import (
     DataParallel,
     FullyShardedParallel,
@@ -39,10 +41,13 @@ from tests.made_up import (
     write_domains,
     write_inputs,
 )
+from tests.models.test_sparse_encoder import write_llama
 from tests.nightly import nightly_but
 from tests.processes import Started, in_processes
 
 STAGES = {"tdro": "heterogeneous", "finetune": "homogeneous"}
+FLOPS = Sparsity("flops", queries=0.3, passages=0.2, ramp_steps=3)
+DF_FLOPS = Sparsity("df_flops", queries=0.3, passages=0.2, ramp_steps=0)
 CASES: dict[str, dict] = {
     "whole batch": {"chunk_tokens": 10_000},
     "chunks": {"chunk_tokens": 200},
@@ -51,6 +56,21 @@ CASES: dict[str, dict] = {
     "lora, kept chunks": {"chunk_tokens": 60, "kept_tokens": 300, "lora": Lora(2, 4, 0.0)},
     "activation checkpointing": {"chunk_tokens": 200, "activation_checkpointing": True},
     "equal texts": {"chunk_tokens": 200, "kept_tokens": 300},
+    **{
+        f"sparse, {kind}": {
+            **{"chunk_tokens": 200, "kept_tokens": 500, "temperature": 1.0, "sparse": shape},
+            **{"model": model, "optimisation": replace(OPTIMISATION, sparsity=sparsity)},
+            **more,
+        }
+        for kind, model, shape, sparsity, more in (
+            ("tied", "tied", SparseShape("quarter"), FLOPS, {}),
+            ("tied, trained", "tied", SparseShape(pooled="no_special", trained=True), DF_FLOPS, {}),
+            ("untied", "untied", SparseShape(), DF_FLOPS, {"activation_checkpointing": True}),
+            ("untied, trained", "untied", SparseShape("quarter", trained=True), FLOPS, {}),
+            ("adapter", "tied", SparseShape(), FLOPS, {"lora": Lora(2, 4, 0.0)}),
+            ("no regulariser", "untied", SparseShape(), None, {"lora": Lora(2, 4, 0.0)}),
+        )
+    },
     "float32": {"chunk_tokens": 200, "optimisation": replace(OPTIMISATION, lr=1e-4)},
 }
 PAIRS = [(stage, case) for stage in STAGES for case in CASES]
@@ -58,7 +78,10 @@ OFTEN = [
     ("tdro", "kept chunks"),
     ("finetune", "lora, kept chunks"),
     ("finetune", "equal texts"),
+    ("tdro", "sparse, tied"),
+    ("finetune", "sparse, tied, trained"),
 ]
+REFUSED = "sparse, untied, trained"  # by fsdp
 LOADED = {"pooling": "last", "query_tokens": 24, "passage_tokens": 24}
 
 
@@ -97,10 +120,12 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
     rows = folder / "equal" if equal else folder
     catalogue = write_domains(rows, share=3 if equal else None)
     domains = load_domains(catalogue, root=str(rows), hub=None, only=None)
-    parts = Parts(domains, str(folder / "proxy"), str(folder / "reference"))
+    settings = dict(CASES[case])
+    place = folder / settings.pop("model", ".")
+    parts = Parts(domains, str(place / "proxy"), str(place / "reference"))
     dtype = "float32" if case == "float32" else "float64"
     masked = {"mask_duplicates": True} if equal and stage == "finetune" else {}
-    module = getattr(parts, stage)(dtype=dtype, **masked, **CASES[case])
+    module = getattr(parts, stage)(dtype=dtype, **masked, **settings)
     encoder = module.proxy if stage == "tdro" else module.encoder
     recorder = Recorder()
     trainer = Trainer(
@@ -109,13 +134,25 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         callbacks=[recorder],
     )  # fmt: skip
-    with nullcontext() if case == "float32" else unrounded_norms():
-        trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
+    penalties: list[dict[str, torch.Tensor]] = []
+    penalise = Sparsity.penalise
+
+    def noted(self: Sparsity, *given: Any) -> dict[str, float]:
+        logged = penalise(self, *given)
+        penalties.append({name: torch.tensor(value) for name, value in logged.items()})
+        return logged
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sparsity, "penalise", noted)
+        with nullcontext() if case == "float32" else unrounded_norms():
+            trainer.fit(module, getattr(parts, STAGES[stage])(encoder))
     if stage == "finetune" and isinstance(plan, FullyShardedParallel):
         encoder.save(folder / "saved" / case)
     weights = module.weights.state_dict() if stage == "tdro" else {}
     parameters = {name: value.detach() for name, value in whole(module)}
-    return {"parameters": parameters, "weights": weights, "steps": recorder.steps}
+    assert len(penalties) == (5 if module.optimisation.sparsity else 0)
+    found = {"parameters": parameters, "weights": weights, "steps": recorder.steps}
+    return found | {"penalties": penalties}
 
 
 def five_hundred_batches(folder: Path) -> list[tuple[list[int], tuple[str, ...]]]:
@@ -147,6 +184,8 @@ def work(number: int, folder: Path, kind: str, port: int, pairs: list[tuple[str,
             torch.save(five_hundred_batches(folder), folder / f"batches {number}.pt")
             torch.save(compared(folder, strategy(kind, 2)), folder / f"compared {number}.pt")
         for stage, case in pairs:
+            if (kind, case) == ("fsdp", REFUSED):
+                continue
             found = trained(folder, stage, case, strategy(kind, 2))
             torch.save(found, folder / f"{kind} {stage} {case} {number}.pt")
 
@@ -156,6 +195,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spread")
     tiny_model(folder / "proxy", seed=0, layers=2)
     tiny_model(folder / "reference", seed=1)
+    for place in ("tied", "untied"):
+        for name, seed in (("proxy", 5), ("reference", 6)):
+            write_llama(folder / place / name, place == "tied", seed, std=0.4)
     return folder
 
 
@@ -178,17 +220,18 @@ def others(models: Path) -> Path:
 
 @pytest.mark.parametrize(("stage", "case"), nightly_but(OFTEN, PAIRS))
 def test_two_processes_equal_one(request: pytest.FixtureRequest, stage: str, case: str) -> None:
-    """Losses, gradients, parameters and domain weights."""
+    """Losses, gradients, parameters, domain weights, and penalties of sparse vectors."""
     place = "two_processes" if (stage, case) in OFTEN else "others"
     two_processes: Path = request.getfixturevalue(place)
     alone = trained(two_processes, stage, case, OneDevice("cpu"))
     assert len(alone["steps"]) == 5
-    if stage == "finetune":
+    kinds = ("ddp",) if case == REFUSED else ("ddp", "fsdp")
+    if stage == "finetune" and "fsdp" in kinds:
         saved = load_encoder(str(two_processes / "saved" / case), **LOADED, dtype="float64")
         found = {f"encoder.{n}": p.detach() for n, p in saved.named_parameters()}
         for name, value in alone["parameters"].items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, check_dtype=False)
-    for kind in ("ddp", "fsdp"):
+    for kind in kinds:
         for number in range(2):
             theirs = torch.load(two_processes / f"{kind} {stage} {case} {number}.pt")
             tolerance = 1e-5 if case == "float32" else 1e-9

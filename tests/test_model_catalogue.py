@@ -23,7 +23,8 @@ MODELS = sorted((CONF / "model").glob("*.yaml"))
 def test_every_model_is_complete(name: str) -> None:
     model = read("model", name, resolve=False)
     own = {"tiny": ["tiny"], "minilm": []}.get(name, ["architecture"])
-    keys = [key for key in model if not key.endswith("_template")]
+    assert model.get("head", "sparse") == "sparse"
+    keys = [key for key in model if not key.endswith("_template") and key != "head"]
     assert keys == ["path", "pooling", "dtype", "attention", "lora", *own]
     assert model["pooling"] in {"last", "mean", "cls"}
     assert model["dtype"] in {"float32", "bfloat16"}

@@ -113,7 +113,7 @@ def _write_settings(
         folder / "1_SpladePooling" / "config.json",
         {
             "pooling_strategy": "max",
-            "activation_function": "relu",
+            "activation_function": encoder.head.saturation,
             "word_embedding_dimension": encoder.dimensions,
         },
     )

@@ -13,6 +13,7 @@ from tdro_lightning.errors import ConfigError, DataError
 from tdro_lightning.files import read_json
 from tdro_lightning.models.head import ACTIVATIONS, DenseShape, Head
 from tdro_lightning.models.model_files import TOKENIZER_CONFIG, model_file
+from tdro_lightning.models.sparse_head import SATURATIONS, SparseShape
 from tdro_lightning.models.templates import Templates
 
 MODULES = "modules.json"
@@ -36,6 +37,7 @@ _FLAGS = {  # of files before version 6
 }
 _QUERY_NAMES = ("query", "SearchQuery", "web_search_query", "Retrieval-query")
 _PASSAGE_NAMES = ("document", "passage", "Document", "Retrieval-document")
+_LANGUAGE_MODELS = {"fill-mask": "masked", "text-generation": "causal"}  # by transformer_task
 UNLIMITED = 10**6  # a tokenizer's model_max_length above it means none
 
 
@@ -53,6 +55,9 @@ class Declared:
         tokens: longest text; None where it sets no limit.
         append_eos: whether its tokenizer is to end texts with EOS and does not by itself, as some
             files of version 4 of transformers say, which version 5 does not follow.
+        sparse: the head of sparse vectors, for which only templates and tokens hold beside it;
+            None makes dense ones.
+        terms: values of a sparse vector, as it says; None where it does not.
     """
 
     pooling: str
@@ -63,6 +68,8 @@ class Declared:
     templates: Templates
     tokens: int | None
     append_eos: bool
+    sparse: SparseShape | None = None
+    terms: int | None = None
 
     def head(self, path: str) -> Head:
         """Its dense layers, truncation and normalisation.
@@ -100,7 +107,12 @@ def read_declared(path: str) -> Declared | None:
     for folder in folders:
         if folder.strip(".") != folder or "/" in folder:
             raise _refused(path, f"a module in {folder!r}")
+    if "SpladePooling" in kinds:
+        return _sparse(path, kinds, folders)
     _require_order(path, kinds)
+    task = _object(path, SENTENCES).get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise _refused(path, f"the transformer_task {task!r} before pooling")
     unit_tokens = kinds[1] == "Normalize"
     pooling = _pooling(path, folders[kinds.index("Pooling")])
     if unit_tokens:
@@ -138,11 +150,75 @@ def describe_declared(declared: Declared, size: int) -> str:
         size: values of its vectors.
     """
     parts = [f"pooling {declared.pooling}"]
+    if declared.sparse is not None:
+        kind = declared.sparse.language_model
+        parts = [f"sparse, the largest logits of a {kind} language model"]
+        parts += [declared.sparse.saturation] if declared.sparse.saturation != "relu" else []
     if declared.dense:
         parts.append(f"{len(declared.dense)} dense layer{'s' * (len(declared.dense) > 1)}")
     parts.append(f"query {declared.templates.query!r}, passage {declared.templates.passage!r}")
-    parts.append(f"{size} dimensions")
+    parts.append(f"{size} {'dimensions' if declared.sparse is None else 'terms'}")
     return f"{', '.join(parts)}, from {MODULES}"
+
+
+def _sparse(path: str, kinds: list[str], folders: list[str]) -> Declared:
+    """What a folder of a SPLADE declares: a language model, and how its logits are pooled."""
+    for kind in kinds:
+        if kind not in ("MLMTransformer", "Transformer", "SpladePooling"):
+            raise _refused(path, f"the module {kind!r} of a sparse encoder")
+    if kinds[1:] != ["SpladePooling"]:
+        raise _refused(path, f"the modules in this order: {', '.join(kinds)}")
+    language_model = _language_model(path, kinds[0])
+    pooling = _object(path, f"{folders[1]}/config.json")
+    strategy = pooling.get("pooling_strategy", "max")
+    if strategy != "max":
+        raise _refused(path, f"the pooling_strategy {strategy!r}")
+    saturation = pooling.get("activation_function", "relu")
+    if saturation not in SATURATIONS:
+        raise _refused(path, f"the activation_function {saturation!r}")
+    settings = _object(path, SETTINGS)
+    similarity = settings.get("similarity_fn_name") or "dot"
+    if similarity != "dot":
+        raise _refused(path, f"the similarity {similarity!r} of sparse vectors")
+    if settings.get("max_active_dims") is not None:
+        raise _refused(path, f"max_active_dims {settings['max_active_dims']}")
+    return Declared(
+        pooling="mean",
+        dense=(),
+        weights={},
+        dimensions=None,
+        normalized=False,
+        templates=_templates(path, settings),
+        tokens=_tokens(path),
+        append_eos=False,
+        sparse=SparseShape(language_model=language_model, saturation=saturation),
+        terms=pooling.get("embedding_dimension", pooling.get("word_embedding_dimension")),
+    )
+
+
+def _language_model(path: str, module: str) -> str:
+    """The kind of language model whose logits are pooled; refuse other outputs and settings."""
+    settings = _object(path, SENTENCES)
+    masked = module == "MLMTransformer"
+    task = settings.get("transformer_task", "fill-mask" if masked else "feature-extraction")
+    if task not in _LANGUAGE_MODELS:
+        raise _refused(path, f"SpladePooling after the transformer_task {task!r}")
+    kind = _LANGUAGE_MODELS[task]
+    forward = {"method": "forward", "method_output_name": "logits"}
+    given = (settings.get("modality_config") or {}).get("text", forward)
+    own_name = "token_embeddings" if kind == "masked" else "causal_logits"
+    name = settings.get("module_output_name") or own_name
+    if given != forward or name != "token_embeddings":
+        raise _refused(path, f"SpladePooling of {given} as {name!r}")
+    # A causal language model gives the logits of a text's last token alone by default.
+    every = {} if kind == "masked" else {"text": {"logits_to_keep": 0}}
+    processing = settings.get("processing_kwargs") or {}
+    if processing != every:
+        raise _refused(path, f"the processing_kwargs {processing}")
+    for key in ("query_length", "document_length", "query_expansion"):
+        if settings.get(key) is not None:
+            raise _refused(path, f"{key} {settings[key]!r}")
+    return kind
 
 
 def _require_order(path: str, kinds: list[str]) -> None:

@@ -48,7 +48,7 @@ def sparse_head(model: Any, shape: SparseShape) -> SparseHead:
     hidden = model.config.get_text_config().hidden_size
     scale = SCALES[shape.scale](hidden)
     head = SparseHead.of(model, scale=scale, pooled=shape.pooled, trained=shape.trained)
-    head.shape = shape
+    head.shape, head.saturation = shape, shape.saturation
     return head
 
 

@@ -110,6 +110,7 @@ def load_encoder(
             path, getattr(torch, dtype), attention, limits, bidirectional, reading.sparse
         )
         _require_fitting_head(reading.head, backbone, path)
+        _require_declared_terms(reading, head, path)
         embeddings: Any = backbone.get_input_embeddings()
         tokenizer.require_rows(len(embeddings.weight))
     except InputError:
@@ -202,6 +203,16 @@ def _require_fitting_head(head: Head, backbone: PreTrainedModel | PeftModel, pat
                 f"{size}"
             )
         size = layer.shape.outputs
+
+
+def _require_declared_terms(reading: Reading, head: SparseHead | None, path: str) -> None:
+    """Refuse a folder that declares sparse vectors of another size than its language model's."""
+    wanted = None if reading.declared is None else reading.declared.terms
+    if head is not None and wanted is not None and wanted != head.terms:
+        raise ConfigError(
+            f"model.path={path}: declares vectors of {wanted} terms, and its language model has "
+            f"{head.terms}; restore the folder's files"
+        )
 
 
 def _fitting_prefixes(dimensions: Sequence[int], encoder: Encoder, path: str) -> tuple[int, ...]:

@@ -72,16 +72,26 @@ def read_folder(path: str, asked: Reading) -> Reading:
     declared = read_declared(path)
     if declared is None:
         return asked
+    most = declared.tokens or max(asked.query_tokens, asked.passage_tokens)
+    limits = (min(asked.query_tokens, most), min(asked.passage_tokens, most))
+    if declared.sparse is not None:
+        trained = asked.sparse is not None and asked.sparse.trained
+        return Reading(
+            asked.pooling,
+            *limits,
+            declared.templates,
+            append_eos=declared.append_eos,
+            declared=declared,
+            sparse=replace(declared.sparse, trained=trained),
+        )
     if asked.sparse is not None:
         raise ConfigError(
             f"model.head=sparse needs a language model, and model.path={path} is an embedding "
             "model with a modules.json; take the model that it was made of, or model.head=dense"
         )
-    most = declared.tokens or max(asked.query_tokens, asked.passage_tokens)
     return Reading(
         declared.pooling,
-        min(asked.query_tokens, most),
-        min(asked.passage_tokens, most),
+        *limits,
         declared.templates,
         declared.head(path),
         declared.append_eos,

@@ -1,8 +1,9 @@
 """From token states to sparse vectors: one weight for each term of the vocabulary.
 
 The weight of a term is log(1 + relu(scale * z)), where z is the largest of its logits over a text's
-tokens. The logits of a batch, [R, L, V], are never held: see `tiled_max`. Legend: R texts,
-L tokens a text, H hidden size, V terms.
+tokens; some published models take the logarithm of 1 + that once more. The logits of a batch,
+[R, L, V], are never held: see `tiled_max`. Legend: R texts, L tokens a text, H hidden size,
+V terms.
 """
 
 from collections.abc import Callable
@@ -54,6 +55,12 @@ POOLED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "no_special": text_tokens,
 }
 
+# What becomes of log(1 + relu(scale * z)), by the names of sentence-transformers.
+SATURATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda weights: weights,
+    "log1p_relu": torch.log1p,
+}
+
 
 @dataclass(frozen=True)
 class SparseShape:
@@ -65,18 +72,23 @@ class SparseShape:
         trained: whether the head learns.
         language_model: kind of the language model whose head it was; None takes what the model's
             configuration says.
+        saturation: of `SATURATIONS`; published folders have others than the first.
     """
 
     scale: str = "one"
     pooled: str = "all"
     trained: bool = False
     language_model: str | None = None
+    saturation: str = "relu"
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"scale={self.scale!r} must be one of {', '.join(SCALES)}")
         if self.pooled not in POOLED:
             raise ValueError(f"pooled={self.pooled!r} must be one of {', '.join(POOLED)}")
+        if self.saturation not in SATURATIONS:
+            allowed = ", ".join(SATURATIONS)
+            raise ValueError(f"saturation={self.saturation!r} must be one of {allowed}")
 
 
 class SparseHead(nn.Module):
@@ -100,6 +112,7 @@ class SparseHead(nn.Module):
     shape: SparseShape  # what it was made of, for an encoder's folder
     prefixes: tuple[int, ...] = ()
     normalized = False  # vectors have no unit length
+    saturation: str = "relu"  # of `SATURATIONS`
 
     def __init__(
         self,
@@ -195,7 +208,8 @@ class SparseHead(nn.Module):
             weight, bias = weight.detach(), None if bias is None else bias.detach()
         with torch.autocast(states.device.type, enabled=False):
             states = self.transform(states.to(weight.dtype))
-            return sparse_vectors(states, weight, bias, mask, self.scale, self.tile)
+            vectors = sparse_vectors(states, weight, bias, mask, self.scale, self.tile)
+            return SATURATIONS[self.saturation](vectors)
 
     def counted(self, ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
         """The mask for `forward`.

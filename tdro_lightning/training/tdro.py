@@ -79,7 +79,7 @@ class TDROModule(EncoderModule):
 
     def penalise(self, vectors: Tensor, count: int) -> None:
         """Add the gradient of what keeps vectors sparse, outside of the measurement."""
-        log_now(self, self.optimisation.penalise(vectors, count, self.global_step))
+        log_now(self, self.add_penalties(vectors, count))
 
     def losses(self, vectors: Tensor, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""

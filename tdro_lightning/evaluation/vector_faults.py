@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 NEARLY_ALL = 0.99  # of the terms: a vector with so many is taken for one with all
 NAMED = 5  # texts that are named of each kind
+SETS = 4  # sets that are named in a line
+EFFECTS = {"queries": "(they find nothing)", "documents": "(they are never found)"}
 FAULTS = {"empty": "no term", "full": "nearly all terms"}
 
 
@@ -32,19 +34,29 @@ def faulty_rows(
 
 
 def vector_warnings(content: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each encoder, set and side with vectors of no term or of nearly all."""
+    """A line for each encoder, side and kind of fault, with the first texts of the first sets.
+
+    Args:
+        content: of `sparse_vectors.json`.
+    """
     lines = []
     for encoder, sets in content.items():
-        for name, own in sets.items():
-            for side, what in (("queries", "finds nothing"), ("documents", "is never found")):
-                every = own[side]["texts"]
-                for kind, terms in FAULTS.items():
-                    if count := own[side][kind]["count"]:
-                        ids = ", ".join(map(repr, own[side][kind]["first"]))
-                        more = ", ..." if count > len(own[side][kind]["first"]) else ""
-                        end = f"; such a text {what}" if kind == "empty" else ""
-                        lines.append(
-                            f"{encoder} on {name}: {count} of {every} {side} have {terms} in their "
-                            f"vectors (ids: {ids}{more}){end}"
-                        )
+        for side, effect in EFFECTS.items():
+            for kind, terms in FAULTS.items():
+                found = {n: own[side] for n, own in sets.items() if own[side][kind]["count"]}
+                if found:
+                    texts = [_texts(n, own, kind) for n, own in [*found.items()][:SETS]]
+                    more = f" and of {len(found) - SETS} more sets" if len(found) > SETS else ""
+                    end = f" {effect}" if kind == "empty" else ""
+                    lines.append(
+                        f"{encoder}: {side} with {terms} in their vectors{end}: "
+                        f"{', '.join(texts)}{more}"
+                    )
     return lines
+
+
+def _texts(name: str, own: Mapping[str, Any], kind: str) -> str:
+    """`2 of 30 of nq ('q5', 'q7')`."""
+    count, first = own[kind]["count"], own[kind]["first"]
+    ids = ", ".join(map(repr, first)) + (", ..." if count > len(first) else "")
+    return f"{count} of {own['texts']} of {name} ({ids})"

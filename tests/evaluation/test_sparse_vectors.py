@@ -117,15 +117,21 @@ def test_planted_rows_are_warned_of_by_id(tmp_path: Path) -> None:
     with collect_warnings() as warnings:
         found = recorded(tmp_path, queries, documents)
     assert warnings == [
-        "ours on made: 2 of 12 queries have no term in their vectors (ids: 'q2', 'q9'); such a "
-        "text finds nothing",
-        "ours on made: 1 of 12 queries have nearly all terms in their vectors (ids: 'q4')",
-        "ours on made: 2 of 40 documents have no term in their vectors (ids: 'd2', 'd9'); such a "
-        "text is never found",
-        "ours on made: 1 of 40 documents have nearly all terms in their vectors (ids: 'd4')",
+        "ours: queries with no term in their vectors (they find nothing): 2 of 12 of made "
+        "('q2', 'q9')",
+        "ours: queries with nearly all terms in their vectors: 1 of 12 of made ('q4')",
+        "ours: documents with no term in their vectors (they are never found): 2 of 40 of made "
+        "('d2', 'd9')",
+        "ours: documents with nearly all terms in their vectors: 1 of 40 of made ('d4')",
     ]
     assert found["documents"]["empty"] == {"count": 2, "first": ["d2", "d9"]}
     assert vector_warnings({"ours": {"made": found}}) == warnings
+    several = vector_warnings({"ours": {f"s{number}": found for number in range(6)}})
+    assert len(several) == 4
+    assert several[1].endswith(
+        "1 of 12 of s0 ('q4'), 1 of 12 of s1 ('q4'), 1 of 12 of s2 ('q4'), 1 of 12 of s3 ('q4') "
+        "and of 2 more sets"
+    )
 
 
 def test_no_more_than_a_few_rows_are_named(tmp_path: Path) -> None:
@@ -134,8 +140,7 @@ def test_no_more_than_a_few_rows_are_named(tmp_path: Path) -> None:
     with collect_warnings() as warnings:
         found = recorded(tmp_path, queries, csr_array((9, VOCABULARY)))
     assert found["documents"]["empty"]["count"] == 9
-    assert "9 of 9 documents have no term" in warnings[0]
-    assert "'d0', 'd1', 'd2', 'd3', 'd4', ...)" in warnings[0]
+    assert "9 of 9 of made ('d0', 'd1', 'd2', 'd3', 'd4', ...)" in warnings[0]
     assert (found["posting_length"], found["flops"], found["dead_terms"]) == (0, 0, VOCABULARY)
     assert {one["kind"] for one in found["examples"]} == {"query"}
 

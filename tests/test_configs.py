@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from tdro_lightning.cli import conf_folder, experiments
+from tdro_lightning.config.constraints import fusion_rules
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.validation import package_folder
 from tdro_lightning.dro.measurement import MEASURES
@@ -25,6 +26,7 @@ REQUIRED = {
     "finetune_top70": ["transfer.weights=weights.json"],
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
+    "evaluate_hybrid": ["benchmark=tdro_mini", "evaluate.encoders.ours=encoder"],
     "evaluate_published": ["benchmark=beir15"],
     "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],
@@ -62,6 +64,55 @@ def test_what_only_the_user_knows_must_be_given(name: str) -> None:
 def test_an_evaluation_without_benchmark_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="stage=evaluate needs a benchmark"):
         composed(f"+experiment={name}")
+
+
+FUSED = "+evaluate.fusions.both"
+WRONG_FUSIONS = {
+    "a misspelt retriever": (["of=[bm25,our]"], r"fusions\.both\.of: 'our' is no .*mean ours\?"),
+    "a fusion of a fusion": (["of=[bm25,bm25+ours]"], r"both\.of: 'bm25\+ours' is no evaluated"),
+    "one retriever": (["of=[bm25]"], r"both\.of=\['bm25'\] must name two different retrievers"),
+    "a retriever twice": (["of=[bm25,bm25]"], "must name two different retrievers or more"),
+    "no retrievers": (["rule=rrf"], r"both\.of is not set"),
+    "a rule of no name": (["of=[bm25,ours]", "rule=mean"], r"rule='mean' must be one of rrf, w"),
+    "no weights": (["of=[bm25,ours]", "rule=weighted"], r"weights=null must be 2 numbers, one f"),
+    "a weight too few": (
+        ["of=[bm25,ours]", "rule=weighted", "weights=[1]"],
+        r"both\.weights=\[1\.0\] must be 2 numbers, one for each of `of`",
+    ),
+    "weights of ranks": (["of=[bm25,ours]", "weights=[1,2]"], "weights are for rule=weighted"),
+    "a weight of 0": (
+        ["of=[bm25,ours]", "rule=weighted", "weights=[0,1]"],
+        r"evaluate\.fusions\.both\.weights\[0\]=0\.0 must be above 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FUSIONS)
+def test_fusions_that_cannot_be_are_refused_in_one_line(kind: str) -> None:
+    given, message = WRONG_FUSIONS[kind]
+    with pytest.raises(ConfigError, match=message) as error:
+        composed(
+            "+experiment=evaluate_hybrid", *REQUIRED["evaluate_hybrid"],
+            *(f"{FUSED}.{one}" for one in given),
+        )  # fmt: skip
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_fusions_are_their_own() -> None:
+    hybrid = ("+experiment=evaluate_hybrid", *REQUIRED["evaluate_hybrid"])
+    for label in ("bm25", "ours"):
+        with pytest.raises(ConfigError, match=rf"fusions\.{label}: a retriever has this label too"):
+            composed(*hybrid, f"+evaluate.fusions.{label}.of=[bm25,ours]")
+    with pytest.raises(ConfigError, match="'bm25' is no evaluated retriever; there are ours"):
+        composed(
+            *hybrid, "evaluate.bm25=false", "~evaluate.fusions", f"{FUSED}.of=[bm25,ours]"
+        )  # fmt: skip
+    config = composed(*hybrid, f"{FUSED}.of=[bm25,'ours (64)']")  # a prefix, which only it knows
+    assert config.evaluate is not None
+    config.evaluate.encoders["ours (v2)"] = "encoder"
+    config.evaluate.fusions["both"].of = ["ours (v2)", "ours (v2) (64)"]
+    assert fusion_rules(config) == []
+    assert config.evaluate.fusions["bm25+ours weighted"].weights == [0.3, 0.7]
 
 
 def test_published_models_are_read_as_the_paper_evaluates_them() -> None:

@@ -14,6 +14,7 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.fingerprint import encoder_fingerprint
 from tdro_lightning.search.dense import DenseRetriever
 from tdro_lightning.search.encoding import Forecast
+from tdro_lightning.search.fusion import Fusion
 from tdro_lightning.search.inverted import SparseRetriever
 from tdro_lightning.search.retriever import Retriever
 
@@ -34,7 +35,11 @@ def sparse_retriever(encoder: Encoder) -> SparseRetriever:
     fingerprint = encoder_fingerprint(encoder)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     return SparseRetriever(
-        encoder.embed_queries, encoder.embed_passages, fingerprint, announce=print_forecast
+        encoder.embed_queries,
+        encoder.embed_passages,
+        fingerprint,
+        announce=print_forecast,
+        term=encoder.tokenizer.show,
     )
 
 
@@ -66,10 +71,14 @@ def print_forecast(name: str, forecast: Forecast) -> None:
 
 
 def evaluate_and_print(
-    retrievers: Mapping[str, Retriever], sets: SetLoaders, output: Path, kept: Path | None = None
+    retrievers: Mapping[str, Retriever],
+    sets: SetLoaders,
+    output: Path,
+    kept: Path | None = None,
+    fusions: Mapping[str, Fusion] | None = None,
 ) -> None:
     """Evaluate with all processes, write the results, and print one line a retriever."""
-    metrics = evaluate(retrievers, sets, output, kept)
+    metrics = evaluate(retrievers, sets, output, kept, fusions)
     if rank() > 0:
         return
     for label, result in metrics["retrievers"].items():

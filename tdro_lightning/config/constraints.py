@@ -1,5 +1,6 @@
 """The whole check of a configuration, and rules that several stages share."""
 
+import re
 from collections.abc import Mapping
 
 from tdro_lightning.config.groups import domain_groups
@@ -38,6 +39,23 @@ def benchmark_is_set(config: Config) -> list[str]:
     if config.benchmark is not None:
         return []
     return [f"stage={config.stage} needs a benchmark: benchmark=NAME"]
+
+
+def fusion_rules(config: Config) -> list[str]:
+    """Fusions have labels of their own, and are of retrievers that are evaluated."""
+    assert config.evaluate is not None
+    known = [*(["bm25"] if config.evaluate.bm25 else []), *config.evaluate.encoders]
+    wrong = []
+    for label, fusion in config.evaluate.fusions.items():
+        place = f"evaluate.fusions.{label}"
+        if label in known:
+            wrong.append(f"{place}: a retriever has this label too; take another")
+        for name in fusion.of:
+            # `LABEL (64)` is the prefix of vectors, of which only the encoder knows.
+            if {name, re.sub(r" \(\d+\)$", "", name)}.isdisjoint(known):
+                hint = did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"
+                wrong.append(f"{place}.of: {name!r} is no evaluated retriever{hint}")
+    return wrong
 
 
 def whole_rows(config: Config) -> list[str]:

@@ -81,12 +81,33 @@ class BenchmarkConfig:
 
 
 @dataclass
+class FusionConfig:
+    """Retrievers whose rankings are fused, by rank or by weighted scores."""
+
+    of: list[str] = MISSING
+    rule: str = key("rrf", choices=table_names("search/fusion.py", "RULES"))
+    weights: list[float] | None = key(None, above=0, at_most=1e6)
+
+    def rules(self, place: str) -> list[str]:
+        """There are several retrievers, and as many weights where the rule has them."""
+        if len(self.of) < 2 or len({*self.of}) < len(self.of):
+            return [f"{place}of={self.of} must name two different retrievers or more"]
+        if self.rule == "rrf":
+            return [f"{place}weights are for rule=weighted, not for rule=rrf"] * bool(self.weights)
+        if len(self.weights or []) != len(self.of):
+            given = self.weights or "null"
+            return [f"{place}weights={given} must be {len(self.of)} numbers, one for each of `of`"]
+        return []
+
+
+@dataclass
 class EvaluateConfig:
-    """What stage=evaluate scores: encoders by label, and BM25."""
+    """What stage=evaluate scores: encoders by label, BM25, and fusions of their rankings."""
 
     encoders: dict[str, str] = MISSING
     bm25: bool = MISSING
     embeddings: str | None = None
+    fusions: dict[str, FusionConfig] = field(default_factory=dict)
 
 
 @dataclass

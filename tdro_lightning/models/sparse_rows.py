@@ -48,6 +48,11 @@ class SparseRows:
         return len(self.counts)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """N and V."""
+        return len(self), self.width
+
+    @property
     def device(self) -> torch.device:
         """Where the values lie."""
         return self.values.device
@@ -135,7 +140,7 @@ def whole(vectors: Tensor | SparseRows) -> Tensor:
 def stack(parts: Sequence[Tensor | SparseRows]) -> Tensor | SparseRows:
     """The rows of some parts of either form, one part after the other, in the smaller form."""
     active = sum(part.numel() if isinstance(part, Tensor) else len(part.values) for part in parts)
-    width = parts[0].shape[1] if isinstance(parts[0], Tensor) else parts[0].width
+    width = parts[0].shape[1]
     if not _smaller(active, sum(map(len, parts)) * width):
         return torch.cat([whole(part) for part in parts])
     rows = [SparseRows.of(part) if isinstance(part, Tensor) else part for part in parts]

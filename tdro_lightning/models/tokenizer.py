@@ -113,6 +113,18 @@ class TextTokenizer:
                     f"the id {number}, but the model has embeddings for 0 to {rows - 1}"
                 )
 
+    def show(self, token: int) -> str:
+        """A token as people read it: its text, or as the tokenizer has it where that is none.
+
+        Spaces alone and parts of a character are no text; an id without a token gives nothing.
+        """
+        if token >= self.vocabulary_size:
+            return ""
+        text = str(self.tokenizer.decode([token]))
+        if text.strip() and "\N{REPLACEMENT CHARACTER}" not in text:
+            return text
+        return str(self.tokenizer.convert_ids_to_tokens(token) or "")
+
     def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:
         """Token ids of each text, at most `max_tokens` each, special tokens included.
 

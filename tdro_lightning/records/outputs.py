@@ -24,6 +24,7 @@ RESULTS = (
 )
 HISTORY = "history.csv"
 BEST_STEP = "best_step.json"
+SPARSE_VECTORS = "sparse_vectors.json"
 
 logger = logging.getLogger(__name__)
 

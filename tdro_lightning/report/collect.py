@@ -12,7 +12,7 @@ from typing import Any, cast
 from tdro_lightning.dro.weights_file import read_weights
 from tdro_lightning.errors import DataError
 from tdro_lightning.files import read_checked_json, read_json, slug
-from tdro_lightning.records.outputs import RECORD, require_intact
+from tdro_lightning.records.outputs import RECORD, SPARSE_VECTORS, require_intact
 from tdro_lightning.report.data_view import read_view
 from tdro_lightning.report.identity import FILES, distinct_sets, without_repeats
 from tdro_lightning.report.runs import (
@@ -24,6 +24,7 @@ from tdro_lightning.report.runs import (
     SetScores,
     Usage,
 )
+from tdro_lightning.report.sparse_vectors import Vectors, read_vectors
 from tdro_lightning.report.sweeps import swept_settings
 
 SOURCES = ("reference", "weights")  # inputs that are results of a run before
@@ -185,6 +186,7 @@ def _retrievers(
     path = folder / "metrics.json"
     record = _require(read_json(path) if path.is_file() else {}, OBJECT, str(path))
     recorded = _table(record.get("sets"), f"{path}: `sets`")
+    vectors = _vectors(folder / SPARSE_VECTORS)
     retrievers = []
     for label, value in _table(record.get("retrievers"), f"{path}: `retrievers`").items():
         place = f"{path}: `retrievers.{label}.sets`"
@@ -205,6 +207,7 @@ def _retrievers(
                 _require(metrics.get("queries"), COUNT, f"{place}, `{name}.queries`"),
                 folder / "per_query" / slug(label) / f"{slug(name)}.json",
                 _set_fingerprint(name, recorded, inputs, path),
+                vectors.get(label, {}).get(name),
             )
             for name, metrics in sets.items()
         }
@@ -235,6 +238,11 @@ def _set_fingerprint(
 def _view(path: Path) -> Mapping[str, Any]:
     """The data view of a validation; empty where an earlier version, or another stage, wrote."""
     return read_view(read_json(path), path) if path.is_file() else {}
+
+
+def _vectors(path: Path) -> Mapping[str, Vectors]:
+    """What is recorded of sparse vectors, by encoder; empty where there are none."""
+    return read_vectors(read_json(path), path) if path.is_file() else {}
 
 
 def _weights(path: Path) -> tuple[DomainWeight, ...]:

@@ -35,6 +35,7 @@ from tdro_lightning.report.sections import (
     Section,
     result_section,
     run_sections,
+    sparse_section,
     sweep_section,
 )
 from tdro_lightning.report.significance_file import comparisons_as_json
@@ -116,6 +117,7 @@ def _write_files(
     sections = [
         *(section for section, _ in swept),
         result_section(by_run, comparisons, metric, changes, alarm),
+        sparse_section(by_run, runs),
         *run_sections(runs),
         Section("layouts", "Layouts of the paper", "", (Block("", layouts),) if layouts else ()),
     ]

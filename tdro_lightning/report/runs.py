@@ -20,13 +20,15 @@ class SetScores:
     """Scores of one retriever on one set, {metric: fraction}, and the number of queries.
 
     `per_query` says where the scores of the queries are; they are read when asked for.
-    `fingerprint` is the SHA-256 of the set, empty where the run did not record it.
+    `fingerprint` is the SHA-256 of the set, empty where the run did not record it; `vectors` is
+    what it recorded of sparse vectors.
     """
 
     scores: Mapping[str, float]
     queries: int
     per_query: Path = field(compare=False)
     fingerprint: str = field(compare=False)
+    vectors: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

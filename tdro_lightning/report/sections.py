@@ -22,6 +22,12 @@ from tdro_lightning.report.maps import run_map, step_map
 from tdro_lightning.report.result_tables import gain_tables, score_tables, seed_note
 from tdro_lightning.report.results import TITLES, Result
 from tdro_lightning.report.runs import Run
+from tdro_lightning.report.sparse_vectors import (
+    example_tables,
+    term_curves,
+    vector_tables,
+    vectors_of,
+)
 from tdro_lightning.report.sweep_plots import sweep_figure, sweep_lines
 from tdro_lightning.report.sweep_results import baseline_scores, sweep_points, sweep_table
 from tdro_lightning.report.sweeps import Sweep
@@ -161,6 +167,20 @@ def view_section(runs: Sequence[Run]) -> Section:
         blocks += _block(worst, heading=f"Worst rows of each domain, {run.name}")
     warnings = dict.fromkeys(text for run in viewed for text in view_warnings(run.view))
     return Section("view", "Data view", " ".join(warnings), tuple(blocks))
+
+
+def sparse_section(results: Sequence[Result], runs: Sequence[Run]) -> Section:
+    """What sparse vectors are: numbers in sight, the terms of some texts folded; else empty."""
+    encoders = vectors_of(results)
+    blocks = (
+        *_block(vector_tables(encoders) if encoders else [], [term_curves(runs)]),
+        *(
+            block
+            for name, sets in encoders.items()
+            for block in _block(example_tables(name, sets), heading=f"Top terms of {name}")
+        ),
+    )
+    return Section("sparse", "Sparse vectors", "", blocks)
 
 
 def _block(

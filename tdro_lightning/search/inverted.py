@@ -69,7 +69,7 @@ class InvertedIndex(SparseScorer):
     """Sparse documents in blocks, each with the documents of every term.
 
     All processes make it together, each its share of the blocks. The blocks lie in the folder; one
-    that is there as it was written is left alone.
+    that is there as it was written is left alone. `term` shows a term, as in `SparseRetriever`.
 
     Args:
         retriever: whose embeddings they are.
@@ -86,6 +86,7 @@ class InvertedIndex(SparseScorer):
     ) -> None:
         super().__init__(retriever.stored_embeddings, documents, position)
         self._shape = documents.shape
+        self.term = retriever.term
         limits = retriever.block_weights, retriever.block_documents
         self.blocks = blocks_of(documents, folder, *limits)
         for block in self.blocks[rank() :: world_size()]:
@@ -145,6 +146,7 @@ class SparseRetriever:
         shard_texts: texts in one file of embeddings.
         block_weights: in one block of the index, unless one document has more.
         block_documents: in one block of the index.
+        term: from the number of a term to how it is shown to people.
 
     Raises:
         ValueError: an option is not one of those above, or a number is below 1.
@@ -160,6 +162,7 @@ class SparseRetriever:
     shard_texts: int = SHARD_TEXTS
     block_weights: int = BLOCK_WEIGHTS
     block_documents: int = BLOCK_DOCUMENTS
+    term: Callable[[int], str] = str
 
     def __post_init__(self) -> None:
         if self.weights not in STORED:

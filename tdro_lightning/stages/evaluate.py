@@ -1,13 +1,14 @@
-"""Stage `evaluate`: BM25 and encoders on the evaluation sets of a benchmark."""
+"""Stage `evaluate`: BM25, encoders and fusions of them on the evaluation sets of a benchmark."""
 
 from pathlib import Path
 
 from tdro_lightning.config.benchmarks import benchmark_sets
-from tdro_lightning.config.constraints import benchmark_is_set
+from tdro_lightning.config.constraints import benchmark_is_set, fusion_rules
 from tdro_lightning.config.schema import Config
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.errors import ConfigError
+from tdro_lightning.records.outputs import SPARSE_VECTORS
 from tdro_lightning.runs.inputs import evaluation_sets
 from tdro_lightning.search.retriever import Retriever
 from tdro_lightning.stages import require
@@ -22,6 +23,7 @@ def _run(config: Config) -> None:
     from tdro_lightning.assembly.encoders import configured_encoder
     from tdro_lightning.assembly.evaluate import encoder_retrievers, evaluate_and_print
     from tdro_lightning.search.bm25 import BM25Retriever
+    from tdro_lightning.search.fusion import Fusion
 
     quiet_libraries()
     settings = require(config.evaluate)
@@ -32,7 +34,11 @@ def _run(config: Config) -> None:
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
     for label, path in settings.encoders.items():
         retrievers |= encoder_retrievers(label, configured_encoder(config, path))
-    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings)
+    fusions = {
+        label: Fusion(tuple(own.of), own.rule, tuple(own.weights) if own.weights else None)
+        for label, own in settings.fusions.items()
+    }
+    evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings, fusions)
 
 
 def _inputs(config: Config) -> dict[str, Input]:
@@ -46,8 +52,8 @@ STAGE = Stage(
     section="evaluate",
     settings=lambda config: ("evaluate", "benchmark", "model", "data"),
     inputs=_inputs,
-    outputs=("metrics.json", "per_query"),
-    rules=benchmark_is_set,
+    outputs=("metrics.json", "per_query", SPARSE_VECTORS),
+    rules=lambda config: benchmark_is_set(config) + fusion_rules(config),
     models=lambda config: [*require(config.evaluate).encoders.values()],
     all_processes=True,
 )

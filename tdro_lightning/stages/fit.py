@@ -10,7 +10,7 @@ from tdro_lightning.config.training import ModelConfig
 from tdro_lightning.dro.transfer import RULES
 from tdro_lightning.errors import DataError
 from tdro_lightning.models.model_files import saved_head
-from tdro_lightning.records.outputs import BEST_STEP
+from tdro_lightning.records.outputs import BEST_STEP, SPARSE_VECTORS
 from tdro_lightning.runs.inputs import domains, evaluation_sets
 
 
@@ -124,7 +124,8 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=(
         *("encoder", "weights.json", "mixture.yaml", "data_usage.json", "history.csv"),
-        *("metrics.json", "per_query", "diagnostics", "quarantine.jsonl", BEST_STEP),
+        *("metrics.json", "per_query", SPARSE_VECTORS, "diagnostics", "quarantine.jsonl"),
+        BEST_STEP,
     ),
     rules=_rules,
     models=lambda config: [

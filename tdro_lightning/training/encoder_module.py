@@ -1,12 +1,16 @@
 """What the two modules that train share: one encoder, its optimiser, and the watches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from torch import Tensor
 
 from tdro_lightning.dro.diagnostics import Watches
 from tdro_lightning.dro.measurement import Measurement
+from tdro_lightning.losses.contrastive import Vectors
+from tdro_lightning.losses.term_watch import TermWatch
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.strategies import FullyShardedParallel
@@ -40,10 +44,31 @@ class EncoderModule(LightningModule):
             "module.temperature": temperature,
         }
         self.watches = Watches(causes, measurement)
+        self.term_watch = TermWatch(optimisation.sparsity)
 
     def encoders(self) -> tuple[Encoder, Encoder | None]:
         """The encoder that trains, and the frozen reference where there is one."""
         raise NotImplementedError
+
+    def add_penalties(
+        self,
+        vectors: Vectors,
+        count: int,
+        domain: Tensor | None = None,
+        names: Sequence[str] = (),
+    ) -> dict[str, float]:
+        """Add the gradient of what keeps vectors sparse to theirs; returns what is logged.
+
+        Args:
+            vectors: [B + P, V] of this process, the queries first, with a gradient.
+            count: number of queries, B.
+            domain: [B] index of each query's domain; None where they are of one.
+            names: domain names, in index order.
+        """
+        step = self.global_step
+        logged = self.optimisation.penalise(vectors, count, step, domain, names)
+        self.term_watch.look_at(logged, vectors.shape[1], step)
+        return logged
 
     def configure_model(self) -> None:
         """Spread the encoders over devices where the strategy does that."""
@@ -66,7 +91,9 @@ class EncoderModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the watches have counted."""
         self.watches.save(checkpoint)
+        self.term_watch.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the watches continue to count."""
         self.watches.load(checkpoint)
+        self.term_watch.load(checkpoint)

@@ -76,7 +76,7 @@ class FinetuneModule(EncoderModule):
         require_finite_losses(losses, batch.domain, self.names, batch.query_ids, "retriever")
         domain = int(batch.domain[0])
         self.manual_backward(self.loss_scale[domain] * losses.sum() / (len(batch) * world_size()))
-        penalties = self.optimisation.penalise(cache.vectors, len(batch), step)
+        penalties = self.add_penalties(cache.vectors, len(batch))
         cache.backward(self.manual_backward)
         loss = float(gather_rows(losses.detach()).mean())
         self.watches.look_at_loss([loss], len(passages), step)

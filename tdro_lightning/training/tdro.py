@@ -83,8 +83,7 @@ class TDROModule(EncoderModule):
 
     def penalise(self, vectors: Vectors, count: int, domain: Tensor) -> None:
         """Add the gradient of what keeps vectors sparse, outside of the measurement."""
-        step, names = self.global_step, self.weights.names
-        log_now(self, self.optimisation.penalise(vectors, count, step, domain, names))
+        log_now(self, self.add_penalties(vectors, count, domain, self.weights.names))
 
     def losses(self, vectors: Vectors, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""

@@ -49,6 +49,7 @@ GIVEN = {  # what no file gives, and an entry in each table
     "mine.input": "rows",
     "benchmark.sets.one": {"folder": "scifact"},
     "evaluate.encoders.one": "encoder",
+    "evaluate.fusions.one": {"of": ["one", "bm25"], "rule": "weighted", "weights": [2.0, 1.0]},
     "domains.rows": {"one": 5},
     "domains.only": ["nq", "one"],
     "source.columns": {"query": "q", "positive": "p"},

@@ -176,7 +176,7 @@ def compared(folder: Path) -> dict[str, Any]:
     """Whether both runs made the same embeddings and found the same documents."""
     whole, killed = (np.load(folder / f"{name}.npz") for name in ("whole", "killed"))
     files = [
-        {path.relative_to(folder / name): path for path in (folder / name).rglob("*")}
+        {p.relative_to(folder / name): p for p in (folder / name).rglob("*") if p.suffix != ".tmp"}
         for name in ("whole", "killed")
     ]
     shards = {path.relative_to(folder / "whole") for path in encoded(folder, "whole")}
@@ -191,6 +191,7 @@ def compared(folder: Path) -> dict[str, Any]:
         **({"dtype": str(np.load(one, mmap_mode="r").dtype)} if one.suffix == ".npy" else {}),
         "equal shards": len(shards & same),
         **({"blocks": len(blocks), "equal blocks": len(blocks & same)} if blocks else {}),
+        "left over": len([*(folder / "killed").rglob("*.tmp")]),
         "files in one of them": sorted(map(str, files[0].keys() ^ files[1].keys())),
         "equal documents": bool((whole["indices"] == killed["indices"]).all()),
         "equal scores": bool((whole["scores"] == killed["scores"]).all()),

@@ -5,6 +5,7 @@ are kept. The backward pass needs no logits either: a term's gradient goes to on
 Legend: R texts, L tokens a text, H hidden size, V terms.
 """
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -38,7 +39,8 @@ def sparse_vectors(
         bias: [V] in the same dtype, or None.
         mask: [R, L] true where a token counts.
         scale: above 0.
-        tile: terms whose logits are held at a time, and fewer than `STRIP` more at the end.
+        tile: terms whose logits are held at a time; more than `STRIP` are made whole strips, and
+            fewer than a strip more are held at the end.
 
     Returns:
         [R, V] float32, or float64 for such weights; 0 for a text in which no token counts.
@@ -124,7 +126,12 @@ def _pool(
 
 
 def _tiles(terms: int, tile: int) -> list[slice]:
-    """The tiles; a rest of a few terms, which other kernels would multiply, is left in the last."""
+    """The tiles: whole strips, and a rest of a few terms in the last.
+
+    Other kernels would multiply a broken strip, and sum in another order.
+    """
+    if tile > STRIP:
+        tile = math.ceil(tile / STRIP) * STRIP
     starts = list(range(0, terms, tile))
     if len(starts) > 1 and terms - starts[-1] < min(tile, STRIP):
         starts.pop()

@@ -35,7 +35,8 @@ def test_files_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "tdro_lightning/training" / name for name in ("tdro.py", "finetune.py")]
+    "path",
+    [ROOT / "tdro_lightning/training" / name for name in ("tdro.py", "finetune.py", "mntp.py")],
 )
 def test_modules_are_thin(path: Path) -> None:
     """At most 150 lines, 10 methods and 8 constructor arguments."""

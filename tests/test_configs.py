@@ -180,7 +180,7 @@ def test_the_presets_are_what_their_sources_say() -> None:
             ("doremi", ["module.reference=r"]),
         )
     }
-    assert set(presets) | {"finetune"} == set(options("module"))
+    assert set(presets) | {"finetune", "mntp"} == set(options("module"))
     shown = {name: tuple(getattr(preset, key) for key in keys) for name, preset in presets.items()}
     assert shown == {
         "tdro": ("ratio", 0.02, "clip", 0.0, "r"),

@@ -69,12 +69,14 @@ def require_room_for_queries(
     Raises:
         ConfigError: names the longest such prompt.
     """
-    taken = {
-        (domain.name, prompt): int(
-            tokenizer([templates.format_query("", prompt)], 1 << 20).lengths[0]
-        )
+    empty = {
+        (domain.name, prompt): templates.format_query("", prompt)
         for domain in domains
         for prompt in domain.prompts
+    }
+    taken = {  # a template may have no place for prompts, and a tokenizer add no token by itself
+        place: int(tokenizer([text], 1 << 20).lengths[0]) if text else 0
+        for place, text in empty.items()
     }
     longest = max(taken.values(), default=0)
     if longest and query_tokens - longest < LEAST_QUERY_TOKENS:

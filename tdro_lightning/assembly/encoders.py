@@ -3,6 +3,9 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
 
 from tdro_lightning.config.schema import Config
 from tdro_lightning.console.output import tell
@@ -28,11 +31,50 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
     Raises:
         ConfigError: no such model, or one that cannot be pooled as asked.
     """
-    lora = config.model.lora if trained else None
     wants_sparse = config.model.head == "sparse"
+    encoder = _loaded(config, path, config.model.pooling, sparse=wants_sparse, trained=trained)
+    if encoder.sparse != wants_sparse:
+        kinds = ("sparse", "dense") if encoder.sparse else ("dense", "sparse")
+        tell(f"  {path}: its folder has a {kinds[0]} head, which holds; not model.head={kinds[1]}")
+    elif not config.model.normalized and getattr(encoder.head, "normalized", False):
+        tell(f"  {path}: its folder has vectors of unit length; not model.normalized=false")
+    for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
+        section, _, name = key.partition(".")
+        asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
+        if asked != holds:
+            tell(f"  {path}: its folder has {name} {holds}, which holds; not {key}={asked}")
+    return encoder
+
+
+def configured_language_model(config: Config) -> Encoder:
+    """Load the model that is adapted: an encoder whose sparse head is the language model's own.
+
+    Its tokenizer stays as it is, whatever pooling follows.
+
+    Raises:
+        ConfigError: no such model, one that is a dense encoder, or whose tokens see one side only.
+    """
+    path = config.model.path
+    encoder = _loaded(config, path, "mean", sparse=True, trained=True)
+    if not encoder.sparse:
+        raise ConfigError(
+            f"model.path={path}: is an encoder with a dense head; module=mntp adapts a language "
+            "model, so name that"
+        )
+    if encoder.causal:
+        raise ConfigError(
+            "module=mntp adapts a model to tokens that see both sides, and those of "
+            f"model.path={path} see one; set model.bidirectional=true"
+        )
+    return encoder
+
+
+def _loaded(config: Config, path: str, pooling: str, *, sparse: bool, trained: bool) -> Encoder:
+    """The encoder of a path; with an adapter where it is to be trained and one is configured."""
+    lora = config.model.lora if trained else None
     encoder = load_encoder(
         path,
-        pooling=config.model.pooling,
+        pooling=pooling,
         query_tokens=config.data.query_tokens,
         passage_tokens=config.data.passage_tokens,
         dtype=config.model.dtype,
@@ -44,21 +86,22 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         passage_template=config.model.passage_template,
         bidirectional=config.model.bidirectional,
         dimensions=config.model.dimensions,
-        sparse=configured_shape(config),
+        sparse=SparseShape(**asdict(config.model.sparse)) if sparse else None,
+        normalized=config.model.normalized,
     )
-    if encoder.sparse != wants_sparse:
-        kinds = ("sparse", "dense") if encoder.sparse else ("dense", "sparse")
-        tell(f"  {path}: its folder has a {kinds[0]} head, which holds; not model.head={kinds[1]}")
     if trained and encoder.sparse and encoder.head.trained and lora and encoder.head.tied:
         raise ConfigError(
             f"model.sparse.trained=true: the head of model.path={path} is its embedding, which an "
             "adapter leaves as it is; use model.sparse.trained=false or model.lora=null"
         )
-    for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
-        section, _, name = key.partition(".")
-        asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)
-        if asked != holds:
-            tell(f"  {path}: its folder has {name} {holds}, which holds; not {key}={asked}")
+    if lora is not None and isinstance(encoder.backbone, PeftModel):
+        own: Any = encoder.backbone.peft_config["default"]
+        sizes = (own.r, own.lora_alpha, own.lora_dropout)
+        if sizes != (lora.r, lora.alpha, lora.dropout):
+            tell(
+                "  {}: its adapter, of r {}, alpha {} and dropout {}, is trained on; not a fresh "
+                "one of model.lora".format(path, *sizes)
+            )
     if trained and config.strategy.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder

@@ -1,4 +1,4 @@
-"""Training as configured: tDRO, or fine-tuning, which with uniform weights makes the reference."""
+"""Training as configured: tDRO, fine-tuning (with uniform weights the reference), adaptation."""
 
 import logging
 from collections.abc import Iterator
@@ -15,7 +15,11 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.utils.data._utils import signal_handling
 
 from tdro_lightning.assembly.domains import configured_domains, require_room_for_queries
-from tdro_lightning.assembly.encoders import configured_encoder, configured_reference
+from tdro_lightning.assembly.encoders import (
+    configured_encoder,
+    configured_language_model,
+    configured_reference,
+)
 from tdro_lightning.assembly.evaluate import encoder_retrievers, evaluate_and_print
 from tdro_lightning.assembly.mixture import (
     configured_mixture,
@@ -26,6 +30,7 @@ from tdro_lightning.assembly.modules import (
     data_module,
     domain_weights,
     optimisation,
+    passage_data,
     reference_path,
     tdro_module,
     warn_of_temperature,
@@ -36,7 +41,7 @@ from tdro_lightning.assembly.validation import (
     write_best_step,
 )
 from tdro_lightning.config.benchmarks import benchmark_sets
-from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.config.schema import Config, FinetuneConfig, MNTPConfig, TDROConfig
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.data.domains import Domain
 from tdro_lightning.distributed.processes import (
@@ -65,6 +70,7 @@ from tdro_lightning.training.datamodules import RetrievalDataModule
 from tdro_lightning.training.encoder_module import EncoderModule
 from tdro_lightning.training.finetune import FinetuneModule
 from tdro_lightning.training.kept import Kept, KeptParameters, KeptWeights
+from tdro_lightning.training.mntp import MNTPModule
 from tdro_lightning.training.strategies import strategy
 
 
@@ -75,10 +81,13 @@ def fit(config: Config) -> None:
     lightning.seed_everything(config.seed, verbose=False)
     require_trackers(config)
     with close_trackers(config):
-        rows = configured_domains(config, negatives=config.data.negatives > 0)
+        adapts = isinstance(config.module, MNTPConfig)
+        rows = configured_domains(config, negatives=config.data.negatives > 0 and not adapts)
         domains, dev_sets = split_for_validation(config, rows)
         if isinstance(config.module, TDROConfig):
             fit_tdro(config, config.module, domains, dev_sets)
+        elif isinstance(config.module, MNTPConfig):
+            fit_language_model(config, config.module, domains)
         else:
             fit_retriever(config, config.module, domains, dev_sets)
 
@@ -153,6 +162,19 @@ def fit_retriever(
             mixture_label(config), configured_encoder(config, str(folder))
         )
         evaluate_and_print(retrievers, sets, Path(config.run_dir))
+
+
+def fit_language_model(config: Config, settings: MNTPConfig, domains: list[Domain]) -> None:
+    """Adapt a decoder to tokens that see both sides; writes `encoder/` and `data_usage.json`."""
+    rows = sum(map(len, domains))
+    share = {domain.name: len(domain) / rows for domain in domains}
+    model = configured_language_model(config)
+    data = passage_data(config, settings, domains, model)
+    _write_usage(config, data, share, config.trainer.steps)
+    module = MNTPModule(model, list(share), optimisation(config), config.seed)
+    _train(config, module, data, Throughput(model), [], KeptParameters(module))
+    model.save(Path(config.run_dir) / "encoder", adapted=True)
+    barrier()
 
 
 def _train(

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from tdro_lightning.config.schema import Config, TDROConfig
+from tdro_lightning.config.schema import Config, MNTPConfig, TDROConfig
 from tdro_lightning.console.output import note_warning
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
 from tdro_lightning.data.domains import Domain
+from tdro_lightning.data.masking import Masking, MaskingCollator
+from tdro_lightning.data.passages import PassageDataset
 from tdro_lightning.dro.measurement import Measurement
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.losses.sparsity import Sparsity
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.training.datamodules import RetrievalDataModule
+from tdro_lightning.training.datamodules import PassageDataModule, RetrievalDataModule
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.tdro import TDROModule
 
@@ -76,7 +79,7 @@ def warn_of_temperature(encoder: Encoder, temperature: float) -> None:
 
 def optimisation(config: Config) -> Optimisation:
     """How the encoder trains; factors of a regulariser rise over a share of the steps."""
-    steps, given = config.trainer.steps, config.module.sparsity
+    steps, given = config.trainer.steps, getattr(config.module, "sparsity", None)
     sparsity = given and Sparsity(
         given.kind, given.queries, given.passages, round(given.ramp * steps)
     )
@@ -110,4 +113,26 @@ def data_module(
         seed=config.seed,
         workers=data.workers,
         probability=[probability[domain.name] for domain in domains] if one_domain else None,
+    )
+
+
+def passage_data(
+    config: Config, settings: MNTPConfig, domains: Sequence[Domain], encoder: Encoder
+) -> PassageDataModule:
+    """The batches of an adaptation; arguments as for `data_module`."""
+    tokenizer, data = encoder.tokenizer, config.data
+    embeddings: Any = encoder.backbone.get_input_embeddings()
+    masking = Masking(
+        settings.masked,
+        tokenizer.mask_id(),
+        min(tokenizer.vocabulary_size, len(embeddings.weight)),
+        tuple(tokenizer.tokenizer.all_special_ids),
+    )
+    return PassageDataModule(
+        PassageDataset(domains, config.seed, encoder.templates),
+        MaskingCollator(tokenizer, encoder.passage_tokens, masking, config.seed),
+        batch_size=data.batch_size,
+        steps=config.trainer.steps,
+        seed=config.seed,
+        workers=data.workers,
     )

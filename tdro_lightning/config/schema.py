@@ -20,6 +20,7 @@ from tdro_lightning.config.training import (
     DomainsConfig,
     FinetuneConfig,
     LoggerConfig,
+    MNTPConfig,
     ModelConfig,
     OptimiserConfig,
     StrategyConfig,
@@ -31,7 +32,15 @@ from tdro_lightning.config.training import (
 )
 from tdro_lightning.data import imports
 
-__all__ = ["MODULES", "Config", "DomainConfig", "FinetuneConfig", "ModelConfig", "TDROConfig"]
+__all__ = [
+    "MODULES",
+    "Config",
+    "DomainConfig",
+    "FinetuneConfig",
+    "MNTPConfig",
+    "ModelConfig",
+    "TDROConfig",
+]
 
 
 @dataclass

@@ -59,6 +59,7 @@ class ModelConfig:
     head: str = key("dense", choices=("dense", "sparse"))
     sparse: SparseHeadConfig = field(default_factory=SparseHeadConfig)
     bidirectional: bool | None = None
+    normalized: bool = True
     dimensions: list[int] | None = key(None, at_least=1, at_most=1_000_000)
     query_template: str | None = None
     passage_template: str | None = None
@@ -184,7 +185,15 @@ class FinetuneConfig:
     sparsity: SparsityConfig | None = None
 
 
-MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig}
+@dataclass
+class MNTPConfig:
+    """The adaptation of a decoder whose tokens see both sides: masked next-token prediction."""
+
+    kind: str = "mntp"
+    masked: float = key(above=0, below=1)
+
+
+MODULES: dict[str, type] = {"tdro": TDROConfig, "finetune": FinetuneConfig, "mntp": MNTPConfig}
 
 
 @dataclass
@@ -221,6 +230,7 @@ class OptimiserConfig:
     """AdamW and its schedule."""
 
     lr: float = key(above=0, at_most=1000)
+    schedule: str = key(choices=table_names("training/optim.py", "SCHEDULES"))
     weight_decay: float = key(at_least=0, at_most=1000)
     warmup_steps: int = key(at_least=0, at_most=MOST_COUNT)
     min_lr_ratio: float = key(at_least=0, at_most=1)

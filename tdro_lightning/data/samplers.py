@@ -195,3 +195,32 @@ class HomogeneousBatches(BatchSampler):
     def _drawn_before(self, domain: int, step: int) -> int:
         size = self._distinct_rows(self.rows[domain])
         return size * int(np.searchsorted(self._steps[domain], step))
+
+
+class PooledBatches(BatchSampler):
+    """Rows of all domains alike, in one shuffled order: each row once before any row twice."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._ends = np.cumsum(self.rows)
+        self._order = RowOrder(int(self._ends[-1]), self.seed, "all domains")
+
+    def global_batch(self, step: int) -> list[Draw]:
+        """The draws of all ranks at a step, in the order that they come."""
+        rows = self._order.take(step * self.batch_size, self.batch_size)
+        domains = self._domains_of(rows)
+        own = rows - (self._ends - self.rows)[domains]
+        pairs = zip(domains.tolist(), own.tolist(), strict=True)
+        return [Draw(step, domain, row) for domain, row in pairs]
+
+    def rows_drawn(self, steps: int | None = None) -> list[int]:
+        """Rows drawn from each domain in the first steps; None counts the whole run."""
+        count = self.batch_size * (self.steps if steps is None else steps)
+        passes, rest = divmod(count, int(self._ends[-1]))
+        begun = self._domains_of(self._order.take(passes * int(self._ends[-1]), rest))
+        counts = passes * np.array(self.rows) + np.bincount(begun, minlength=len(self.rows))
+        return [int(number) for number in counts]
+
+    def _domains_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The domain of each row of the one order."""
+        return np.searchsorted(self._ends, rows, side="right")

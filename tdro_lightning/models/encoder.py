@@ -29,7 +29,11 @@ from tdro_lightning.models.adapter import (
 )
 from tdro_lightning.models.head import Head, save_head
 from tdro_lightning.models.last_layer import last_layer
-from tdro_lightning.models.model_files import DESCRIPTION, deciding_files
+from tdro_lightning.models.model_files import (
+    DESCRIPTION,
+    attends_to_both_sides,
+    deciding_files,
+)
 from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.sparse_head import SparseHead, to_csr
 from tdro_lightning.models.sparse_rows import SparseRows, compact, stack
@@ -207,18 +211,25 @@ class Encoder(nn.Module):
 
     def _embed_first(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of a chunk that is padded on the right."""
-        # In a causal model nothing looks at padding on the right; without a mask the fast attention
-        # kernels run.
-        attention_mask = None if self.causal else mask.long()
-        self._adapter_inputs.adjust(ids.device)
         lean = self._last_layer.only(last_positions(mask)) if self._last_layer else nullcontext()
         with lean:
-            states = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+            states = self.token_states(ids, mask)
         with torch.autocast(states.device.type, enabled=False):
             if isinstance(self.head, SparseHead):
                 return self.head(states, self.head.counted(ids, mask, self._special))
             vectors: Tensor = self.head(POOLINGS[self.pooling](states, mask))
             return vectors
+
+    def token_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states [R, L, H] of a chunk that is padded on the right."""
+        # In a causal model nothing looks at padding on the right; without a mask the fast attention
+        # kernels run.
+        attention_mask = None if self.causal else mask.long()
+        self._adapter_inputs.adjust(ids.device)
+        states: Tensor = self.backbone(
+            input_ids=ids, attention_mask=attention_mask
+        ).last_hidden_state
+        return states
 
     def embed_queries(self, texts: Sequence[str], prompt: str | None) -> Vectors:
         """Vectors [N, D] of queries under one prompt, without gradient."""
@@ -268,10 +279,14 @@ class Encoder(nn.Module):
         """Put the encoder in eval mode without gradients, as the reference needs it."""
         return self.requires_grad_(False).eval()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, adapted: bool = False) -> None:
         """Write model (or adapter), tokenizer and description, for `loading.load_encoder` to read.
 
         All ranks of a run call it together, and the first one writes.
+
+        Args:
+            folder: it is made.
+            adapted: as for `describe`.
         """
         whole = None
         if self.sharded:
@@ -287,19 +302,33 @@ class Encoder(nn.Module):
         if not self.sparse or self.head.trained or not isinstance(self.backbone, PeftModel):
             save_head(self.head, folder)  # else it is the base model's
         self.tokenizer.save(folder)
-        self.describe(folder)
+        self.describe(folder, adapted=adapted)
 
-    def describe(self, folder: Path) -> None:
-        """Write what `loading.load_encoder` has to know beside the model, after all other files."""
+    def describe(self, folder: Path, *, adapted: bool = False) -> None:
+        """Write what `loading.load_encoder` has to know beside the model, after all other files.
+
+        Args:
+            folder: of the model.
+            adapted: it is a language model that any encoder can be made of: how its texts are read
+                and pooled is left open.
+        """
+        reading = {
+            "pooling": self.pooling,
+            "query_tokens": self.query_tokens,
+            "passage_tokens": self.passage_tokens,
+            "templates": asdict(self.templates),
+            "head": self.head.describe(),
+            "prefixes": [*self.head.prefixes],
+        }
+        # The base model's config, which says it otherwise, is not in an adapter's folder.
+        beside = isinstance(self.backbone, PeftModel) and attends_to_both_sides(
+            self.backbone.config
+        )
         write_json(
             folder / DESCRIPTION,
             {
-                "pooling": self.pooling,
-                "query_tokens": self.query_tokens,
-                "passage_tokens": self.passage_tokens,
-                "templates": asdict(self.templates),
-                "head": self.head.describe(),
-                "prefixes": [*self.head.prefixes],
+                **({"adapted": True} if adapted else reading),
+                **({"bidirectional": True} if beside else {}),
                 "sha256": deciding_files(folder),
             },
         )

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from tdro_lightning.errors import ConfigError, InputError
+from tdro_lightning.files import read_json
 from tdro_lightning.models.adapter import (
     Lora,
     add_adapter,
@@ -66,6 +67,7 @@ def load_encoder(
     bidirectional: bool | None = None,
     dimensions: Sequence[int] | None = None,
     sparse: SparseShape | None = None,
+    normalized: bool = True,
 ) -> Encoder:
     """Load an encoder from a hub name, a model folder, or a folder written by `Encoder.save`.
 
@@ -80,15 +82,18 @@ def load_encoder(
         passage_tokens: longest passage in tokens.
         dtype: dtype of the weights, `float32` or `bfloat16`.
         attention: attention kernels; `auto` takes flash attention where it can run.
-        lora: sizes of a fresh adapter to train; None trains, or uses, the model as it is.
+        lora: sizes of a fresh adapter to train; None trains, or uses, the model as it is. The
+            adapter of an adapted language model is trained on, whatever its sizes.
         chunk_tokens: padded tokens in one forward pass.
         kept_tokens: padded tokens whose activations a training step keeps.
         query_template, passage_template: go before what the folder says; None leaves it.
-        bidirectional: whether a decoder's tokens see those behind them; None leaves its config.
+        bidirectional: whether a decoder's tokens see those behind them; None leaves what the
+            folder or its config says.
         dimensions: numbers of first values of a vector that are vectors of their own; None takes
             those that the encoder was trained with.
         sparse: the sparse head that the language model's becomes, where the folder says nothing;
             None makes dense vectors.
+        normalized: whether dense vectors are scaled to unit length, where the folder says nothing.
 
     Raises:
         ConfigError: no such model, one that brings code, weights missing from it, a tokenizer
@@ -102,10 +107,12 @@ def load_encoder(
     logger.info("loading %s", path)
     try:
         refuse_model_code(path)
-        asked = Reading(pooling, query_tokens, passage_tokens, sparse=sparse)
+        head_asked = Head(normalized=normalized)
+        asked = Reading(pooling, query_tokens, passage_tokens, head=head_asked, sparse=sparse)
         reading = read_folder(path, asked).with_templates(query_template, passage_template)
         tokenizer = TextTokenizer.load(path, reading.pooling, reading.append_eos)
         limits = (reading.query_tokens, reading.passage_tokens)
+        bidirectional = reading.bidirectional if bidirectional is None else bidirectional
         backbone, head = _load_backbone(
             path, getattr(torch, dtype), attention, limits, bidirectional, reading.sparse
         )
@@ -119,7 +126,8 @@ def load_encoder(
         first_line = f"{str(error).strip() or type(error).__name__}".splitlines()[0]
         raise ConfigError(f"model.path={path}: cannot be loaded ({first_line})") from None
     if lora is not None:
-        backbone = _fresh_lora(backbone, lora, path)
+        if not (reading.adapted and isinstance(backbone, PeftModel)):
+            backbone = _fresh_lora(backbone, lora, path)
         reading.head.requires_grad_(False)  # an adapter's folder holds what the adapter trains
     encoder = Encoder(
         backbone,
@@ -167,7 +175,11 @@ def load_on_shared_base(encoder: Encoder, path: str) -> Encoder | None:
     base: Any = encoder.backbone.get_base_model()
     if has_own_embeddings(encoder.backbone) or embedding_rows(path, base) is not None:
         return None
+    if read_json(described).get("adapted"):
+        return None
     reading = read_description(described)
+    if reading.bidirectional is not None and encoder.causal == reading.bidirectional:
+        return None
     head: Head | SparseHead = reading.head
     if reading.sparse is not None:
         if reading.sparse.trained or not isinstance(encoder.head, SparseHead):

@@ -150,6 +150,13 @@ def attend_in_both_directions(config: "PretrainedConfig", both: bool) -> None:
         text.is_causal = not both
 
 
+def attends_to_both_sides(config: "PretrainedConfig") -> bool:
+    """Whether a decoder's config lets its tokens see those behind them."""
+    text = config.get_text_config()
+    both = getattr(text, "use_bidirectional_attention", None)
+    return bool(both) if both is not None else getattr(text, "is_causal", True) is False
+
+
 def require_positions(config: "PretrainedConfig", path: str, query: int, passage: int) -> None:
     """Refuse texts that are longer than the model has positions.
 

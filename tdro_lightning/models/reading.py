@@ -34,6 +34,8 @@ class Reading:
         append_eos: as in `TextTokenizer`; False where the folder is of a trained encoder.
         declared: the `modules.json` that it comes from.
         sparse: the sparse head that is made of the language model's; None makes dense vectors.
+        bidirectional: whether a decoder's tokens see those behind them; None leaves its config.
+        adapted: whether the folder is of an adapted language model, whose adapter is trained on.
     """
 
     pooling: str
@@ -44,6 +46,8 @@ class Reading:
     append_eos: bool = True
     declared: Declared | None = None
     sparse: SparseShape | None = None
+    bidirectional: bool | None = None
+    adapted: bool = False
 
     def with_templates(self, query: str | None, passage: str | None) -> Self:
         """The same with other templates, where some are given."""
@@ -68,7 +72,7 @@ def read_folder(path: str, asked: Reading) -> Reading:
     """
     described = Path(path) / DESCRIPTION
     if described.is_file():
-        return read_description(described)
+        return read_description(described, asked)
     declared = read_declared(path)
     if declared is None:
         return asked
@@ -99,13 +103,21 @@ def read_folder(path: str, asked: Reading) -> Reading:
     )
 
 
-def read_description(path: Path) -> Reading:
+def read_description(path: Path, asked: Reading | None = None) -> Reading:
     """What an `encoder.json` of ours says.
+
+    Args:
+        path: of the file.
+        asked: holds where it is of an adapted language model, which leaves the reading open.
 
     Raises:
         DataError: it is damaged, or a file beside it is not the one that was saved with it.
     """
     described = read_json(path)
+    both = True if isinstance(described, dict) and described.get("bidirectional") else None
+    if asked is not None and isinstance(described, dict) and described.get("adapted") is True:
+        require_deciding_files(path.parent, described.get("sha256"))
+        return replace(asked, bidirectional=both, adapted=True)
     try:
         pooling = described["pooling"]
         query_tokens, passage_tokens = described["query_tokens"], described["passage_tokens"]
@@ -132,5 +144,12 @@ def read_description(path: Path) -> Reading:
     except DAMAGED as error:
         raise DataError(f"{path}: its templates or head cannot be read ({error})") from None
     return Reading(
-        pooling, query_tokens, passage_tokens, templates, head, append_eos=False, sparse=sparse
+        pooling,
+        query_tokens,
+        passage_tokens,
+        templates,
+        head,
+        append_eos=False,
+        sparse=sparse,
+        bidirectional=both,
     )

@@ -92,6 +92,21 @@ class TextTokenizer:
         (folder / "chat_template.jinja").unlink(missing_ok=True)
         shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
 
+    def mask_id(self) -> int:
+        """The token that stands for a hidden one: the mask token, else `_`.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        own: int | None = self.tokenizer.mask_token_id
+        number = self.tokenizer.get_vocab().get("_") if own is None else own
+        if number is None:
+            raise ConfigError(
+                f"model.path={self.tokenizer.name_or_path}: its tokenizer has neither a mask token "
+                "nor `_`, one of which module=mntp needs; name one in its tokenizer_config.json"
+            )
+        return number
+
     def require_rows(self, rows: int) -> None:
         """Refuse a tokenizer whose ids the model has no embedding for.
 

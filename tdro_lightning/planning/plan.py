@@ -6,8 +6,9 @@ from typing import Any
 
 from tdro_lightning.assembly.encoders import configured_reading
 from tdro_lightning.assembly.modules import reference_path
-from tdro_lightning.config.schema import Config, FinetuneConfig
+from tdro_lightning.config.schema import Config, FinetuneConfig, MNTPConfig
 from tdro_lightning.console.durations import format_duration
+from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.planning.cost import cost_lines, estimate_cost, passage_seconds
@@ -65,6 +66,11 @@ def plan_training(config: Config) -> RunPlan:
         ConfigError: settings that cannot be, or an unknown GPU.
         DataError: a row, a weights file or a tokenizer that a run would refuse.
     """
+    if isinstance(config.module, MNTPConfig):
+        raise ConfigError(
+            "stage=plan does not count module=mntp yet; with module=finetune it counts a training "
+            "of the same model"
+        )
     require_intact_training(config)
     encoder, model = _planned_model(config)
     if config.strategy.kind == "fsdp" and encoder.sparse:

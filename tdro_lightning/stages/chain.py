@@ -62,8 +62,8 @@ def step_overrides(config: Config, name: str) -> list[str]:
         *chain.overrides,
         *own,
         *(override for override in command_line if not override.lstrip("+~").startswith(of_chain)),
-        # A step that has a seed of its own keeps it, whatever the chain's is.
-        *(override for override in own if override.startswith("seed=")),
+        # A step that has a seed or a model of its own keeps it, whatever the chain's is.
+        *(override for override in own if override.startswith(("seed=", "model.path="))),
         f"name={config.name}/{name}",
         f"run_dir={config.run_dir}/{name}",
         f"chain_dir={config.run_dir}",

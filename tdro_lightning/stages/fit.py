@@ -1,10 +1,10 @@
-"""Stage `fit`: tDRO, or fine-tuning, which with uniform weights makes the reference."""
+"""Stage `fit`: tDRO, fine-tuning (with uniform weights the reference), adaptation."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from tdro_lightning.config.constraints import mixture_rules
-from tdro_lightning.config.schema import Config, FinetuneConfig, TDROConfig
+from tdro_lightning.config.schema import Config, FinetuneConfig, MNTPConfig, TDROConfig
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.config.training import ModelConfig
 from tdro_lightning.dro.transfer import RULES
@@ -60,6 +60,13 @@ def _rules(config: Config) -> list[str]:
             "validation.metric=ndcg@10"
         )
     module = config.module
+    if isinstance(module, MNTPConfig):
+        if validation is not None:
+            wrong.append(
+                "validation is for training with queries, and module=mntp has none; leave it out, "
+                "in a workflow with chain.steps"
+            )
+        return wrong
     if module.sparsity is not None and config.model.head != "sparse":
         wrong.append("module.sparsity is for sparse vectors; it needs model.head=sparse")
     if isinstance(module, FinetuneConfig):

@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from tdro_lightning.config.schema import Config
+from tdro_lightning.config.schema import Config, MNTPConfig
 from tdro_lightning.config.stage import Stage
 from tdro_lightning.console.output import show_status, tell
 from tdro_lightning.files import write_json
@@ -66,7 +66,10 @@ def _plan_chain(config: Config) -> dict[str, Any]:
         name: check_config(compose("config", step_overrides(config, name)))
         for name in require(config.chain).steps
     }
-    planned = {name: step for name, step in composed.items() if step.stage in PLANS}
+    counted = {name: step for name, step in composed.items() if step.stage in PLANS}
+    planned = {name: step for name, step in counted.items() if not _adapts(step)}
+    if left_out := [name for name, step in counted.items() if _adapts(step)]:
+        tell(f"Not counted, since module=mntp is not yet: {', '.join(left_out)}\n")
     known: dict[str, Any] = {}
     steps = {}
     for number, (name, step) in enumerate(planned.items(), start=1):
@@ -84,6 +87,10 @@ def _plan_chain(config: Config) -> dict[str, Any]:
     total = workflow_total(steps)
     tell(total_line(total))
     return {"steps": {name: plan.content for name, (_, plan) in steps.items()}, "total": total}
+
+
+def _adapts(config: Config) -> bool:
+    return config.stage == "fit" and isinstance(config.module, MNTPConfig)
 
 
 def _tell_notes(notes: list[str]) -> None:

@@ -11,8 +11,14 @@ from torch.utils.data import DataLoader
 
 from tdro_lightning.data.collator import Collator
 from tdro_lightning.data.dataset import RetrievalDataset
-from tdro_lightning.data.example import Example
-from tdro_lightning.data.samplers import BatchSampler, HeterogeneousBatches, HomogeneousBatches
+from tdro_lightning.data.masking import MaskingCollator
+from tdro_lightning.data.passages import PassageDataset
+from tdro_lightning.data.samplers import (
+    BatchSampler,
+    HeterogeneousBatches,
+    HomogeneousBatches,
+    PooledBatches,
+)
 from tdro_lightning.distributed.processes import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -36,8 +42,8 @@ class RetrievalDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: RetrievalDataset,
-        collate: Collator,
+        dataset: RetrievalDataset | PassageDataset,
+        collate: Collator | MaskingCollator,
         *,
         batch_size: int,
         steps: int,
@@ -53,7 +59,7 @@ class RetrievalDataModule(LightningDataModule):
         self.probability = probability
         self._sampling = {"batch_size": batch_size, "steps": steps, "seed": seed}
 
-    def train_dataloader(self) -> DataLoader[Example]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """This rank's batches, from the step a resumed run stands at."""
         return DataLoader(
             self.dataset,
@@ -66,8 +72,14 @@ class RetrievalDataModule(LightningDataModule):
 
     def sampler(self) -> BatchSampler:
         """The batches of this rank."""
+        if self.probability is None:
+            return HeterogeneousBatches(**self._settings())
+        return HomogeneousBatches(**self._settings(), probability=self.probability)
+
+    def _settings(self) -> dict[str, Any]:
+        """Arguments of every sampler."""
         domains = self.dataset.domains
-        arguments: dict[str, Any] = {
+        return {
             **self._sampling,
             "names": [domain.name for domain in domains],
             "rows": [len(domain) for domain in domains],
@@ -75,9 +87,6 @@ class RetrievalDataModule(LightningDataModule):
             "rank": rank(),
             "world_size": world_size(),
         }
-        if self.probability is None:
-            return HeterogeneousBatches(**arguments)
-        return HomogeneousBatches(**arguments, probability=self.probability)
 
     def state_dict(self) -> dict[str, Any]:
         """The next step: all that the order of the data depends on besides the configuration."""
@@ -86,6 +95,14 @@ class RetrievalDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue at the saved step."""
         self.step = int(state_dict["step"])
+
+
+class PassageDataModule(RetrievalDataModule):
+    """Batches of passages, for which the rows of all domains count alike."""
+
+    def sampler(self) -> BatchSampler:
+        """The batches of this rank."""
+        return PooledBatches(**self._settings())
 
 
 def usable_workers(wanted: int) -> int:

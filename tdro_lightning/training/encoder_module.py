@@ -1,4 +1,4 @@
-"""What the two modules that train share: one encoder, its optimiser, and the watches."""
+"""What the modules that train share: one encoder, its optimiser, and the watches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from tdro_lightning.training.strategies import FullyShardedParallel
 
 
 class EncoderModule(LightningModule):
-    """What both modules share: one encoder that trains, its optimiser, and the watches.
+    """What these modules share: one encoder that trains, its optimiser, and the watches.
 
     Args:
         temperature: softmax temperature of the contrastive loss.

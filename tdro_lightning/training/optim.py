@@ -1,7 +1,7 @@
 """AdamW, its schedule, and the one place where gradients become a step."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,34 @@ from tdro_lightning.losses.sparsity import Sparsity
 from tdro_lightning.models.sparse_rows import SparseRows
 
 
+def cosine(lr: float, step: int, steps: int, warmup: int, least: float) -> float:
+    """Linear warm-up from `lr / warmup`, then cosine: the last step has the least rate."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - 1 - warmup)
+    share = (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return lr * (least + (1 - least) * share)
+
+
+def linear(lr: float, step: int, steps: int, warmup: int, least: float) -> float:
+    """Linear warm-up from 0, then linear: the step after the last would have the least rate.
+
+    With `least` 0 it is `get_linear_schedule_with_warmup` of transformers.
+    """
+    if step < warmup:
+        return lr * step / warmup
+    left = max(0, steps - step) / max(1, steps - warmup)
+    return lr * (least + (1 - least) * left)
+
+
+# The learning rate of a step (from 0) from the largest rate, the step, the number of steps and of
+# those of warm-up, and the least rate as a share of the largest.
+SCHEDULES: dict[str, Callable[[float, int, int, int, float], float]] = {
+    "cosine": cosine,
+    "linear": linear,
+}
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """How a model is trained (paper, Table 6; weight decay from the released code).
@@ -22,10 +50,11 @@ class Optimisation:
         steps: optimiser steps in the run.
         lr: largest learning rate.
         warmup_steps: steps of linear warm-up.
-        min_lr_ratio: learning rate at the last step, as a share of `lr`.
+        min_lr_ratio: learning rate at the end, as a share of `lr`.
         weight_decay: decay of matrices; vectors (norms, biases) are not decayed.
         clip_norm: gradients are scaled down to this L2 norm.
         sparsity: what keeps sparse vectors sparse; None adds nothing to the loss.
+        schedule: of `SCHEDULES`.
     """
 
     steps: int
@@ -35,17 +64,15 @@ class Optimisation:
     weight_decay: float
     clip_norm: float
     sparsity: Sparsity | None = None
+    schedule: str = "cosine"
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step (from 0): linear warm-up, then cosine to the minimum ratio.
+        """Learning rate of a step, from 0.
 
         A pure function of the step, so there is no schedule state to save.
         """
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
-        cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
-        return self.lr * (self.min_lr_ratio + (1 - self.min_lr_ratio) * cosine)
+        shape = SCHEDULES[self.schedule]
+        return shape(self.lr, step, self.steps, self.warmup_steps, self.min_lr_ratio)
 
     def optimiser(self, model: nn.Module) -> torch.optim.AdamW:
         """AdamW over the trainable parameters of a model."""

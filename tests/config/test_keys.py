@@ -130,7 +130,7 @@ def outside(key: Key) -> list[Any]:
 def bases() -> dict[str, DictConfig]:
     """A configuration in which every section is in use, for each kind of module."""
     GlobalHydra.instance().clear()
-    experiments = {"tdro": "tdro_qwen05b", "finetune": "finetune_uniform"}
+    experiments = {"tdro": "tdro_qwen05b", "finetune": "finetune_uniform", "mntp": "adapt"}
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         names = ["name=test", "run_dir=run", "chain_dir=run", "benchmark=beir_fast"]
         found = {
@@ -150,6 +150,7 @@ def bases() -> dict[str, DictConfig]:
         base.benchmark.sets = {}
         for key, value in GIVEN.items():
             OmegaConf.update(base, key, value, force_add=True)
+    found["mntp"].validation = None  # it is for training with queries
     found["tdro"].module.reference = "reference"
     found["tdro"].model.dimensions = None  # of fine-tuning
     return found

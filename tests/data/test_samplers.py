@@ -13,6 +13,7 @@ from tdro_lightning.data.samplers import (
     Draw,
     HeterogeneousBatches,
     HomogeneousBatches,
+    PooledBatches,
     RowOrder,
 )
 from tdro_lightning.errors import ConfigError
@@ -265,3 +266,29 @@ def test_a_domain_of_three_million_rows_beside_one_of_ten() -> None:
     assert np.bincount(small).tolist() == [80] * 10
     parts = np.bincount(large * 10 // rows[0], minlength=10)
     assert ((parts - 80) ** 2 / 80).sum() < 27.9  # chi-square with 9 degrees, p 0.001
+
+
+def pooled(**changed: int) -> PooledBatches:
+    given = {"names": ["a", "b", "c"], "rows": [7, 1, 22], "batch_size": 8, "steps": 30, "seed": 5}
+    return PooledBatches(**(given | changed))
+
+
+def test_pooled_batches_draw_every_row_once_before_any_twice() -> None:
+    draws = [draw for batch in pooled() for draw in batch]
+    assert len(draws) == 240
+    for start in range(0, 240, 30):
+        seen = {(draw.domain, draw.row) for draw in draws[start : start + 30]}
+        assert seen == {(d, r) for d, rows in enumerate((7, 1, 22)) for r in range(rows)}
+    for steps in (1, 4, 30):
+        counts = [sum(d.domain == i for d in draws[: 8 * steps]) for i in range(3)]
+        assert pooled().rows_drawn(steps) == counts
+    assert pooled().rows_drawn() == [56, 8, 176]
+
+
+def test_pooled_batches_are_the_same_after_a_resume_and_with_more_processes() -> None:
+    whole = list(pooled())
+    assert list(pooled(start=11)) == whole[11:]
+    halves = zip(pooled(rank=0, world_size=2), pooled(rank=1, world_size=2), strict=True)
+    for batch, (first, second) in zip(whole, halves, strict=True):
+        assert sorted([*first, *second]) == sorted(batch)
+    assert list(pooled(seed=6)) != whole

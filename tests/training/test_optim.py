@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from tdro_lightning.training.optim import Optimisation
 
 
-def optimisation(**changed: float) -> Optimisation:
+def optimisation(**changed: float | str) -> Optimisation:
     settings = {
         "steps": 11,
         "lr": 1e-3,
@@ -112,3 +113,23 @@ def test_gradients_that_are_not_finite_change_nothing(value: float) -> None:
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     assert not optimiser.state
     assert [group["lr"] for group in optimiser.param_groups] == rates
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(50, 2), (50, 0), (7, 7), (1, 0), (3, 9)])
+def test_the_linear_schedule_is_that_of_transformers(steps: int, warmup: int) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    reference = torch.optim.SGD([weight], lr=1e-3)
+    schedule = get_linear_schedule_with_warmup(reference, warmup, steps)
+    ours = optimisation(schedule="linear", steps=steps, warmup_steps=warmup, min_lr_ratio=0.0)
+    for step in range(steps + 3):
+        assert ours.lr_at(step) == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12)
+        reference.step()
+        schedule.step()
+
+
+def test_the_linear_schedule_ends_at_the_least_rate() -> None:
+    rates = [optimisation(schedule="linear", warmup_steps=1).lr_at(step) for step in range(12)]
+    assert rates[0] == 0
+    assert rates[1] == pytest.approx(1e-3)
+    assert rates[6] == pytest.approx(1e-3 * (0.1 + 0.9 * 0.5))
+    assert rates[11] == pytest.approx(0.1e-3)

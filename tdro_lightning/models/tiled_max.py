@@ -109,13 +109,13 @@ def _pool(
     """
     rows, length, _ = states.shape
     mask = mask.bool()
-    flat, left_out = states.flatten(0, 1), (~mask).flatten().nonzero().squeeze(1)
+    flat, left_out = states.flatten(0, 1), ~mask[..., None]
     wide = torch.promote_types(weight.dtype, torch.float32)
     values = states.new_empty(rows, len(weight), dtype=wide)
-    tokens = left_out.new_empty((rows, len(weight)) if with_tokens else (0, 0), dtype=torch.int32)
+    tokens = mask.new_empty((rows, len(weight)) if with_tokens else (0, 0), dtype=torch.int32)
     for part in _tiles(len(weight), tile):
         logits = F.linear(flat, weight[part], None if bias is None else bias[part])
-        logits = logits.index_fill_(0, left_out, -torch.inf).unflatten(0, (rows, length))
+        logits = logits.unflatten(0, (rows, length)).masked_fill_(left_out, -torch.inf)
         if with_tokens:
             values[:, part], tokens[:, part] = logits.max(dim=1)
         else:

@@ -366,3 +366,45 @@ def test_a_misspelt_key_in_an_experiment_file_is_refused(tmp_path: Path) -> None
 def test_package_folder_names_the_extra_to_install() -> None:
     with pytest.raises(ConfigError, match=r"not_installed is not installed.*pretrained"):
         package_folder("not_installed", "model")
+
+
+@pytest.mark.parametrize("kind", ["sp", "ds"])
+@pytest.mark.parametrize("model", ["llama32_1b", "llama32_3b", "llama8b", "qwen05b"])
+def test_the_lion_workflows_are_what_the_paper_s_scripts_say(kind: str, model: str) -> None:
+    chain = composed(f"+experiment=lion_{kind}", f"model={model}").chain
+    assert chain is not None
+    assert list(chain.steps) == ["adapt", "tuned", "trec_dl", "beir", "report"]
+    adapt, tuned = (
+        composed(f"+experiment={experiment}", *chain.overrides, *own, f"model={model}")
+        for experiment, *own in (chain.steps["adapt"], chain.steps["tuned"])
+    )
+    base = composed("+experiment=finetune_uniform", f"model={model}").model.path
+    assert (adapt.model.path, tuned.model.path) == (base, "run/adapt/encoder")
+    for step in (adapt, tuned):
+        assert (step.seed, step.domains.only) == (45, ["msmarco"])
+        assert (step.model.bidirectional, step.trainer.precision) == (True, "bf16-mixed")
+        lora = step.model.lora
+        assert lora is not None
+        assert (lora.r, lora.alpha, lora.dropout) == (16, 32, 0.05)
+        optimiser = step.optimiser
+        assert (optimiser.schedule, optimiser.min_lr_ratio) == ("linear", 0.0)
+        assert (optimiser.weight_decay, optimiser.clip_norm) == (0.0, 1.0)
+    assert (adapt.module.kind, adapt.module.masked) == ("mntp", 0.2)
+    assert (adapt.data.batch_size, adapt.data.passage_tokens) == (32, 512)
+    assert (adapt.trainer.steps, adapt.optimiser.lr) == (10_000, 5e-5)
+    data, optimiser, steps = tuned.data, tuned.optimiser, tuned.trainer.steps
+    assert (data.batch_size, data.negatives) == (112, 16)
+    assert (data.query_tokens, data.passage_tokens) == (64, 128)
+    assert (optimiser.lr, optimiser.warmup_steps, steps) == (1e-4, round(0.04 * steps), 33_250)
+    assert tuned.model.pooling == "mean_of_unit_tokens"
+    assert tuned.model.query_template == tuned.model.passage_template == "{text}"
+    module, dense = tuned.module, kind == "ds"
+    assert (tuned.model.head, tuned.model.normalized) == (
+        ("dense", False) if dense else ("sparse", True)
+    )
+    assert module.temperature == (0.01 if dense else 1.0)
+    if not dense:
+        assert tuned.model.sparse.scale == "quarter"
+        sparsity = module.sparsity
+        assert (sparsity.kind, sparsity.queries, sparsity.passages) == ("flops", 0.05, 0.04)
+        assert round(sparsity.ramp * steps) == round(steps / 3)

@@ -27,6 +27,7 @@ REQUIRED = {
     "finetune_reweight": ["transfer.weights=weights.json"],
     "evaluate": ["benchmark=tdro_mini"],
     "evaluate_hybrid": ["benchmark=tdro_mini", "evaluate.encoders.ours=encoder"],
+    "evaluate_pruned": ["benchmark=tdro_mini", "evaluate.encoders.ours=encoder"],
     "evaluate_published": ["benchmark=beir15"],
     "import": ["source.layout=beir", "source.path=p", "source.name=n", "source.prompts=[Find it]"],
     "report": ["report.runs=[runs]"],

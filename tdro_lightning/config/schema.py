@@ -110,6 +110,15 @@ class FusionConfig:
 
 
 @dataclass
+class PruningConfig:
+    """What an index keeps of sparse vectors: the largest terms, and weights in fewer bits."""
+
+    document_terms: int | None = key(None, at_least=1, at_most=10_000_000)
+    query_terms: int | None = key(None, at_least=1, at_most=10_000_000)
+    weights: str = key("float32", choices=("float32", "float16", "int8"))
+
+
+@dataclass
 class EvaluateConfig:
     """What stage=evaluate scores: encoders by label, BM25, and fusions of their rankings."""
 
@@ -117,6 +126,7 @@ class EvaluateConfig:
     bm25: bool = MISSING
     embeddings: str | None = None
     fusions: dict[str, FusionConfig] = field(default_factory=dict)
+    pruning: PruningConfig | None = None
 
 
 @dataclass

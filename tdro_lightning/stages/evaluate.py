@@ -1,10 +1,11 @@
 """Stage `evaluate`: BM25, encoders and fusions of them on the evaluation sets of a benchmark."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tdro_lightning.config.benchmarks import benchmark_sets
 from tdro_lightning.config.constraints import benchmark_is_set, fusion_rules
-from tdro_lightning.config.schema import Config
+from tdro_lightning.config.schema import Config, PruningConfig
 from tdro_lightning.config.stage import Input, Stage
 from tdro_lightning.console.libraries import quiet_libraries
 from tdro_lightning.errors import ConfigError
@@ -33,12 +34,28 @@ def _run(config: Config) -> None:
     sets = benchmark_sets(require(config.benchmark))
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
     for label, path in settings.encoders.items():
-        retrievers |= encoder_retrievers(label, configured_encoder(config, path))
+        found = encoder_retrievers(label, configured_encoder(config, path))
+        retrievers |= found if settings.pruning is None else _pruned(found, settings.pruning)
     fusions = {
         label: Fusion(tuple(own.of), own.rule, tuple(own.weights) if own.weights else None)
         for label, own in settings.fusions.items()
     }
     evaluate_and_print(retrievers, sets, Path(config.run_dir), embeddings, fusions)
+
+
+def _pruned(retrievers: dict[str, Retriever], pruning: PruningConfig) -> dict[str, Retriever]:
+    """The retrievers, which are of sparse vectors, with fewer terms."""
+    from tdro_lightning.search.inverted import SparseRetriever
+
+    pruned: dict[str, Retriever] = {}
+    for label, retriever in retrievers.items():
+        if not isinstance(retriever, SparseRetriever):
+            raise ConfigError(
+                f"evaluate.pruning is for sparse vectors, and those of {label} are dense; leave "
+                "it out or evaluate them apart"
+            )
+        pruned[label] = replace(retriever, **asdict(pruning))
+    return pruned
 
 
 def _inputs(config: Config) -> dict[str, Input]:

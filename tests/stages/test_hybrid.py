@@ -84,3 +84,72 @@ def test_an_unknown_retriever_is_refused_before_any_model_is_read(command, folde
     assert ended.code == 2
     assert_one_message(ended, r"x: there is no retriever 'ours \(64\)', only bm25, ours, uniform")
     assert not (folder / "run/embeddings").exists()
+
+
+PRUNED = (
+    *("+experiment=evaluate_pruned", "benchmark=made", "model=tiny", "model.path=model0"),
+    *("evaluate.encoders.ours=sparse/encoder", "evaluate.pruning.weights=float32"),
+)
+
+
+def test_pruned_vectors_find_what_a_full_comparison_of_the_largest_terms_finds(
+    command, folder: Path
+) -> None:
+    ended = command(
+        *PRUNED,
+        "run_dir=few",
+        "evaluate.pruning.document_terms=9",
+        "evaluate.pruning.query_terms=4",
+    )
+    assert ended.code == 0, ended.err
+    place = str(folder / "sparse/encoder")
+    encoder = load_encoder(place, pooling="last", query_tokens=40, passage_tokens=40)
+
+    def largest(vectors: np.ndarray, count: int) -> np.ndarray:
+        order = (-vectors).argsort(axis=1, kind="stable")[:, count:]
+        kept = vectors.copy()
+        np.put_along_axis(kept, order, 0, axis=1)
+        return kept
+
+    found = json.loads((folder / "few/sparse_vectors.json").read_text())["ours"]
+    for name in JUDGED:
+        lines = (folder / f"eval/{name}/corpus.jsonl").read_text().splitlines()
+        texts = [f"{row.get('title', '')} {row['text']}".strip() for row in map(json.loads, lines)]
+        documents = largest(encoder.embed_passages(texts).toarray(), 9)
+        assert found[name]["documents"]["mean"] == pytest.approx((documents > 0).sum(1).mean())
+        assert found[name]["queries"]["max"] <= 4
+    ended = command(
+        *PRUNED,
+        "run_dir=all",
+        "evaluate.pruning.document_terms=100000",
+        "evaluate.pruning.query_terms=100000",
+    )
+    assert ended.code == 0, ended.err
+    scores = {
+        run: json.loads((folder / run / "metrics.json").read_text())["retrievers"]["ours"]
+        for run in ("few", "all")
+    }
+    ended = command(*PRUNED, "run_dir=plain", "evaluate.pruning=null")
+    assert ended.code == 0, ended.err
+    plain = json.loads((folder / "plain/metrics.json").read_text())["retrievers"]["ours"]
+    assert scores["all"] == plain
+    assert scores["few"] != plain
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "evaluate.encoders.ours=model0",
+            "evaluate.pruning is for sparse vectors, and those of ours",
+        ),
+        (
+            "evaluate.pruning.query_terms=0",
+            "evaluate.pruning.query_terms=0 must be from 1 to 10,000,000",
+        ),
+        ("evaluate.pruning.weights=int4", "evaluate.pruning.weights='int4' must be one of"),
+    ],
+)
+def test_pruning_that_cannot_be_is_refused(command, folder: Path, given: str, said: str) -> None:
+    ended = command(*PRUNED, given, "run_dir=no")
+    assert_one_message(ended, said)

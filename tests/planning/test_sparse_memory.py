@@ -15,6 +15,7 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.language_model import KINDS, sparse_head
 from tdro_lightning.models.shapes import architecture_config, from_config
 from tdro_lightning.models.sparse_head import SparseShape
+from tdro_lightning.models.tiled_max import TILE
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.planning.evaluation import sparse_bytes
 from tdro_lightning.planning.memory import Output, estimate
@@ -39,7 +40,7 @@ def test_a_frozen_head_and_all_vectors_by_hand() -> None:
     without = dense.activations - 2 * 512 * 4096 * 4
     # Values and tokens of terms are kept, and the larger of a tile's logits, with the states twice,
     # and three times the values takes memory for a time.
-    tile = 8192 * 1024 * 2 + 2 * 8192 * 4096 * 2
+    tile = 8192 * TILE * 2 + 2 * 8192 * 4096 * 2
     assert few.activations == without + vectors + 2 * 64 * 128_256 * 4 + tile
     assert many.activations == without + vectors + (2 + 3) * 128 * 128_256 * 4
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -11,6 +12,7 @@ from tdro_lightning.losses.contrastive import (
     hard_negative_losses,
     require_finite_losses,
 )
+from tdro_lightning.models.sparse_rows import SparseRows
 
 POSITIVE = [0, 9, 4, 2]
 
@@ -183,3 +185,17 @@ def test_only_the_first_five_bad_rows_are_named() -> None:
         require_finite_losses(bad, torch.zeros(9), ["news"], ids, "reference")
     assert "news:q4" in str(error.value)
     assert "news:q5" not in str(error.value)
+
+
+@pytest.mark.parametrize("sparse", [True, False], ids=["nonzero values", "whole vectors"])
+def test_sentence_transformers_has_the_loss_of_sparse_vectors(sparse: bool) -> None:
+    """Of queries, positives and two hard negatives each, against all passages."""
+    random = torch.Generator().manual_seed(3)
+    vectors = (torch.randn(4 * 6, 30, generator=random, dtype=torch.float64) - 0.7).relu()
+    parts = vectors.split(6)
+    theirs = SparseMultipleNegativesRankingLoss(model=None, scale=1.0)  # type: ignore[arg-type]
+    expected = theirs.compute_loss_from_embeddings(list(parts), None)
+    queries, passages = parts[0], torch.cat(parts[1:])
+    given = (SparseRows.of(queries), SparseRows.of(passages)) if sparse else (queries, passages)
+    found = all_passage_losses(*given, torch.arange(6), 1.0).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -13,6 +13,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder, load_on_shared_base
+from tdro_lightning.models.model_files import require_positions
 from tdro_lightning.models.reading import Reading, read_folder
 from tdro_lightning.models.sparse_head import SparseShape
 from tdro_lightning.training.strategies import checkpoint_activations
@@ -20,13 +21,16 @@ from tdro_lightning.training.strategies import checkpoint_activations
 logger = logging.getLogger(__name__)
 
 
-def configured_encoder(config: Config, path: str, *, trained: bool = False) -> Encoder:
+def configured_encoder(
+    config: Config, path: str, *, trained: bool = False, data_limits: bool = False
+) -> Encoder:
     """Load an encoder.
 
     Args:
         config: pooling, dtype, attention and token limits come from here.
         path: hub name or folder.
         trained: attach the configured adapter, for training.
+        data_limits: texts are as long as `data` says, whatever a folder says.
 
     Raises:
         ConfigError: no such model, or one that cannot be pooled as asked.
@@ -38,6 +42,10 @@ def configured_encoder(config: Config, path: str, *, trained: bool = False) -> E
         tell(f"  {path}: its folder has a {kinds[0]} head, which holds; not model.head={kinds[1]}")
     elif not config.model.normalized and getattr(encoder.head, "normalized", False):
         tell(f"  {path}: its folder has vectors of unit length; not model.normalized=false")
+    if data_limits:
+        limits = config.data.query_tokens, config.data.passage_tokens
+        require_positions(encoder.backbone.config, path, *limits)
+        encoder.query_tokens, encoder.passage_tokens = limits
     for key in ("model.pooling", "data.query_tokens", "data.passage_tokens"):
         section, _, name = key.partition(".")
         asked, holds = getattr(getattr(config, section), name), getattr(encoder, name)

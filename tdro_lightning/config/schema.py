@@ -125,6 +125,7 @@ class EvaluateConfig:
     encoders: dict[str, str] = MISSING
     bm25: bool = MISSING
     embeddings: str | None = None
+    data_limits: bool = False
     fusions: dict[str, FusionConfig] = field(default_factory=dict)
     pruning: PruningConfig | None = None
 

@@ -46,6 +46,8 @@ WITHOUT_EFFECT = {  # on results
 }
 ADDED = {  # keys that a version has added, with what earlier versions did
     "data.small_domains": "smaller_batch",
+    "evaluate.data_limits": False,
+    "evaluate.pruning": None,
     "model.head": "dense",
     "model.normalized": True,
     "model.sparse.scale": "one",

@@ -34,7 +34,8 @@ def _run(config: Config) -> None:
     sets = benchmark_sets(require(config.benchmark))
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever()} if settings.bm25 else {}
     for label, path in settings.encoders.items():
-        found = encoder_retrievers(label, configured_encoder(config, path))
+        encoder = configured_encoder(config, path, data_limits=settings.data_limits)
+        found = encoder_retrievers(label, encoder)
         retrievers |= found if settings.pruning is None else _pruned(found, settings.pruning)
     fusions = {
         label: Fusion(tuple(own.of), own.rule, tuple(own.weights) if own.weights else None)

@@ -153,3 +153,21 @@ def test_pruned_vectors_find_what_a_full_comparison_of_the_largest_terms_finds(
 def test_pruning_that_cannot_be_is_refused(command, folder: Path, given: str, said: str) -> None:
     ended = command(*PRUNED, given, "run_dir=no")
     assert_one_message(ended, said)
+
+
+def test_the_limits_of_data_hold_where_they_are_asked_for(command, folder: Path) -> None:
+    """Texts of 40 tokens by the encoder's folder; longer ones than there are positions never."""
+    plain = (*PRUNED, "evaluate.pruning=null", "benchmark=made", "data.passage_tokens=9")
+    for run, said in (("folder", False), ("asked", True)):
+        ended = command(*plain, f"evaluate.data_limits={str(said).lower()}", f"run_dir={run}")
+        assert ended.code == 0, ended.err
+        assert ("which holds; not data.passage_tokens=9" in ended.out) is not said
+    scores = [
+        json.loads((folder / run / "metrics.json").read_text())["retrievers"]["ours"]
+        for run in ("folder", "asked")
+    ]
+    assert scores[0] != scores[1]
+    ended = command(
+        *plain, "evaluate.data_limits=true", "data.query_tokens=100000", "run_dir=too_long"
+    )
+    assert_one_message(ended, "data.query_tokens=100000: model.path=sparse/encoder has positions")

@@ -11,6 +11,7 @@ from transformers import AutoModel
 from tdro_lightning.errors import ConfigError
 from tdro_lightning.models.adapter import Lora, attach_lora, load_adapter
 from tdro_lightning.models.model_files import ADAPTER_WEIGHTS, base_model
+from tests.made_hub import hub_cache
 
 
 def test_paper_sizes() -> None:
@@ -60,7 +61,10 @@ def written(folder: Path, base: str | None) -> str:
     return str(folder)
 
 
-def test_a_base_model_by_name_or_relative_to_the_adapter(tmp_path: Path) -> None:
+def test_a_base_model_by_name_or_relative_to_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_cache(tmp_path / "hub", monkeypatch)  # nobody is asked for the name
     (tmp_path / "model").mkdir()
     assert base_model(written(tmp_path / "a/hub", "Qwen/Qwen1.5-0.5B")) == "Qwen/Qwen1.5-0.5B"
     assert base_model(written(tmp_path / "a/near", "../../model")) == str(tmp_path / "model")

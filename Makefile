@@ -75,8 +75,11 @@ nightly: install smollm2 splade .venv51/installed
 	$(PYTEST) --cov --cov-report= $(CORE)
 	$(BIN)/coverage report --fail-under=95 --include='tdro_lightning/dro/*,tdro_lightning/losses/*,tdro_lightning/models/*,tdro_lightning/data/*,tdro_lightning/search/*'
 
-# The oldest sentence-transformers that reads an export, with its transformers 4.
-.venv51/installed:
+# The oldest sentence-transformers that reads an export, with its transformers 4; torch is that of .venv. Of what pip says,
+# nothing is shown: it warns of .venv's own packages, which need others than these.
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+.venv51/installed: | install
 	$(PYTHON) -m venv .venv51
-	.venv51/bin/python -m pip install --quiet torch==2.13.0 'sentence-transformers==5.1.*' 'peft<0.18'
+	$(BIN)/python $(PURELIB) > "$$(.venv51/bin/python $(PURELIB))/beside.pth"
+	.venv51/bin/python -m pip install -qqq 'sentence-transformers==5.1.*' 'peft<0.18' 'datasets<4'
 	touch $@

@@ -114,7 +114,7 @@ def unsharded(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
-    """Five float64 steps of a stage under a strategy: what they gave."""
+    """Three float64 steps of a stage under a strategy: what they gave."""
     torch.set_num_threads(1)
     equal = case == "equal texts"
     rows = folder / "equal" if equal else folder
@@ -129,7 +129,7 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
     encoder = module.proxy if stage == "tdro" else module.encoder
     recorder = Recorder()
     trainer = Trainer(
-        max_steps=5, max_epochs=-1, accelerator="cpu", strategy=plan, logger=False,
+        max_steps=3, max_epochs=-1, accelerator="cpu", strategy=plan, logger=False,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")), enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         callbacks=[recorder],
@@ -150,7 +150,7 @@ def trained(folder: Path, stage: str, case: str, plan: Strategy) -> dict:
         encoder.save(folder / "saved" / case)
     weights = module.weights.state_dict() if stage == "tdro" else {}
     parameters = {name: value.detach() for name, value in whole(module)}
-    assert len(penalties) == (5 if module.optimisation.sparsity else 0)
+    assert len(penalties) == (3 if module.optimisation.sparsity else 0)
     found = {"parameters": parameters, "weights": weights, "steps": recorder.steps}
     return found | {"penalties": penalties}
 
@@ -224,7 +224,7 @@ def test_two_processes_equal_one(request: pytest.FixtureRequest, stage: str, cas
     place = "two_processes" if (stage, case) in OFTEN else "others"
     two_processes: Path = request.getfixturevalue(place)
     alone = trained(two_processes, stage, case, OneDevice("cpu"))
-    assert len(alone["steps"]) == 5
+    assert len(alone["steps"]) == 3
     kinds = ("ddp",) if case == REFUSED else ("ddp", "fsdp")
     if stage == "finetune" and "fsdp" in kinds:
         saved = load_encoder(str(two_processes / "saved" / case), **LOADED, dtype="float64")

@@ -18,8 +18,10 @@ from tokenizers import (
     processors,
     trainers,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast
+
+from tdro_lightning.models.encoder import Encoder
 
 WIDTH = 32
 TEXTS = (
@@ -188,3 +190,15 @@ def write_published(family: Family, folder: Path, seed: int = 0) -> Path:
         str(folder / "published")
     )
     return folder / "published"
+
+
+def embed_padded(encoder: Encoder, texts: Sequence[str], limit: int) -> tuple[Tensor, Tensor]:
+    """Vectors of passages of at most `limit` tokens, padded on the right, and on the left."""
+    tokens = encoder.tokenizer([encoder.templates.format_passage(t) for t in texts], limit)
+    ids, mask = tokens.padded(torch.arange(len(texts)))
+    shifts = [mask.shape[1] - int(length) for length in tokens.lengths]
+    left_ids, left_mask = (
+        torch.stack([row.roll(shift) for row, shift in zip(rows, shifts, strict=True)])
+        for rows in (ids, mask)
+    )
+    return encoder.embed(ids, mask), encoder.embed(left_ids, left_mask)

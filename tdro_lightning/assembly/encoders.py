@@ -94,7 +94,7 @@ def _loaded(config: Config, path: str, pooling: str, *, sparse: bool, trained: b
         passage_template=config.model.passage_template,
         bidirectional=config.model.bidirectional,
         dimensions=config.model.dimensions,
-        sparse=SparseShape(**asdict(config.model.sparse)) if sparse else None,
+        sparse=_shape(config) if sparse else None,
         normalized=config.model.normalized,
     )
     if trained and encoder.sparse and encoder.head.trained and lora and encoder.head.tied:
@@ -117,7 +117,11 @@ def _loaded(config: Config, path: str, pooling: str, *, sparse: bool, trained: b
 
 def configured_shape(config: Config) -> SparseShape | None:
     """The sparse head that is asked for, which a folder's own goes before; None for dense."""
-    return SparseShape(**asdict(config.model.sparse)) if config.model.head == "sparse" else None
+    return _shape(config) if config.model.head == "sparse" else None
+
+
+def _shape(config: Config) -> SparseShape:
+    return SparseShape(**asdict(config.model.sparse))
 
 
 def configured_reading(config: Config, folder: str | None = None) -> Reading:

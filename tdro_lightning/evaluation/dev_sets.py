@@ -17,9 +17,9 @@ from tdro_lightning.distributed.processes import from_first, is_first_process, r
 from tdro_lightning.errors import DataError, NonFiniteError
 from tdro_lightning.evaluation.benchmark import RetrievalSet
 from tdro_lightning.evaluation.evaluate import score_set
-from tdro_lightning.losses.contrastive import Vectors, hard_negative_losses
+from tdro_lightning.losses.contrastive import hard_negative_losses
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.sparse_rows import SparseRows, gather_vectors, whole
+from tdro_lightning.models.sparse_rows import BatchVectors, SparseRows, gather_vectors, whole
 from tdro_lightning.models.tokens import Tokens
 from tdro_lightning.search.dense import exact_search
 from tdro_lightning.search.retriever import Hits
@@ -178,7 +178,7 @@ class DevSets:
         # One process decides: on another processor a last digit may differ.
         return from_first(self._scores(vectors) if is_first_process() else {})
 
-    def _scores(self, vectors: Vectors) -> dict[str, float]:
+    def _scores(self, vectors: BatchVectors) -> dict[str, float]:
         parts = vectors.tensor_split(self._ends)
         found: dict[str, list[float]] = {NDCG: [], LOSS: []}
         by_domain: dict[str, float] = {}
@@ -196,7 +196,7 @@ class DevSets:
         return {metric: fmean(values) for metric, values in found.items() if values} | by_domain
 
 
-def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> Vectors:
+def embed_together(encoder: Encoder, tokens: Tokens, device: torch.device) -> BatchVectors:
     """Vectors [N, D] of N texts, on every process; each of them runs its share, equal texts once.
 
     A forward pass of a sharded encoder is a collective, so all processes run equally many texts:
@@ -233,7 +233,7 @@ def _search_sparse(queries: csr_matrix, documents: csr_matrix, depth: int) -> Hi
     return scores, indices
 
 
-def _finite(vectors: Vectors) -> Tensor:
+def _finite(vectors: BatchVectors) -> Tensor:
     """[N] whether all values of a vector are finite."""
     if isinstance(vectors, SparseRows):
         ones = torch.ones(vectors.width, dtype=torch.float64, device=vectors.device)
@@ -241,7 +241,7 @@ def _finite(vectors: Vectors) -> Tensor:
     return vectors.isfinite().all(dim=1)
 
 
-def _mean_ndcg(dataset: RetrievalSet, queries: Vectors, documents: Vectors) -> float:
+def _mean_ndcg(dataset: RetrievalSet, queries: BatchVectors, documents: BatchVectors) -> float:
     def search(depth: int) -> Hits:
         if isinstance(queries, SparseRows) and isinstance(documents, SparseRows):
             return _search_sparse(queries.csr(), documents.csr(), depth)

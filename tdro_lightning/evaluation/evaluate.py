@@ -80,7 +80,6 @@ def evaluate(
     )
     if wrong := missing_members(fusions, list(retrievers)):
         raise ConfigError("\n".join(wrong))
-    fused = {label for fusion in fusions.values() for label in fusion.members}
     described: dict[str, dict[str, Any]] = {}
     content = ContentHasher()
     for name, load in sets.items():
@@ -88,20 +87,7 @@ def evaluate(
         dataset = load()
         sha256 = from_first(content.digest(dataset) if rank() == 0 else "")
         described[name] = {"sha256": sha256, "queries": len(dataset.query_ids)}
-        rankings: dict[str, Hits] = {}
-        for label, retriever in retrievers.items():
-            try:
-                logger.info("%s on %s", label, name)
-                hits, vectors = _rank(label, retriever, dataset, kept or output / EMBEDDINGS)
-                results.add(label, name, score_hits(hits, dataset) if hits else {}, vectors)
-            except DataError as error:
-                raise DataError(f"{label} on {name}: {error}") from None
-            if label in fused and hits:
-                rankings[label] = hits
-        for label, fusion in fusions.items():
-            logger.info("%s on %s", label, name)
-            hits = fusion.fuse(rankings, dataset.depth) if rankings else None
-            results.add(label, name, score_hits(hits, dataset) if hits else {})
+        _evaluate_set(name, dataset, retrievers, fusions, results, kept or output / EMBEDDINGS)
         del dataset  # or its documents stay in memory while the next ones are loaded
     metrics: dict[str, Any] = {
         "retrievers": {
@@ -115,6 +101,32 @@ def evaluate(
         remove_path(output / EMBEDDINGS)
     barrier()
     return metrics
+
+
+def _evaluate_set(
+    name: str,
+    dataset: RetrievalSet,
+    retrievers: Mapping[str, Retriever],
+    fusions: Mapping[str, Fusion],
+    results: "_Results",
+    folder: Path,
+) -> None:
+    """Add to the results what retrievers, and then fusions of their rankings, reach on a set."""
+    fused = {label for fusion in fusions.values() for label in fusion.members}
+    rankings: dict[str, Hits] = {}
+    for label, retriever in retrievers.items():
+        try:
+            logger.info("%s on %s", label, name)
+            hits, vectors = _rank(label, retriever, dataset, folder)
+            results.add(label, name, score_hits(hits, dataset) if hits else {}, vectors)
+        except DataError as error:
+            raise DataError(f"{label} on {name}: {error}") from None
+        if label in fused and hits:
+            rankings[label] = hits
+    for label, fusion in fusions.items():
+        logger.info("%s on %s", label, name)
+        hits = fusion.fuse(rankings, dataset.depth) if rankings else None
+        results.add(label, name, score_hits(hits, dataset) if hits else {})
 
 
 def _rank(

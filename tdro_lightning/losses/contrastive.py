@@ -15,12 +15,18 @@ from torch import Tensor
 from tdro_lightning.distributed.collectives import gather_rows
 from tdro_lightning.distributed.processes import rank, world_size
 from tdro_lightning.errors import NonFiniteError
-from tdro_lightning.models.sparse_rows import SparseRows, all_products, own_products, whole
+from tdro_lightning.models.sparse_rows import (
+    BatchVectors,
+    SparseRows,
+    all_products,
+    own_products,
+    whole,
+)
 
-Vectors = Tensor | SparseRows  # of one row each; sparse ones in whichever form
 
-
-def hard_negative_losses(queries: Vectors, passages: Vectors, temperature: float) -> Tensor:
+def hard_negative_losses(
+    queries: BatchVectors, passages: BatchVectors, temperature: float
+) -> Tensor:
     """InfoNCE of each query against its own passages only (Eq. 2).
 
     Args:
@@ -37,8 +43,8 @@ def hard_negative_losses(queries: Vectors, passages: Vectors, temperature: float
 
 
 def all_passage_losses(
-    queries: Vectors,
-    passages: Vectors,
+    queries: BatchVectors,
+    passages: BatchVectors,
     positive: Tensor,
     temperature: float,
     keys: Tensor | None = None,
@@ -67,7 +73,7 @@ def all_passage_losses(
         return F.cross_entropy(scores, positive, reduction="none")
 
 
-Loss = Callable[[Vectors, Vectors, Tensor, float, Tensor | None], Tensor]
+Loss = Callable[[BatchVectors, BatchVectors, Tensor, float, Tensor | None], Tensor]
 
 # Losses [B] of fine-tuning, with the arguments of `all_passage_losses`.
 LOSSES: dict[str, Loss] = {
@@ -78,8 +84,8 @@ LOSSES: dict[str, Loss] = {
 def sum_over_prefixes(
     loss: Loss,
     dimensions: Sequence[int],
-    queries: Vectors,
-    passages: Vectors,
+    queries: BatchVectors,
+    passages: BatchVectors,
     positive: Tensor,
     temperature: float,
     keys: Tensor | None = None,

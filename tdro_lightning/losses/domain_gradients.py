@@ -17,14 +17,16 @@ from peft import PeftModel
 from torch import Tensor
 
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.losses.contrastive import Vectors
 from tdro_lightning.losses.gradient_cache import CachedEmbeddings
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import BatchVectors
 from tdro_lightning.models.tokens import Tokens, padded_tokens
 
-Losses = Callable[[Vectors, int], Tensor]  # vectors of R rows' texts, queries first, and R; to [R]
+Losses = Callable[
+    [BatchVectors, int], Tensor
+]  # vectors of R rows' texts, queries first, and R; to [R]
 Backward = Callable[[Tensor], None]
-Penalise = Callable[[Vectors, int], None]  # adds to the gradient of such vectors
+Penalise = Callable[[BatchVectors, int], None]  # adds to the gradient of such vectors
 
 
 class TwoPasses:

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from tdro_lightning.models.encoder import Encoder
-from tdro_lightning.models.sparse_rows import SparseRows, compact, stack, sum_copies, whole
+from tdro_lightning.models.sparse_rows import (
+    BatchVectors,
+    compact,
+    stack,
+    sum_copies,
+    whole,
+)
 from tdro_lightning.models.tokens import Tokens
 
 
@@ -38,7 +44,7 @@ class CachedEmbeddings:
         self._chunks, self._places = encoder.chunks_of(tokens)
         kept = encoder.kept_chunks(tokens.lengths, self._chunks)
         self._graphs: list[Tensor | None] = []
-        values: list[Tensor | SparseRows] = []
+        values: list[BatchVectors] = []
         for number in range(len(self._chunks)):
             with torch.set_grad_enabled(number < kept):
                 vectors = self._embed(number)

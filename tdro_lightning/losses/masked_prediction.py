@@ -75,7 +75,7 @@ def backward_through_texts(
     tokens, head = batch.passages, encoder.head
     assert isinstance(head, SparseHead), "a language model's head is needed"
     device = tokens.ids.device
-    summed = torch.zeros(len(batch), dtype=torch.float64, device=device)
+    summed = torch.zeros(len(batch), dtype=torch.float64)  # a GPU would add up in any order
     chunks = encoder.chunks(tokens.lengths)
     for number, chunk in enumerate(chunks):
         places = torch.full((len(batch),), -1).index_copy(0, chunk, torch.arange(len(chunk)))
@@ -87,8 +87,8 @@ def backward_through_texts(
             losses = token_losses(before, batch.targets[here.to(device)], head)
         encoder.reduce_gradients(last=number == len(chunks) - 1)
         backward(losses.sum() / max(1.0, count))
-        summed.index_add_(0, rows.to(device), losses.detach().to(torch.float64))
-    return summed
+        summed.index_add_(0, rows, losses.detach().to(torch.float64).cpu())
+    return summed.to(device)
 
 
 def _cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tdro_lightning.distributed.collectives import sum_over_processes
-from tdro_lightning.models.sparse_rows import SparseRows
+from tdro_lightning.models.sparse_rows import BatchVectors, SparseRows
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ColumnSums:
     texts: Tensor
 
     @classmethod
-    def of(cls, vectors: Tensor | SparseRows) -> Self:
+    def of(cls, vectors: BatchVectors) -> Self:
         """Those of vectors [R, V] of this process, without gradient; R may be 0."""
         vectors = vectors.detach()
         if isinstance(vectors, SparseRows):
@@ -145,7 +145,7 @@ class Sparsity:
 
     def penalise(
         self,
-        vectors: Tensor | SparseRows,
+        vectors: BatchVectors,
         count: int,
         step: int,
         domain: Tensor | None = None,
@@ -198,7 +198,7 @@ def ramp(step: int, steps: int) -> float:
     return 1.0 if step >= steps else (step / steps) ** 2
 
 
-def flops_of_rows(vectors: Tensor | SparseRows, columns: ColumnSums) -> Tensor:
+def flops_of_rows(vectors: BatchVectors, columns: ColumnSums) -> Tensor:
     """What each text adds to the FLOPS of the global batch: x_b times the mean vector, over B.
 
     Args:
@@ -216,7 +216,7 @@ def flops_of_rows(vectors: Tensor | SparseRows, columns: ColumnSums) -> Tensor:
 
 
 def flops_of_domains(
-    vectors: Tensor | SparseRows, domain: Tensor, domains: int, columns: ColumnSums
+    vectors: BatchVectors, domain: Tensor, domains: int, columns: ColumnSums
 ) -> Tensor:
     """Each domain's share of the FLOPS of the global batch, by a collective of all processes.
 
@@ -234,7 +234,7 @@ def flops_of_domains(
     return sum_over_processes(shares.to(columns.sums.device))
 
 
-def _add_to_rows(vectors: Tensor | SparseRows, row: Tensor) -> None:
+def _add_to_rows(vectors: BatchVectors, row: Tensor) -> None:
     """Add a row [V] to all vectors, in place: to the values that are not zero of sparse ones."""
     if isinstance(vectors, SparseRows):
         vectors.values.add_(row[vectors.terms])

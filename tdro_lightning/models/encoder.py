@@ -36,7 +36,7 @@ from tdro_lightning.models.model_files import (
 )
 from tdro_lightning.models.pooling import POOLINGS, last_positions
 from tdro_lightning.models.sparse_head import SparseHead, to_csr
-from tdro_lightning.models.sparse_rows import SparseRows, compact, stack
+from tdro_lightning.models.sparse_rows import BatchVectors, compact, stack
 from tdro_lightning.models.templates import PAPER, Templates
 from tdro_lightning.models.tokenizer import MOST_CUT, TextTokenizer, cut_warning
 from tdro_lightning.models.tokens import Tokens, length_chunks, padded_tokens, split_chunks
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
         return vectors[places]
 
     @torch.no_grad()
-    def without_gradient(self, tokens: Tokens) -> Tensor | SparseRows:
+    def without_gradient(self, tokens: Tokens) -> BatchVectors:
         """The same; sparse vectors as their nonzero values where that takes less memory."""
         if not self.sparse:
             vectors: Tensor = self(tokens)

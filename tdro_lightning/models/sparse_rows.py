@@ -126,18 +126,21 @@ class SparseRows:
         return torch.segment_reduce(each, "sum", lengths=self.counts.to(self.device))
 
 
-def compact(vectors: Tensor) -> Tensor | SparseRows:
+BatchVectors = Tensor | SparseRows  # of a batch's texts, one each; sparse ones in either form
+
+
+def compact(vectors: Tensor) -> BatchVectors:
     """Vectors [N, V] in the form that takes less memory, without gradient."""
     few = _smaller(int(vectors.count_nonzero()), vectors.numel())
     return SparseRows.of(vectors) if few else vectors.detach()
 
 
-def whole(vectors: Tensor | SparseRows) -> Tensor:
+def whole(vectors: BatchVectors) -> Tensor:
     """Vectors [N, V] of either form."""
     return vectors if isinstance(vectors, Tensor) else vectors.dense()
 
 
-def stack(parts: Sequence[Tensor | SparseRows]) -> Tensor | SparseRows:
+def stack(parts: Sequence[BatchVectors]) -> BatchVectors:
     """The rows of some parts of either form, one part after the other, in the smaller form."""
     active = sum(part.numel() if isinstance(part, Tensor) else len(part.values) for part in parts)
     width = parts[0].shape[1]
@@ -152,7 +155,7 @@ def stack(parts: Sequence[Tensor | SparseRows]) -> Tensor | SparseRows:
     )
 
 
-def gather_vectors(vectors: Tensor | SparseRows, sparse: bool) -> Tensor | SparseRows:
+def gather_vectors(vectors: BatchVectors, sparse: bool) -> BatchVectors:
     """The rows of all processes in rank order, as `gather_rows`, which sends zeros, too.
 
     Each process must hand in the same number of rows, in either form; all get the same form.
@@ -177,7 +180,7 @@ def gather_vectors(vectors: Tensor | SparseRows, sparse: bool) -> Tensor | Spars
     return SparseRows(gather(vectors.values), gather(vectors.terms), counts, vectors.width)
 
 
-def all_products(queries: Tensor | SparseRows, passages: Tensor | SparseRows) -> Tensor:
+def all_products(queries: BatchVectors, passages: BatchVectors) -> Tensor:
     """Products [B, P] of queries [B, V] with all passages [P, V]."""
     if not (isinstance(queries, SparseRows) and isinstance(passages, SparseRows)):
         return whole(queries) @ whole(passages).T
@@ -192,7 +195,7 @@ def all_products(queries: Tensor | SparseRows, passages: Tensor | SparseRows) ->
     )
 
 
-def own_products(queries: Tensor | SparseRows, passages: Tensor | SparseRows) -> Tensor:
+def own_products(queries: BatchVectors, passages: BatchVectors) -> Tensor:
     """Products [B, N] of each query [B, V] with its own passages, [B * N, V] in its order."""
     if not (isinstance(queries, SparseRows) and isinstance(passages, SparseRows)):
         return _own(whole(queries), whole(passages))
@@ -202,7 +205,7 @@ def own_products(queries: Tensor | SparseRows, passages: Tensor | SparseRows) ->
     return torch.cat([_twice(_own, few, some) for few, some in pairs])
 
 
-def sum_copies(gradient: Any, places: Tensor, count: int) -> Any:
+def sum_copies(gradient: BatchVectors, places: Tensor, count: int) -> BatchVectors:
     """The gradient of distinct rows from that of N rows that are copies of them.
 
     Args:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tdro_lightning.dro.diagnostics import Watches
 from tdro_lightning.dro.measurement import Measurement
-from tdro_lightning.losses.contrastive import Vectors
 from tdro_lightning.losses.term_watch import TermWatch
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import BatchVectors
 from tdro_lightning.training.optim import Optimisation
 from tdro_lightning.training.strategies import FullyShardedParallel
 
@@ -52,7 +52,7 @@ class EncoderModule(LightningModule):
 
     def add_penalties(
         self,
-        vectors: Vectors,
+        vectors: BatchVectors,
         count: int,
         domain: Tensor | None = None,
         names: Sequence[str] = (),
@@ -65,8 +65,10 @@ class EncoderModule(LightningModule):
             domain: [B] index of each query's domain; None where they are of one.
             names: domain names, in index order.
         """
-        step = self.global_step
-        logged = self.optimisation.penalise(vectors, count, step, domain, names)
+        sparsity, step = self.optimisation.sparsity, self.global_step
+        if sparsity is None:
+            return {}
+        logged = sparsity.penalise(vectors, count, step, domain, names)
         self.term_watch.look_at(logged, vectors.shape[1], step)
         return logged
 

@@ -1,17 +1,16 @@
 """AdamW, its schedule, and the one place where gradients become a step."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tdro_lightning.distributed.collectives import sum_gradients
 from tdro_lightning.losses.sparsity import Sparsity
-from tdro_lightning.models.sparse_rows import SparseRows
 
 
 def cosine(lr: float, step: int, steps: int, warmup: int, least: float) -> float:
@@ -82,19 +81,6 @@ class Optimisation:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, fused=True)
-
-    def penalise(
-        self,
-        vectors: Tensor | SparseRows,
-        count: int,
-        step: int,
-        domain: Tensor | None = None,
-        names: Sequence[str] = (),
-    ) -> dict[str, float]:
-        """Add the gradient of what keeps vectors sparse to theirs; see `Sparsity.penalise`."""
-        if self.sparsity is None:
-            return {}
-        return self.sparsity.penalise(vectors, count, step, domain, names)
 
     def update(
         self, optimiser: Any, parameters: Iterable[nn.Parameter], step: int

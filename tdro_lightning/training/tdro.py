@@ -14,13 +14,13 @@ from tdro_lightning.dro.measurement import Measurement, domain_means
 from tdro_lightning.dro.objective import sample_coefficients
 from tdro_lightning.dro.weights import DomainWeights
 from tdro_lightning.losses.contrastive import (
-    Vectors,
     hard_negative_losses,
     require_finite_losses,
 )
 from tdro_lightning.losses.domain_gradients import OnePass, row_gradients
 from tdro_lightning.losses.reference_cache import ReferenceLosses
 from tdro_lightning.models.encoder import Encoder
+from tdro_lightning.models.sparse_rows import BatchVectors
 from tdro_lightning.training.encoder_module import EncoderModule
 from tdro_lightning.training.history import log_now
 from tdro_lightning.training.optim import Optimisation
@@ -81,11 +81,11 @@ class TDROModule(EncoderModule):
         log_now(self, {**updated, "one_pass": float(isinstance(proxy, OnePass))}, step)
         self.log_dict(updated, logger=False)
 
-    def penalise(self, vectors: Vectors, count: int, domain: Tensor) -> None:
+    def penalise(self, vectors: BatchVectors, count: int, domain: Tensor) -> None:
         """Add the gradient of what keeps vectors sparse, outside of the measurement."""
         log_now(self, self.add_penalties(vectors, count, domain, self.weights.names))
 
-    def losses(self, vectors: Vectors, count: int) -> Tensor:
+    def losses(self, vectors: BatchVectors, count: int) -> Tensor:
         """Losses of so many rows against hard negatives only (Eq. 2), from their texts' vectors."""
         queries, passages = vectors.tensor_split([count])
         return hard_negative_losses(queries, passages, self.temperature)

@@ -15,7 +15,7 @@ from tdro_lightning.errors import ConfigError
 from tdro_lightning.export.folder import write_merged
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
-from tests.published import FAMILIES, TEXTS, write_published
+from tests.published import FAMILIES, TEXTS, embed_padded, write_published
 
 LIMIT = 96
 
@@ -55,12 +55,7 @@ def test_vectors_equal_theirs(folder: Path) -> None:
     np.testing.assert_allclose(encoder.embed_passages(TEXTS), documents, atol=1e-5)
     single = np.concatenate([encoder.embed_passages([text]) for text in TEXTS])
     np.testing.assert_allclose(single, read_by_theirs(folder, batch=1)[1], atol=1e-5)
-    tokens = encoder.tokenizer([encoder.templates.format_passage(t) for t in TEXTS], LIMIT)
-    ids, mask = tokens.padded(torch.arange(len(TEXTS)))
-    widths = [int(length) for length in tokens.lengths]
-    on_the_left = torch.stack([row.roll(len(row) - n) for row, n in zip(ids, widths, strict=True)])
-    left_mask = torch.stack([row.roll(len(row) - n) for row, n in zip(mask, widths, strict=True)])
-    for made in (encoder.embed(ids, mask), encoder.embed(on_the_left, left_mask)):
+    for made in embed_padded(encoder, TEXTS, LIMIT):
         np.testing.assert_allclose(made.numpy(), documents, atol=1e-5)
     assert queries.std(0).max() > 0.01  # texts have different vectors
 

@@ -30,7 +30,7 @@ from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.sparse_head import SparseShape
 from tests.models.test_sparse_encoder import write_llama
-from tests.published import BERT, TEXTS, Family, made_tokenizer
+from tests.published import BERT, TEXTS, Family, embed_padded, made_tokenizer
 
 LIMIT = 96
 PROMPTS = {"query": "search query: ", "document": "passage: "}
@@ -96,14 +96,14 @@ def read_by_ours(encoder: Encoder) -> list[np.ndarray]:
     return [matrix.toarray() for matrix in rows]
 
 
-def require_equal(encoder: Encoder, folder: Path) -> None:
+def assert_equal_vectors(encoder: Encoder, folder: Path) -> None:
     """In float64, and in float32 up to what its rounding gives."""
-    require_equal_in(encoder, folder, torch.float32, 1e-5)
-    require_equal_in(encoder.double(), folder, torch.float64, 1e-6)
+    assert_equal_in(encoder, folder, torch.float32, 1e-5)
+    assert_equal_in(encoder.double(), folder, torch.float64, 1e-6)
     encoder.float()  # as it was, since no value is rounded on the way
 
 
-def require_equal_in(encoder: Encoder, folder: Path, dtype: torch.dtype, atol: float) -> None:
+def assert_equal_in(encoder: Encoder, folder: Path, dtype: torch.dtype, atol: float) -> None:
     """Whatever stands in a batch, and on whichever side it is padded."""
     theirs = read_by_theirs(folder, dtype)
     for ours, read in zip(read_by_ours(encoder), theirs, strict=True):
@@ -111,12 +111,7 @@ def require_equal_in(encoder: Encoder, folder: Path, dtype: torch.dtype, atol: f
     single = [encoder.embed_passages([text]).toarray() for text in TEXTS]
     alone = read_by_theirs(folder, dtype, batch=1)[1]
     np.testing.assert_allclose(np.concatenate(single), alone, atol=atol)
-    tokens = encoder.tokenizer([encoder.templates.format_passage(t) for t in TEXTS], LIMIT)
-    ids, mask = tokens.padded(torch.arange(len(TEXTS)))
-    widths = [int(length) for length in tokens.lengths]
-    on_the_left = torch.stack([row.roll(len(row) - n) for row, n in zip(ids, widths, strict=True)])
-    left_mask = torch.stack([row.roll(len(row) - n) for row, n in zip(mask, widths, strict=True)])
-    for made in (encoder.embed(ids, mask), encoder.embed(on_the_left, left_mask)):
+    for made in embed_padded(encoder, TEXTS, LIMIT):
         assert made.dtype == dtype
         np.testing.assert_allclose(made.detach().numpy(), theirs[1], atol=atol)
     assert theirs[1].std(0).max() > 0.02  # texts have different vectors
@@ -131,13 +126,13 @@ def test_vectors_equal_theirs(tmp_path: Path, kind: str, module: str) -> None:
     assert (encoder.templates.query, encoder.templates.passage) == (
         "search query: {text}", "passage: {text}",
     )  # fmt: skip
-    require_equal(encoder, folder)
+    assert_equal_vectors(encoder, folder)
 
 
 def test_a_second_logarithm_is_applied(tmp_path: Path) -> None:
     folder = write_published("bert", tmp_path, activation="log1p_relu")
     encoder = loaded(folder).freeze()
-    require_equal(encoder, folder)
+    assert_equal_vectors(encoder, folder)
     (folder / "1_SpladePooling/config.json").write_text("{}")
     for once, twice in zip(read_by_ours(loaded(folder)), read_by_ours(encoder), strict=True):
         np.testing.assert_allclose(np.log1p(once), twice, atol=1e-6)
@@ -167,7 +162,7 @@ def test_a_trained_one_is_exported_and_read_equal(
     for mine, saved in zip(ours, read_by_ours(loaded(tmp_path / "saved")), strict=True):
         np.testing.assert_array_equal(mine, saved)
     write_language_model(encoder, str(folder), tmp_path / "exported", {"query": None})
-    require_equal(encoder, tmp_path / "exported")
+    assert_equal_vectors(encoder, tmp_path / "exported")
     (tmp_path / "exported/encoder.json").unlink()  # as it would be published
     for mine, read in zip(ours, read_by_ours(loaded(tmp_path / "exported")), strict=True):
         np.testing.assert_allclose(mine, read, atol=1e-6)
@@ -187,7 +182,7 @@ def test_an_exported_decoder_is_read_without_our_description(
     (tmp_path / "exported/encoder.json").unlink()
     again = loaded(tmp_path / "exported").freeze()
     assert again.causal != bidirectional
-    require_equal(again, tmp_path / "exported")
+    assert_equal_vectors(again, tmp_path / "exported")
     for mine, read in zip(ours, read_by_ours(again), strict=True):
         np.testing.assert_allclose(mine, read, atol=1e-6)
 
@@ -300,7 +295,7 @@ def test_a_plain_language_model_is_made_sparse_by_the_configuration_alone(tmp_pa
     plain = {"query_template": "{text}", "passage_template": "{text}"}
     modules = [Transformer(str(path), transformer_task="fill-mask"), SpladePooling("max")]
     SparseEncoder(modules=modules, device="cpu").save(str(tmp_path / "theirs"))
-    require_equal(loaded(path, sparse=SparseShape(), **plain).freeze(), tmp_path / "theirs")
+    assert_equal_vectors(loaded(path, sparse=SparseShape(), **plain).freeze(), tmp_path / "theirs")
     assert not loaded(path, **plain).sparse
 
 

@@ -22,7 +22,7 @@ from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.sparse_head import SparseShape
 from tests.experiments.conftest import loaded as script
 from tests.export.test_sparse_folder import trained
-from tests.models.test_published_sparse import read_by_ours, require_equal
+from tests.models.test_published_sparse import assert_equal_vectors, read_by_ours
 from tests.published import TEXTS
 from tests.test_catalogues import read
 
@@ -68,9 +68,9 @@ def test_its_files_are_those_of_the_package() -> None:
 @pytest.mark.nightly
 def test_its_vectors_equal_theirs(theirs: Path) -> None:
     """Read as a plain language model, and as sentence-transformers' folder declares it."""
-    require_equal(loaded().freeze(), theirs)
+    assert_equal_vectors(loaded().freeze(), theirs)
     declared = load_encoder(str(theirs), pooling="mean", query_tokens=64, passage_tokens=96)
-    require_equal(declared.freeze(), theirs)
+    assert_equal_vectors(declared.freeze(), theirs)
 
 
 @pytest.mark.nightly
@@ -81,7 +81,7 @@ def test_a_trained_one_equals_theirs_after_an_export(theirs: Path, tmp_path: Pat
     before, ours = read_by_ours(loaded())[1], read_by_ours(encoder)[1]
     assert np.abs(ours - before).max() > 1e-4
     write_language_model(encoder, str(theirs), tmp_path / "exported", {"query": None})
-    require_equal(encoder, tmp_path / "exported")
+    assert_equal_vectors(encoder, tmp_path / "exported")
 
 
 @pytest.mark.nightly

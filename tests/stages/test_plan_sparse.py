@@ -1,6 +1,5 @@
 """The stage `plan` of sparse vectors, as a user runs it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from tdro_lightning.config.shipped import conf_folder
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.sparse_head import SparseShape
 from tests.command import run
-from tests.fixtures.plans import FAST, Planned
+from tests.fixtures.plans import FAST, Planned, write_town
 from tests.made_up import tiny_model
 from tests.models.test_sparse_encoder import write_bert, write_llama
 from tests.nightly import nightly_but
@@ -175,9 +174,7 @@ def test_the_folder_of_an_encoder_says_its_head(
 def test_an_evaluation_of_sparse_encoders_is_planned(
     plan: Planned, made: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "sets/town").mkdir(parents=True)
-    lines = (json.dumps({"_id": f"d{i}", "text": "letter " * 40}) + "\n" for i in range(30))
-    (tmp_path / "sets/town/corpus.jsonl").write_text("".join(lines))
+    write_town(tmp_path)
     write_llama(tmp_path / "model", tied=False)
     sets = ("+benchmark.layout=beir", "+benchmark.root=sets", "+benchmark.depth=10")
     sets = (*sets, "+benchmark.sets.town.folder=town", "+evaluate.encoders.one=model")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tdro_lightning.config.shipped import conf_folder
 from tdro_lightning.planning.evaluation import FILE
 from tests.command import run
-from tests.fixtures.plans import FAST, Planned
+from tests.fixtures.plans import FAST, Planned, write_town
 
 
 def test_a_chain_s_training_steps_are_planned_before_it_has_any_data(
@@ -106,9 +106,7 @@ def test_both_tables_of_the_paper_are_planned(
 def test_an_evaluation_of_local_sets_is_counted_by_its_files(
     plan: Planned, made: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "sets/town").mkdir(parents=True)
-    lines = (json.dumps({"_id": f"d{i}", "text": "letter " * 40}) + "\n" for i in range(30))
-    (tmp_path / "sets/town/corpus.jsonl").write_text("".join(lines))
+    write_town(tmp_path)
     sets = ("+benchmark.layout=beir", "+benchmark.root=sets", "+benchmark.depth=10")
     sets = (*sets, "+benchmark.sets.town.folder=town", "+benchmark.sets.gone.folder=gone")
     ended, content = plan("evaluate", *made, *sets, "+evaluate.encoders.one=model", FAST)

@@ -14,11 +14,10 @@ from transformers import LlamaForCausalLM, LlamaModel
 
 from tdro_lightning.assembly import encoders
 from tdro_lightning.data.collator import Batch
-from tdro_lightning.losses.contrastive import Vectors
 from tdro_lightning.models.encoder import Encoder
 from tdro_lightning.models.loading import load_encoder
 from tdro_lightning.models.sparse_head import SparseHead, SparseShape
-from tdro_lightning.models.sparse_rows import whole
+from tdro_lightning.models.sparse_rows import BatchVectors, whole
 from tdro_lightning.models.tokenizer import TextTokenizer
 from tdro_lightning.training.tdro import TDROModule
 from tests.command import Ended, assert_one_message, run
@@ -161,7 +160,7 @@ def test_the_weights_of_a_command_are_those_of_numpy(
         seen["vectors"].append(expected)
         return given
 
-    def rows(self: TDROModule, vectors: Vectors, count: int) -> Tensor:
+    def rows(self: TDROModule, vectors: BatchVectors, count: int) -> Tensor:
         given = losses(self, vectors, count)
         texts = whole(vectors).detach().numpy()
         scores = np.einsum("bv,bnv->bn", texts[:count], texts[count:].reshape(count, -1, 300))

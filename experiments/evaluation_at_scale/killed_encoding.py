@@ -64,12 +64,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     shards = -(-given.passages // given.shard_texts)
     ends = sorted(int(n) for n in random.choice(range(1, shards), given.kills, replace=False))
     starts = [follow(given, "killed", end, random) for end in ends]
-    searches = []
+    searches: list[dict[str, Any]] = []
     if given.search_kills:
         starts.append(follow(given, "killed", shards, random))
         longest = follow(given, "whole", None, random)["seconds"]
-        moments = longest * random.random(given.search_kills)
-        searches = [follow(given, "killed", None, random, float(at)) for at in moments]
+        while len(searches) < given.search_kills:  # a start may end before its moment comes
+            start = follow(given, "killed", None, random, longest * random.random())
+            searches += [start] if start["killed"] else []
     starts.append(follow(given, "killed", None, random))
     result = {
         "passages": given.passages,
@@ -129,9 +130,9 @@ def follow(
     Args:
         given: the options.
         name: of the run.
-        shards: it is killed some time after it has so many.
+        shards: it is killed some time after it has so many, unless it has ended.
         random: says how long after.
-        seconds: it is killed after so long; where neither is given, it ends.
+        seconds: it is killed after so long, unless it has ended; where neither is given, it ends.
     """
     folder = given.folder
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "tables")}
@@ -149,11 +150,13 @@ def follow(
             process.send_signal(signal.SIGKILL)
             process.wait()
         time.sleep(0.1)
-    if (process.returncode == 0) != (shards is None and seconds is None):
+    killed = process.returncode == -signal.SIGKILL
+    if process.returncode and not killed:
         raise RuntimeError(f"a run ended with {process.returncode}")
     lasted = round(time.monotonic() - began, 1)
     added = len(encoded(folder, name)) - found
-    return {"encoded shards": added, "seconds": lasted, "peak GiB": round(peak, 2)}
+    lasting = {"encoded shards": added, "seconds": lasted, "peak GiB": round(peak, 2)}
+    return {"killed": killed} | lasting
 
 
 def encoded(folder: Path, name: str) -> list[Path]:

@@ -33,6 +33,7 @@ def test_a_killed_sparse_index_and_search_end_as_ones_left_alone(tmp_path: Path)
     assert result["shards"] == result["equal shards"] == 6
     assert sum(start["encoded shards"] for start in result["killed"]) == 6
     assert result["killed"][0]["encoded shards"] >= 1
+    assert [start["killed"] for start in result["killed in search"]] == [True]
     assert (result["blocks"], result["equal blocks"]) == (1, 1)
     assert result["files in one of them"] == []  # what a killed start was writing is left out
     assert result["equal documents"]
